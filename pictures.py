@@ -1,0 +1,135 @@
+"""Pictures of scans, labels, predictions and learning curves; each function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+# Neighbours in the body differ in lightness as well as in hue, for readers who don't tell red from green.
+ORGAN_COLOURS = (
+    "#CC79A7",  # spleen
+    "#F0E442",  # right kidney
+    "#B8860B",  # left kidney
+    "#009E73",  # gallbladder
+    "#FF00FF",  # esophagus
+    "#A6611A",  # liver
+    "#56B4E9",  # stomach
+    "#D7191C",  # aorta
+    "#0057B7",  # inferior vena cava
+    "#00E5EE",  # portal and splenic veins
+    "#FDAE61",  # pancreas
+    "#7CFC00",  # right adrenal gland
+    "#B266FF",  # left adrenal gland
+)
+PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name and the axis that the plane cuts
+
+
+def plot_case(case: dict, organs: Sequence[str]) -> Figure:
+    """Show a prepared case on three planes, without and with its labels, where most organs are in view."""
+    image, label, spacing = _volumes(case)
+    figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout="constrained")
+    for column, (plane, axis) in enumerate(PLANES):
+        index = _fullest_slice(label, axis)
+        _draw(axes[0, column], image, None, axis, index, spacing, organs)
+        _draw(axes[1, column], image, label, axis, index, spacing, organs)
+        axes[0, column].set_title(f"{plane}, slice {index}")
+    _legend(figure, label, organs)
+    return figure
+
+
+def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]) -> Figure:
+    """Show the middle axial slice of every crop of a batch (B, 1, X, Y, Z), with its labels over it."""
+    figure, axes = plt.subplots(1, len(images), figsize=(2.6 * len(images), 3.0), squeeze=False, layout="constrained")
+    for ax, image, label in zip(axes[0], images[:, 0].numpy(), labels[:, 0].numpy(), strict=True):
+        _draw(ax, image, label, 2, image.shape[2] // 2, (1, 1, 1), organs)
+    _legend(figure, labels.numpy(), organs)
+    return figure
+
+
+def plot_prediction(case: dict, prediction: np.ndarray, organs: Sequence[str]) -> Figure:
+    """Show truth (upper row) and ``prediction`` (X, Y, Z; lower row) of a prepared case on three planes."""
+    image, label, spacing = _volumes(case)
+    figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout="constrained")
+    for column, (plane, axis) in enumerate(PLANES):
+        index = _fullest_slice(label, axis)
+        for row, (name, volume) in enumerate((("truth", label), ("prediction", prediction))):
+            _draw(axes[row, column], image, volume, axis, index, spacing, organs)
+            axes[row, column].set_title(f"{case['name']}: {name}, {plane}")
+    _legend(figure, label, organs)
+    return figure
+
+
+def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
+    """Show training loss and mean Dice against the step, with the best validation marked."""
+    steps = [row["step"] for row in history]
+    best = max(history, key=lambda row: row["mean_dice"])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    left.plot(steps, [row["train_loss"] for row in history], marker=".")
+    left.set(xlabel="step", ylabel="DiceCE loss", title="Training loss, mean since the validation before")
+    right.plot(steps, [row["mean_dice"] for row in history], marker=".")
+    right.plot(best["step"], best["mean_dice"], "o", mfc="none", ms=12, color="C3")
+    right.annotate(f"{best['mean_dice']:.3f}", (best["step"], best["mean_dice"]), (-4, -18), textcoords="offset points")
+    right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1), title="Validation Dice, best marked")
+    for ax in (left, right):
+        ax.grid(alpha=0.3)
+    return figure
+
+
+def plot_organ_dice(dice: np.ndarray, organs: Sequence[str]) -> Figure:
+    """Show Dice (cases, organs) as a dot a case and the median as a bar; absent organs have no dot."""
+    figure, ax = plt.subplots(figsize=(10, 4), layout="constrained")
+    for x, values in enumerate(dice.T):
+        values = values[~np.isnan(values)]
+        ax.plot(np.full(len(values), x), values, "o", alpha=0.6, color="C0")
+        if len(values):
+            ax.hlines(np.median(values), x - 0.3, x + 0.3, color="C3")
+    ax.set_xticks(range(len(organs)), organs, rotation=35, ha="right")
+    ax.set(ylim=(0, 1), ylabel="Dice", title="Dice of each case (dots) and median (bars)")
+    ax.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def _volumes(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return image and label (X, Y, Z) and the voxel spacing of a prepared case."""
+    image = case["image"]
+    return image.as_tensor()[0].float().numpy(), case["label"].as_tensor()[0].numpy(), image.pixdim.numpy()
+
+
+def _fullest_slice(label: np.ndarray, axis: int) -> int:
+    """Return the slice across ``axis`` that shows most organs and, among those, most of them."""
+    slices = np.moveaxis(label, axis, 0).reshape(label.shape[axis], -1)
+    return max(range(len(slices)), key=lambda i: (len(np.unique(slices[i])), np.count_nonzero(slices[i])))
+
+
+def _draw(ax: Axes, image, label, axis: int, index: int, spacing, organs: Sequence[str]) -> None:
+    """Draw one slice in the radiologist's view: the patient's right on the left, anterior or superior up."""
+    across, up = (a for a in range(3) if a != axis)
+    look = dict(origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest")
+    ax.imshow(image.take(index, axis).T, cmap="gray", vmin=0, vmax=1, **look)
+    if label is not None:
+        flat = np.ma.masked_equal(label.take(index, axis).T, 0)
+        ax.imshow(flat, cmap=_colours(organs), vmin=1, vmax=max(len(organs), 2), alpha=0.55, **look)
+    if across == 0:  # the first axis runs from left to right of the patient
+        ax.invert_xaxis()
+    ax.set_axis_off()
+
+
+def _colours(organs: Sequence[str]) -> ListedColormap:
+    """Return one colour an organ, over again where there are more organs than colours."""
+    return ListedColormap([ORGAN_COLOURS[i % len(ORGAN_COLOURS)] for i in range(max(len(organs), 2))])
+
+
+def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str]) -> None:
+    """Name the colours of the organs that ``label`` holds, under the figure."""
+    colours = _colours(organs)
+    present = [i for i in np.unique(label).tolist() if i > 0]
+    handles = [Patch(facecolor=colours.colors[i - 1], edgecolor="gray", label=organs[i - 1]) for i in present]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)

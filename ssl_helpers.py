@@ -1,0 +1,353 @@
+"""Recipe, cases, transforms and batches: what the notebooks need to turn a folder of scans into training steps.
+
+Data walks one way. A JSON file and a folder become a :class:`Dataset` of file names; :func:`prepare_cases` turns each
+case, once, into small tensors on the training grid; :func:`training_batch` cuts the crops of one step out of them.
+What follows lives beside: ``swinunetr_weights``, ``evaluation``, ``run_folder``, ``pictures``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.transforms import (
+    CastToTyped,
+    Compose,
+    CropForegroundd,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    RandCropByPosNegLabeld,
+    RandFlipd,
+    RandRotate90d,
+    RandShiftIntensityd,
+    ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
+    Spacingd,
+    SpatialPadd,
+)
+from tqdm.auto import tqdm
+
+import ct_phantoms
+from evaluation import confusion_matrix, dice_per_organ, evaluate, mean_dice
+from swinunetr_weights import LoadReport, build_swinunetr, load_pretrained
+from user_errors import InputError
+
+# Other projects import these from here.
+__all__ = [
+    "LoadReport",
+    "build_swinunetr",
+    "confusion_matrix",
+    "dice_per_organ",
+    "evaluate",
+    "load_pretrained",
+    "mean_dice",
+]
+
+# BTCV's headers carry pixdim[0] = 0, which nibabel reports once a file; the value has no bearing on the geometry.
+logging.getLogger("nibabel.global").setLevel(logging.ERROR)
+
+
+# ----------------------------------------------------------------------------------------------------------- recipe
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hold every choice of a training run; the defaults are the published ones (Tang et al., CVPR 2022).
+
+    Raises:
+        InputError: a value that the network or the training loop can't take, naming the parameter.
+    """
+
+    max_steps: int = 30_000
+    eval_every: int = 100  # steps between two validations
+    learning_rate: float = 1e-4
+    schedule: str = "constant"  # or "cosine": from learning_rate down to 0 at max_steps, after a warm-up of 5%
+    weight_decay: float = 1e-5
+    class_balance: float = 0.0  # weight classes in the loss by frequency ** -class_balance; 0: all alike, 0.5: root
+    crops_per_volume: int = 4  # the batch: one volume a step, this many crops of it
+    crop_size: tuple[int, int, int] = (96, 96, 96)  # voxels of the training grid; also the window of inference
+    spacing_mm: tuple[float, float, float] = (1.5, 1.5, 2.0)  # training grid: right, anterior, superior
+    hu_window: tuple[float, float] = (-175.0, 250.0)  # mapped to 0..1 and clipped: fat to enhanced vessels
+    flip_probability: float = 0.1  # on each axis
+    rotate_probability: float = 0.1  # by 90, 180 or 270 degrees in the axial plane
+    shift_probability: float = 0.5  # add up to +-0.1 to all intensities
+    feature_size: int = 48  # channels after the patch embedding; a checkpoint overrides it
+    window_size: int = 7  # tokens along each edge of an attention window; a checkpoint overrides it
+    overlap: float = 0.25  # of neighbouring windows in inference
+    windows_per_batch: int = 4  # in inference
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "spacing_mm"):  # one number stands for three
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,) * 3)
+        for name, least in (("max_steps", 0), ("eval_every", 1), ("crops_per_volume", 1), ("windows_per_batch", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
+        if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < 1:
+            raise InputError(f"learning_rate: expected a number between 0 and 1, found {self.learning_rate!r}.")
+        if self.schedule not in ("constant", "cosine"):
+            raise InputError(f"schedule: expected 'constant' or 'cosine', found {self.schedule!r}.")
+        if self.feature_size < 12 or self.feature_size % 12:
+            raise InputError(
+                f"feature_size: expected a multiple of 12 (heads: 3, 6, 12, 24), found {self.feature_size}."
+            )
+        if len(self.spacing_mm) != 3 or not all(isinstance(s, int | float) and 0.1 <= s <= 20 for s in self.spacing_mm):
+            raise InputError(f"spacing_mm: expected one or three numbers from 0.1 to 20 mm, found {self.spacing_mm}.")
+        self._check_crop()
+
+    def _check_crop(self) -> None:
+        crop = self.crop_size
+        if len(crop) != 3 or any(not isinstance(c, int) or c < 32 or c % 32 for c in crop) or math.prod(crop) <= 32**3:
+            raise InputError(
+                f"crop_size: expected one or three multiples of 32 (the network halves each axis five times), above "
+                f"32 x 32 x 32 (one voxel at the bottleneck can't be normalised), found {crop}. Try 64 or 96."
+            )
+        if crop[0] != crop[1] and self.rotate_probability:
+            raise InputError(f"crop_size: the first two of {crop} must agree, as crops are rotated in that plane.")
+
+
+# Two CPU cores and a few minutes: a coarse grid, a small network, a large step that decays.
+DEMO = Recipe(
+    max_steps=360,
+    eval_every=120,
+    learning_rate=4e-3,
+    schedule="cosine",
+    class_balance=0.5,
+    crops_per_volume=1,
+    crop_size=(64, 64, 32),
+    spacing_mm=(4.5, 4.5, 4.5),
+    flip_probability=0.0,
+    rotate_probability=0.0,
+    feature_size=12,
+    window_size=4,
+)
+
+
+def choose_recipe(name: str, **changes) -> Recipe:
+    """Return the recipe called ``published`` or ``demo`` with ``changes`` applied; a change to None is none."""
+    recipes = {"published": Recipe(), "demo": DEMO}
+    if name not in recipes:
+        raise InputError(f"recipe: expected one of {sorted(recipes)}, found {name!r}.")
+    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
+
+
+def learning_rate_at(step: int, recipe: Recipe) -> float:
+    """Return the learning rate of step 1..max_steps, as a function of the step alone."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    warmup = max(1, recipe.max_steps // 20)
+    if step <= warmup:
+        return recipe.learning_rate * step / warmup
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (recipe.max_steps - warmup)))
+
+
+# ------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Hold the cases of one Decathlon-style JSON as dictionaries of ``name``, ``image`` and, if labelled, ``label``."""
+
+    classes: tuple[str, ...]  # position = label id; 0 is the background
+    modality: str
+    training: list[dict[str, str]]
+    validation: list[dict[str, str]]
+    test: list[dict[str, str]]  # images without labels; those missing on disk are left out
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        return self.classes[1:]
+
+
+def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
+    """Read a Decathlon-style JSON and find its files under ``data_root``.
+
+    ``data_root`` may also be BTCV as Synapse packs it: the folder that holds ``RawData``, ``RawData`` itself or
+    ``RawData/Training``.
+
+    Raises:
+        InputError: the JSON is missing or malformed, the folder is missing, or labelled files are (all are named).
+    """
+    content, classes = _read_datalist(Path(json_path))
+    root = Path(data_root).expanduser()
+    if not root.is_dir():
+        raise InputError(f"data_root: no folder at '{root}'. Give the folder that holds imagesTr/ or RawData/.")
+    sections = {name: [_locate(entry, root) for entry in content.get(name, [])] for name in SECTIONS}
+    files = [e[key] for name in ("training", "validation") for e in sections[name] for key in ("image", "label")]
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        shown = "\n  ".join(missing[:5] + [f"... and {len(missing) - 5} more"] * (len(missing) > 5))
+        raise InputError(
+            f"{len(missing)} of the {len(files)} files that '{json_path}' names are not under '{root}':\n  {shown}\n"
+            "Check data_root (the folder that holds imagesTr/ and labelsTr/, or RawData/) and the names in the JSON."
+        )
+    sections["test"] = [entry for entry in sections["test"] if Path(entry["image"]).is_file()]
+    return Dataset(classes, next(iter(content.get("modality", {"0": "CT"}).values())), **sections)
+
+
+SECTIONS = ("training", "validation", "test")
+# Where Synapse's archive keeps what the JSON calls imagesTr/, labelsTr/ and imagesTs/.
+SYNAPSE_FOLDERS = {"imagesTr": "Training/img", "labelsTr": "Training/label", "imagesTs": "Testing/img"}
+
+
+def _read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
+    """Return the content of a Decathlon-style JSON and its class names in order of their ids."""
+    if not json_path.is_file():
+        raise InputError(f"json_path: no file at '{json_path}'. The project's own lists are in json_files/.")
+    try:
+        content = json.loads(json_path.read_text())
+    except ValueError as error:
+        raise InputError(f"json_path: '{json_path}' is not valid JSON ({error}).") from None
+    form = f"json_path: '{json_path}' is not a Decathlon-style list; see json_files/btcv_6.json for one. "
+    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(len(labels))) or len(labels) < 2:
+        raise InputError(form + 'Expected "labels" to map "0" (background), "1", "2", ... to names, without gaps.')
+    for name in ("training", "validation"):
+        entries = content.get(name)
+        if not isinstance(entries, list) or not entries:
+            raise InputError(form + f'Expected a list of cases under "{name}". Move some cases there if it has none.')
+        for entry in entries:
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("image", "label")):
+                raise InputError(form + f'Expected "image" and "label" in each case of "{name}", found {entry!r}.')
+    return content, tuple(labels[str(i)] for i in range(len(labels)))
+
+
+def _locate(entry: dict | str, root: Path) -> dict[str, str]:
+    """Turn one entry of the JSON into absolute file names and a case name."""
+    entry = {"image": entry} if isinstance(entry, str) else entry
+    files = {key: str(_first_existing(entry[key], root)) for key in ("image", "label") if key in entry}
+    return {"name": case_name(entry["image"]), **files}
+
+
+def _first_existing(file: str, root: Path) -> Path:
+    plain = root / file
+    folder, _, rest = file.removeprefix("./").partition("/")
+    packed = Path(SYNAPSE_FOLDERS.get(folder, folder)) / rest
+    candidates = [plain, root / packed, root / "RawData" / packed, root / packed.relative_to(packed.parts[0])]
+    return next((path for path in candidates if path.is_file()), plain)
+
+
+def case_name(image: str | Path) -> str:
+    """Return the file name of an image without its endings: ``imagesTr/img0035.nii.gz`` is case ``img0035``."""
+    return Path(image).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
+    """Write a synthetic CT for each labelled case that the JSON names, where ``root`` lacks it, and return ``root``.
+
+    Raises:
+        InputError: the JSON is not about BTCV's 13 organs, which are all that a phantom has.
+    """
+    content, classes = _read_datalist(Path(json_path))
+    if len(classes) != len(ct_phantoms.ORGAN_VOLUMES_ML) + 1:
+        raise InputError(
+            f"json_path: '{json_path}' has {len(classes) - 1} organs, the phantoms have BTCV's 13. Set data_root to "
+            "the folder of your own data, or take a list from json_files/."
+        )
+    root = Path(root)
+    cases = [entry for name in ("training", "validation") for entry in content[name]]
+    missing = [e for e in cases if not ((root / e["image"]).is_file() and (root / e["label"]).is_file())]
+    for entry in tqdm(missing, desc="Making CT phantoms", disable=not missing):
+        digits = "".join(filter(str.isdigit, case_name(entry["image"])))
+        ct_phantoms.write_phantom(int(digits or 0), root / entry["image"], root / entry["label"])
+    return root
+
+
+def preprocessing(recipe: Recipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
+    """Return the transforms that take files to the training grid: the one definition for training, Dice and export.
+
+    The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS order with their affine. For CT,
+    ``recipe.hu_window`` is mapped to 0..1; for any other ``modality`` the 0.5th to 99.5th percentile is.
+    """
+    modes = ["bilinear" if key == "image" else "nearest" for key in keys]
+    low, high = recipe.hu_window
+    to_unit = (
+        ScaleIntensityRanged("image", low, high, 0.0, 1.0, clip=True)
+        if modality.upper().startswith("CT")
+        else ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
+    )
+    return Compose(
+        [
+            LoadImaged(keys, reader="NibabelReader", simple_keys=True),
+            EnsureChannelFirstd(keys),
+            Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+            Spacingd(keys, pixdim=recipe.spacing_mm, mode=modes, dtype=np.float32),
+            to_unit,
+            CropForegroundd(keys, source_key="image"),  # drops the air around the body
+            SpatialPadd(keys, spatial_size=recipe.crop_size),  # a scan smaller than a crop is padded, not refused
+            CastToTyped(keys, dtype=[torch.float16 if key == "image" else torch.uint8 for key in keys]),
+        ]
+    )
+
+
+def prepare_cases(entries: list[dict[str, str]], transforms: Compose, description: str = "Preparing") -> list[dict]:
+    """Apply ``transforms`` once to every entry, in parallel, and return the results in order.
+
+    Raises:
+        InputError: a case could not be read or transformed, naming it.
+    """
+
+    def prepare(entry: dict[str, str]) -> dict:
+        try:
+            return transforms(entry)
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise InputError(
+                f"Case '{entry['name']}' could not be prepared from '{entry['image']}' and '{entry.get('label')}': "
+                f"{type(cause).__name__}: {cause}. Replace the file, or take the case out of the JSON."
+            ) from error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(prepare, entries), total=len(entries), desc=description))
+
+
+def class_weights(cases: list[dict], classes: int, recipe: Recipe) -> torch.Tensor | None:
+    """Return the weight of each class in the loss, float32 with mean 1, from the labels of ``cases``; None: all alike.
+
+    A class that no case holds gets the weight of the rarest one that some case does.
+    """
+    if not recipe.class_balance:
+        return None
+    counts = sum(torch.bincount(case["label"].as_tensor().flatten().long(), minlength=classes) for case in cases)
+    weights = counts.clamp(min=int(counts[counts > 0].min())).double() ** -recipe.class_balance
+    return (weights / weights.mean()).float()
+
+
+def augmentation(recipe: Recipe) -> Compose:
+    """Return the random transforms of training: crops of one case, centred on organ or background 1:1, then varied."""
+    keys = ("image", "label")
+    return Compose(
+        [
+            RandCropByPosNegLabeld(
+                keys, "label", recipe.crop_size, num_samples=recipe.crops_per_volume, image_key="image"
+            ),
+            CastToTyped("image", dtype=torch.float32),
+            *(RandFlipd(keys, prob=recipe.flip_probability, spatial_axis=axis) for axis in range(3)),
+            RandRotate90d(keys, prob=recipe.rotate_probability, max_k=3),
+            RandShiftIntensityd("image", offsets=0.1, prob=recipe.shift_probability),
+        ]
+    )
+
+
+def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Return what step ``step`` (from 1) trains on, as a pure function of ``seed`` and ``step``.
+
+    The volumes come in a new random order each time all have been seen. Images are (B, 1, X, Y, Z) float32, labels
+    the same shape in uint8, and the name is that of the volume.
+    """
+    epoch, position = divmod(step - 1, len(cases))
+    order = np.random.default_rng([seed, epoch]).permutation(len(cases))
+    case = cases[order[position]]
+    augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
+    crops = augment(case)
+    images, labels = (torch.stack([crop[key].as_tensor() for crop in crops]) for key in ("image", "label"))
+    return images, labels, case["name"]

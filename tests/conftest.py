@@ -1,0 +1,50 @@
+"""A small data set in BTCV's layout that several test files share."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import ssl_helpers as helpers
+
+PROJECT = Path(__file__).parent.parent
+SMALL = helpers.choose_recipe("demo", crops_per_volume=2, crop_size=64, spacing_mm=(1.5, 1.5, 2.0))
+
+
+def write_case(folder: Path, number: int, shape=(70, 72, 68), affine=None) -> dict[str, str]:
+    """Write a noisy block of soft tissue in air that holds two box-shaped organs; return its entry for the JSON."""
+    rng = np.random.default_rng(number)
+    image = np.full(shape, -1000, np.int16)
+    image[2:-2, 2:-2, 2:-2] = rng.normal(0, 20, np.subtract(shape, 4))
+    label = np.zeros(shape, np.uint8)
+    label[10:30, 12:40, 10:30], label[40:60, 20:40, 30:50] = 1, 2
+    image[label == 1], image[label == 2] = 100, 180
+    affine = np.diag([1.5, 1.5, 2.0, 1.0]) if affine is None else affine
+    names = {"image": f"imagesTr/img{number:04d}.nii.gz", "label": f"labelsTr/label{number:04d}.nii.gz"}
+    for key, array in (("image", image), ("label", label)):
+        (folder / names[key]).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, affine), folder / names[key])
+    return names
+
+
+@pytest.fixture
+def small_data(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the JSON and the folder of two training cases and one validation case with two organs."""
+    entries = [write_case(tmp_path, number) for number in (1, 2, 3)]
+    content = {
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "left box", "2": "right box"},
+        "training": entries[:2],
+        "validation": entries[2:],
+    }
+    json_path = tmp_path / "dataset.json"
+    json_path.write_text(json.dumps(content))
+    return json_path, tmp_path
+
+
+def prepared(small_data: tuple[Path, Path], recipe: helpers.Recipe = SMALL) -> tuple[helpers.Dataset, list[dict]]:
+    """Return the data set and its training cases on the training grid."""
+    dataset = helpers.read_dataset(*small_data)
+    return dataset, helpers.prepare_cases(dataset.training, helpers.preprocessing(recipe, dataset.modality))
