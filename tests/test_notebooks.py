@@ -1,0 +1,140 @@
+"""The notebook as a file, and as a reader runs it: with papermill, on phantoms and on another data set."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import nbformat
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT
+from monai.networks.nets import SwinUNETR
+from papermill import inspect_notebook
+
+NOTEBOOK = PROJECT / "swinunetr_finetune.ipynb"
+# What a user of BTCV sets, and what the README and other tools rely on.
+PARAMETERS = {
+    *("data_root", "json_path", "pretrained_checkpoint", "logdir"),
+    *("max_steps", "eval_every", "learning_rate", "crops_per_volume", "seed"),
+}
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    content = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(content)
+    return content
+
+
+def test_notebook_is_committed_without_outputs(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 40
+
+
+def test_notebook_has_one_parameters_cell_of_literals(notebook):
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert all(line.count("=") == 1 for line in tagged[0].source.splitlines())
+
+
+def test_papermill_explains_every_parameter():
+    parameters = inspect_notebook(str(NOTEBOOK))
+    assert set(parameters) >= PARAMETERS
+    assert all(entry["help"] and entry["inferred_type_name"] != "None" for entry in parameters.values())
+
+
+def test_every_heading_level_follows_from_the_one_above(notebook):
+    headings = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    levels = [line.index(" ") for line in headings if line.startswith("#")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def papermill(output, **parameters) -> subprocess.CompletedProcess:
+    """Run the notebook in a process of its own, as the README does."""
+    options = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOK), str(output), *options]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Run a short demo: all that the full one does, without the steps that would make it good."""
+    folder = tmp_path_factory.mktemp("demo")
+    done = papermill(folder / "demo.ipynb", logdir=folder / "run", max_steps=4, eval_every=3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_demo_leaves_what_the_readme_lists(demo):
+    run = demo / "run"
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["3", "4"]
+    assert list(rows[0])[:4] == ["step", "train_loss", "mean_dice", "spleen"] and len(rows[0]) == 16
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["recipe"]["max_steps"] == 4 and len(summary["dice_per_organ"]) == 13
+    assert (run / "dice_curve.png").stat().st_size > 10_000
+    assert list(run.glob("events.out.tfevents*"))
+    assert {f.name for f in run.iterdir() if f.name.startswith(".")} == set()  # no temporary file is left
+
+
+def test_best_model_loads_into_monai_s_network(demo):
+    state = torch.load(demo / "run/best_model.pth", weights_only=True)
+    SwinUNETR(in_channels=1, out_channels=14, feature_size=12, window_size=4).load_state_dict(state)
+
+
+def test_predictions_lie_on_the_scans(demo):
+    files = sorted((demo / "run/predictions").iterdir())
+    assert [f.name for f in files] == [f"img{n:04d}.nii.gz" for n in range(35, 41)]
+    for file in files:
+        prediction, scan = nib.load(file), nib.load(PROJECT / "data/phantoms/imagesTr" / file.name)
+        assert prediction.shape == scan.shape and prediction.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(prediction.affine, scan.affine)
+
+
+def test_demo_notebook_shows_pictures_and_says_that_it_is_synthetic(demo):
+    executed = nbformat.read(demo / "demo.ipynb", as_version=4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+    text = "".join(output.get("text", "") for output in outputs)
+    assert "synthetic CT phantoms" in text
+    assert "Warning" not in text
+
+
+def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_path):
+    json_path, root = small_data
+    weights = SwinUNETR(in_channels=1, out_channels=5, feature_size=12).state_dict()
+    torch.save(weights, tmp_path / "pretrained.pth")
+    done = papermill(
+        tmp_path / "out.ipynb",
+        data_root=root,
+        json_path=json_path,
+        pretrained_checkpoint=tmp_path / "pretrained.pth",
+        logdir=tmp_path / "run",
+        recipe_name="demo",
+        max_steps=1,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
+    assert header == "step,train_loss,mean_dice,left box,right box"
+    assert len(torch.load(tmp_path / "run/best_model.pth", weights_only=True)["out.conv.conv.bias"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"data_root": "/nowhere"}, "data_root: no folder at '/nowhere'"),
+        ({"crop_size": 40}, "crop_size: expected"),
+    ],
+)
+def test_a_wrong_parameter_ends_in_a_short_error(tmp_path, parameters, message):
+    done = papermill(tmp_path / "out.ipynb", logdir=tmp_path / "run", **parameters)
+    assert done.returncode != 0
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    (error,) = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    assert message in error.evalue
+    assert len("\n".join(error.traceback).splitlines()) <= 5
