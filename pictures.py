@@ -53,6 +53,16 @@ def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]
     return figure
 
 
+def plot_features(image: torch.Tensor, before: torch.Tensor, after: torch.Tensor, channels: int = 5) -> Figure:
+    """Show a crop (1, 1, X, Y, Z) and what some channels (1, C, X/2, Y/2, Z/2) of the encoder made and make of it."""
+    figure, axes = plt.subplots(2, channels + 1, figsize=(10, 3.8), layout="constrained")
+    for row, (name, features) in enumerate((("before", before), ("after", after))):
+        _draw_map(axes[row, 0], image[0, 0].cpu(), "CT")
+        for channel in range(channels):
+            _draw_map(axes[row, channel + 1], features[0, channel], f"{name} loading, channel {channel}")
+    return figure
+
+
 def plot_prediction(case: dict, prediction: np.ndarray, organs: Sequence[str]) -> Figure:
     """Show truth (upper row) and ``prediction`` (X, Y, Z; lower row) of a prepared case on three planes."""
     image, label, spacing = _volumes(case)
@@ -118,6 +128,14 @@ def _draw(ax: Axes, image, label, axis: int, index: int, spacing, organs: Sequen
         ax.imshow(flat, cmap=_colours(organs), vmin=1, vmax=max(len(organs), 2), alpha=0.55, **look)
     if across == 0:  # the first axis runs from left to right of the patient
         ax.invert_xaxis()
+    ax.set_axis_off()
+
+
+def _draw_map(ax: Axes, volume: torch.Tensor, title: str) -> None:
+    """Draw the middle axial slice of any volume, scaled to its own range."""
+    ax.imshow(volume[:, :, volume.shape[2] // 2].T.numpy(), cmap="gray", origin="lower")
+    ax.invert_xaxis()
+    ax.set_title(title, fontsize=7)
     ax.set_axis_off()
 
 

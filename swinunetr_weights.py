@@ -448,6 +448,25 @@ def _why_random(name: str) -> str:
     return "this pre-training had no such blocks; fine-tuning teaches them"
 
 
+def encoder_response(model: SwinUNETR, image: Tensor) -> list[Tensor]:
+    """Return what the Swin encoder makes of `image` (B, C, X, Y, Z): five maps, each half as fine as the one before."""
+    with torch.no_grad():
+        return [features.float().cpu() for features in model.swinViT(image, model.normalize)]
+
+
+def compare_responses(before: list[Tensor], after: list[Tensor]) -> str:
+    """Say how far each stage of the encoder answers otherwise than before the weights were loaded.
+
+    Raises CheckpointError if a stage answers as before, which means that its weights did not arrive.
+    """
+    changes = [float((new - old).norm() / old.norm()) for old, new in zip(before, after, strict=True)]
+    if 0 in changes:
+        raise CheckpointError(
+            f"Stage {changes.index(0)} of the encoder answers as before: no pretrained weights there."
+        )
+    return "\n".join(f"encoder stage {i}: response changed by {change:.0%}" for i, change in enumerate(changes))
+
+
 def save_weights(model: SwinUNETR, path: str | os.PathLike) -> None:
     """Write the state_dict of `model`, on the CPU, so that `path` holds either its old content or all of the new.
 

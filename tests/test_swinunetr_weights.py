@@ -547,3 +547,20 @@ def test_a_path_is_returned_as_it_is_and_must_exist(tmp_path):
     assert find_checkpoint(str(file)) == file
     with pytest.raises(CheckpointError, match="no file.*ssl_50k"):
         find_checkpoint(tmp_path / "elsewhere.pt")
+
+
+# --- Seeing that it worked ------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_answers_otherwise_after_loading_and_is_told_apart_if_not(originals, tmp_path):
+    file = written(tmp_path, LAYOUTS["1, 5c"], originals["v1"].state_dict())
+    model = build_swinunetr(5, file)
+    patch = IMAGE[:, :1]
+    before = weights.encoder_response(model, patch)
+    load_pretrained(model, file)
+    after = weights.encoder_response(model, patch)
+    assert [tuple(features.shape[1:]) for features in after][0] == (12, 32, 16, 16)
+    assert weights.compare_responses(before, after).count("changed by") == 5
+    torch.testing.assert_close(after, weights.encoder_response(originals["v1"], patch))
+    with pytest.raises(CheckpointError, match="Stage 0"):
+        weights.compare_responses(before, before)
