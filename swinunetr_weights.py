@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.apps.utils import HashCheckError, check_hash, download_url
+from monai.apps.utils import check_hash, download_url
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import PatchMerging
 from torch import Tensor
@@ -454,12 +454,17 @@ def encoder_response(model: SwinUNETR, image: Tensor) -> list[Tensor]:
         return [features.float().cpu() for features in model.swinViT(image, model.normalize)]
 
 
+def response_changes(before: list[Tensor], after: list[Tensor]) -> list[float]:
+    """Return how far each stage of an encoder answers otherwise, as a share of its answer before."""
+    return [float((new - old).norm() / old.norm()) for old, new in zip(before, after, strict=True)]
+
+
 def compare_responses(before: list[Tensor], after: list[Tensor]) -> str:
     """Say how far each stage of the encoder answers otherwise than before the weights were loaded.
 
     Raises CheckpointError if a stage answers as before, which means that its weights did not arrive.
     """
-    changes = [float((new - old).norm() / old.norm()) for old, new in zip(before, after, strict=True)]
+    changes = response_changes(before, after)
     if 0 in changes:
         raise CheckpointError(
             f"Stage {changes.index(0)} of the encoder answers as before: no pretrained weights there."
@@ -505,7 +510,7 @@ def _download_ssl_50k(file: Path) -> None:
             part = Path(folder, SSL_50K_FILE)
             download_url(SSL_50K_URL, part, hash_val=SSL_50K_SHA256, hash_type="sha256", progress=True)
             os.replace(part, file)
-    except (OSError, RuntimeError, HashCheckError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # a wrong hash is one or the other, by MONAI's version
         expected = f"{SSL_50K_FILE}, about 719 MB, sha256 {SSL_50K_SHA256}"
         remedy = f"Fetch {SSL_50K_URL} where there is a network, and put it there."
         raise _refusal(file, f"a file that could not be downloaded ({error})", expected, remedy) from error
