@@ -1,0 +1,298 @@
+"""Each broken input ends in one error that names the file; what is odd warns; what is there is counted right."""
+
+import gzip
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import dataset_checks
+from dataset_checks import DatasetError, check_dataset
+from ssl_helpers import Dataset, case_name
+from user_errors import InputError
+
+SPACING = (1.5, 1.5, 2.0)  # mm, of the cases here
+
+
+def write(path: str, voxels: np.ndarray, affine=None, **header) -> None:
+    """Write a NIfTI; ``header`` sets fields that nibabel would not write by itself."""
+    image = nib.Nifti1Image(voxels, np.diag([*SPACING, 1.0]) if affine is None else affine)
+    content = bytearray(image.to_bytes())
+    stored = nib.Nifti1Header(bytes(content[:348]), check=False)
+    for name, value in header.items():
+        stored[name] = value
+    content[:348] = stored.binaryblock
+    Path(path).write_bytes(gzip.compress(content) if path.endswith(".gz") else content)
+
+
+def ct(seed: int = 0, shape=(16, 16, 16)) -> np.ndarray:
+    """Return soft tissue in air."""
+    voxels = np.full(shape, -1000, np.int16)
+    voxels[2:-2, 2:-2] = np.random.default_rng(seed).normal(40, 20, voxels[2:-2, 2:-2].shape)
+    return voxels
+
+
+def organs(dtype=np.uint8, shape=(16, 16, 16)) -> np.ndarray:
+    """Return a label map of 100 voxels of organ 1 and 20 of organ 2."""
+    voxels = np.zeros(shape, dtype)
+    voxels[2:7, 2:7, 2:6], voxels[8:10, 8:10, 8:13] = 1, 2
+    return voxels
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Dataset:
+    """Return two training cases, one validation case and one test image without a label."""
+    cases = []
+    for number in (1, 2, 3, 4):
+        image, label = (str(tmp_path / f"{kind}000{number}.nii.gz") for kind in ("img", "label"))
+        write(image, ct(number))
+        write(label, organs())
+        cases.append({"name": case_name(image), "image": image, "label": label})
+    del cases[3]["label"]
+    return Dataset(("background", "left box", "right box"), "CT", cases[:2], cases[2:3], cases[3:])
+
+
+def affine(**changes: float) -> np.ndarray:
+    """Return the cases' affine with some elements changed: ``affine(x3=5)`` moves them 5 mm to the right."""
+    matrix = np.diag([*SPACING, 1.0])
+    for place, value in changes.items():
+        matrix["xyz".index(place[0]), int(place[1])] = value
+    return matrix
+
+
+def changed(voxels: np.ndarray, value: float, dtype=np.float32) -> np.ndarray:
+    """Return ``voxels`` as ``dtype`` with one voxel set to ``value``."""
+    voxels = voxels.astype(dtype)
+    voxels[3, 3, 3] = value
+    return voxels
+
+
+def cut(path: str, keep: slice) -> None:
+    Path(path).write_bytes(Path(path).read_bytes()[keep])
+
+
+def flip_byte(path: str, place: int) -> None:
+    content = bytearray(Path(path).read_bytes())
+    content[place] ^= 0xFF
+    Path(path).write_bytes(content)
+
+
+RGB = np.zeros((16, 16, 16), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+QFORM = {"sform_code": 0, "qform_code": 1}
+
+# What befalls img0001 or label0001, and what the error says of it.
+BROKEN_IMAGES = {
+    "missing": (os.remove, "file is missing"),
+    "a folder": (lambda p: (os.remove(p), os.mkdir(p)), "file is missing"),
+    "empty": (lambda p: Path(p).write_bytes(b""), "file is empty"),
+    "truncated": (lambda p: cut(p, slice(3000)), "file is truncated"),
+    "truncated in its header": (lambda p: cut(p, slice(40)), "file is truncated"),
+    "complete gzip of half a file": (
+        lambda p: Path(p).write_bytes(gzip.compress(gzip.decompress(Path(p).read_bytes())[:5000])),
+        "file is truncated",
+    ),
+    "damaged in its header": (lambda p: flip_byte(p, 40), "gzip data are damaged"),
+    "damaged in its checksum": (lambda p: flip_byte(p, -8), "gzip data are damaged"),
+    "Git LFS pointer": (lambda p: Path(p).write_text("version https://git-lfs.github.com/spec/v1\noid ..."), "Git LFS"),
+    "web page": (lambda p: Path(p).write_text("\n<!DOCTYPE html><html>Log in</html>"), "a web page"),
+    "not compressed": (lambda p: Path(p).write_bytes(gzip.decompress(Path(p).read_bytes())), "rename it"),
+    "not NIfTI": (lambda p: Path(p).write_bytes(gzip.compress(b"hello" * 200)), "not readable as NIfTI"),
+    "unknown data type": (lambda p: write(p, ct(1), datatype=9999), "not readable as NIfTI"),
+    "impossible quaternion": (lambda p: write(p, ct(1), quatern_b=3, **QFORM), "not readable as NIfTI"),
+    "colour": (lambda p: write(p, RGB), "colours or complex"),
+    "complex": (lambda p: write(p, ct(1).astype(np.complex64)), "colours or complex"),
+    "2D": (lambda p: write(p, ct(1)[:, :, 0]), "shape 16 x 16 is not a 3D volume"),
+    "single slice": (lambda p: write(p, ct(1)[:, :, :1]), "shape 16 x 16 x 1 is not a 3D volume"),
+    "4D": (lambda p: write(p, np.stack([ct(1)] * 2, -1)), "shape 16 x 16 x 16 x 2 is not a 3D volume"),
+    "5D": (lambda p: write(p, ct(1)[..., None, None]), "shape 16 x 16 x 16 x 1 x 1 is not"),
+    "affine NaN": (lambda p: write(p, ct(1), affine(x3=np.nan)), "affine holds NaN"),
+    "affine singular": (lambda p: write(p, ct(1), affine(x1=1.5, y1=0)), "affine is singular"),
+    "spacing 0 in sform": (lambda p: write(p, ct(1), srow_z=np.zeros(4)), "spacing 1.5 x 1.5 x 0 mm"),
+    "spacing 0 in pixdim": (lambda p: write(p, ct(1), pixdim=np.zeros(8), **QFORM), "spacing 0 x 0 x 0 mm"),
+    "pixdim NaN": (lambda p: write(p, ct(1), pixdim=np.full(8, np.nan)), "spacing nan x nan x nan mm"),
+    "spacing in metres": (lambda p: write(p, ct(1), affine(x0=0.0015, y1=0.0015, z2=0.002)), "spacing 0.0015"),
+    "spacing in micrometres": (lambda p: write(p, ct(1), affine(x0=1500, y1=1500, z2=2000)), "spacing 1500"),
+    "NaN voxel": (lambda p: write(p, changed(ct(1), np.nan)), "voxels are NaN or infinite"),
+    "infinite voxel": (lambda p: write(p, changed(ct(1), np.inf)), "voxels are NaN or infinite"),
+    "constant": (lambda p: write(p, np.zeros((16, 16, 16), np.int16)), "all voxels are 0"),
+    "scaled to 0..1": (lambda p: write(p, (ct(1) + 1000).astype(np.float32) / 2000), "can't be HU"),
+    "grey values": (lambda p: write(p, ((ct(1) + 1000) // 8).astype(np.uint8)), "can't be HU"),
+    "z-scores": (lambda p: write(p, ((ct(1) + 400) / 500).astype(np.float32)), "can't be HU"),
+    "offset by 1024": (lambda p: write(p, ct(1) + 1024), "can't be HU: no air below 0"),
+    "nothing above 0": (lambda p: write(p, ct(1) - 1000), "can't be HU"),
+    "other shape than its label": (lambda p: write(p, ct(1, (16, 16, 20))), "its image has 16 x 16 x 20"),
+}
+BROKEN_LABELS = {
+    "missing": (os.remove, "file is missing"),
+    "truncated": (lambda p: cut(p, slice(-20)), "file is truncated"),
+    "4D": (lambda p: write(p, np.stack([organs()] * 2, -1)), "is not a 3D volume"),
+    "shifted": (lambda p: write(p, organs(), affine(x3=5)), "corners up to 5 mm apart"),
+    "other spacing": (lambda p: write(p, organs(), affine(z2=3)), "corners up to 15 mm apart"),
+    "mirrored": (lambda p: write(p, organs(), affine(x0=-1.5)), "corners up to 45 mm apart"),
+    "id too large": (lambda p: write(p, changed(organs(), 14)), "ids outside the JSON's 0 to 2: 14"),
+    "negative id": (lambda p: write(p, changed(organs(), -1)), "ids outside the JSON's 0 to 2: -1"),
+    "fraction": (lambda p: write(p, changed(organs(), 0.5)), "not whole numbers: 0.5"),
+    "NaN": (lambda p: write(p, changed(organs(), np.nan)), "not whole numbers: nan"),
+    "empty": (lambda p: write(p, np.zeros_like(organs())), "label is empty"),
+    "a CT": (lambda p: write(p, ct(1)), "ids outside the JSON's 0 to 2: -1000"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BROKEN_IMAGES.values(), ids=BROKEN_IMAGES)
+def test_broken_image_is_named_with_what_is_wrong(good, spoil, message):
+    spoil(good.training[0]["image"])
+    error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
+    assert message in error and "0001.nii.gz" in error
+    assert len(error.splitlines()) == 3 and error.startswith("1 fault in the 7 files")
+
+
+@pytest.mark.parametrize(("spoil", "message"), BROKEN_LABELS.values(), ids=BROKEN_LABELS)
+def test_broken_label_is_named_with_what_is_wrong(good, spoil, message):
+    spoil(good.training[0]["label"])
+    error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
+    assert message in error and "label0001.nii.gz" in error
+    assert len(error.splitlines()) == 3
+
+
+def test_all_faults_of_several_files_are_in_one_error(good, capfd):
+    os.remove(good.validation[0]["label"])
+    cut(good.training[1]["image"], slice(3000))
+    write(good.training[0]["label"], changed(organs(), 14), affine(x3=5))
+    error = str(pytest.raises(InputError, check_dataset, good, SPACING).value)
+    assert error.startswith("4 faults")
+    rows = [line.split()[:2] for line in error.splitlines()[2:]]
+    assert rows == [
+        ["img0001", "label0001.nii.gz"],  # out of place
+        ["img0001", "label0001.nii.gz"],  # a wrong id
+        ["img0002", "img0002.nii.gz"],
+        ["img0003", "label0003.nii.gz"],
+    ]
+    assert "2 faults in" in capfd.readouterr().out  # the headers' alone, before any voxel is read
+
+
+def test_many_faults_stay_a_short_table(good):
+    missing = [{"name": f"c{i}", "image": f"/none/c{i}.nii.gz", "label": f"/none/l{i}.nii.gz"} for i in range(100)]
+    error = str(pytest.raises(DatasetError, check_dataset, replace(good, training=missing), SPACING).value)
+    assert error.startswith("200 faults") and len(error.splitlines()) <= 20
+    assert "... and 184 more: 184 x check data_root" in error
+
+
+def test_jupyter_shows_the_table_without_traceback(good):
+    os.remove(good.training[0]["image"])
+    error = pytest.raises(DatasetError, check_dataset, good, SPACING).value
+    assert error._render_traceback_() == [f"DatasetError: {error}"]
+
+
+REPEATS = {
+    "twice in a list": (lambda d: d.training.append(d.training[0]), "same file as training case img0001"),
+    "validation case trains": (lambda d: d.validation.append(d.training[0]), "same file as training case img0001"),
+    "through a link": (
+        lambda d: (os.remove(d.training[1]["image"]), os.symlink(d.training[0]["image"], d.training[1]["image"])),
+        "same file as training case img0001",
+    ),
+    "copied": (lambda d: write(d.training[1]["image"], ct(1)), "same voxels as training case img0001"),
+    "copied to validation": (lambda d: write(d.validation[0]["image"], ct(2)), "same voxels as training case img0002"),
+}
+
+
+@pytest.mark.parametrize(("repeat", "message"), REPEATS.values(), ids=REPEATS)
+def test_repeated_case_is_refused(good, repeat, message):
+    repeat(good)
+    with pytest.raises(DatasetError, match=message):
+        check_dataset(good, SPACING)
+
+
+ODD = {
+    "no sform or qform": (lambda d: spoil_both(d, sform_code=0, qform_code=0), "neither sform nor qform"),
+    "sform against pixdim": (lambda d: spoil_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]), "sform contradicts pixdim"),
+    "thick slices": (lambda d: spoil_both(d, matrix=affine(z2=9)), "slices are 9 mm thick"),
+    "windowed": (lambda d: write(d.training[0]["image"], changed(ct(1).clip(-175), 250)), "no air"),
+    "metal": (lambda d: write(d.training[0]["image"], changed(ct(1), 40_000)), "unusual for HU"),
+    "label out of place by a hair": (
+        lambda d: write(d.training[0]["label"], organs(), affine(x3=0.01)),
+        "corners up to 0.01 mm apart",
+    ),
+    "shared label": (lambda d: d.training[1].update(label=d.training[0]["label"]), "same file as training case"),
+    "test image trains": (lambda d: d.test.append({k: d.training[0][k] for k in ("name", "image")}), "same file as"),
+    "empty label in validation": (lambda d: write(d.validation[0]["label"], organs() * 0), "label is empty"),
+    "organ that no case has": (
+        lambda d: [write(case["label"], organs() % 2) for case in d.training],
+        "no training case has right box",
+    ),
+}
+
+
+def spoil_both(dataset: Dataset, matrix=None, **header) -> None:
+    write(dataset.training[0]["image"], ct(1), matrix, **header)
+    write(dataset.training[0]["label"], organs(), matrix, **header)
+
+
+@pytest.mark.parametrize(("change", "message"), ODD.values(), ids=ODD)
+def test_oddity_warns(good, change, message):
+    change(good)
+    report = check_dataset(good, SPACING)
+    assert any(message in warning for warning in report.warnings)
+    assert message in str(report)
+
+
+def test_good_set_is_counted_without_warning(good):
+    report = check_dataset(good, SPACING, workers=2)
+    assert report.warnings == []
+    assert report.cases == {"training": 2, "validation": 1, "test": 1}
+    assert report.orientations == {"RAS": 4}
+    np.testing.assert_allclose(report.organ_ml["left box"], [0.45] * 3)  # 100 voxels of 4.5 mm3
+    np.testing.assert_allclose(report.organ_ml["right box"], [0.09] * 3)
+    shown = str(report)
+    assert "2 training, 1 validation, 1 test" in shown
+    assert "16 x 16 x 16 voxels" in shown and "1.5 x 1.5 x 2 mm" in shown
+
+
+def test_harmless_variants_pass(good):
+    first, second = good.training
+    write(first["image"], ct(1)[..., None])  # a last axis of length 1
+    write(first["label"], organs(np.float32)[..., None])  # whole numbers as floats
+    write(second["image"], ((ct(2) + 1000) // 2).astype(np.uint16), scl_slope=2, scl_inter=-1000)
+    write(second["label"], organs() * 10, scl_slope=0.1, scl_inter=0)
+    report = check_dataset(good, SPACING)
+    assert report.warnings == []
+    np.testing.assert_allclose(report.organ_ml["right box"], [0.09] * 3)
+
+
+def test_nifti2_and_uncompressed_files_are_read(good, tmp_path):
+    first, second = good.training
+    nib.save(nib.Nifti2Image(ct(1), affine()), first["image"])
+    second["image"] = str(tmp_path / "plain.nii")
+    write(second["image"], ct(2))
+    assert check_dataset(good, SPACING).warnings == []
+
+
+def test_modality_other_than_ct_has_no_hu(good):
+    for number, case in enumerate([*good.training, *good.validation, *good.test]):
+        write(case["image"], ct(number) + 1000)
+    assert check_dataset(replace(good, modality="MRI"), SPACING).warnings == []
+
+
+def test_cache_estimate_follows_the_axes_of_the_file(good):
+    # The file's axes are superior, right, anterior: 2, 1.5 and 1.5 mm; 16 voxels span 30, 22.5 and 22.5 mm.
+    turned = np.array([[0, 1.5, 0, 0], [0, 0, 1.5, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+    for case in [*good.training, *good.validation]:
+        write(case["image"], ct(int(case["name"][-1])), turned)
+        write(case["label"], organs(), turned)
+    report = check_dataset(good, (4.5, 4.5, 10.0))
+    assert report.orientations == {"SRA": 3, "RAS": 1}
+    assert report.cache_bytes == 3 * 3 * (6 * 6 * 4)  # cases, bytes a voxel, voxels; the test image is not cached
+
+
+def test_cache_beyond_memory_warns(good, monkeypatch):
+    monkeypatch.setattr(dataset_checks, "available_memory", lambda: 1000)
+    assert "may not fit into memory" in str(check_dataset(good, SPACING))
+
+
+def test_one_list_for_training_and_validation_is_a_trial_and_warns(good):
+    trial = Dataset(good.classes, good.modality, good.training, list(good.training), [])
+    report = check_dataset(trial, (1.5, 1.5, 2.0))
+    assert report.warnings == ["validation cases are the training cases: their Dice says nothing about other scans"]
+    assert report.cases == {"training": 2, "validation": 2}
