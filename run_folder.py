@@ -1,15 +1,26 @@
-"""The folder of a run and all that is written to it."""
+"""The folder of a run: its only writer, and all that it takes to go on with a run where it stopped.
+
+What step k trains on is a function of the seed and k (``ssl_helpers.training_batch``), so nothing about the data path
+needs saving: the state of a run is the number of its last step, model, optimizer, history and the seconds that it took.
+Every file is replaced whole, so a kill at any moment leaves the last state or the one before.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import pickle
 import platform
+import shutil
+import signal
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO
 
 import monai
 import nibabel as nib
@@ -20,49 +31,131 @@ from torch.utils.tensorboard import SummaryWriter
 from atomic_files import replacing
 from evaluation import dice_per_organ, mean_dice, organ_means
 from hardware import Hardware
-from user_errors import InputError
+from swinunetr_weights import save_weights
+from user_errors import InputError, TrainingStopped
 
-if TYPE_CHECKING:
-    from ssl_helpers import Dataset, Recipe
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+MOST_SECONDS = 60  # between two states, however slow saving is
+_locks: dict[Path, IO] = {}  # kept open while this process lives, so that a cell can be run again
 
 
 class RunFolder:
-    """Write what a run leaves behind: ``metrics.csv``, ``best_model.pth``, ``summary.json`` and TensorBoard events.
+    """Keep a run in ``logdir``: state, ``metrics.csv``, ``best_model.pth``, ``summary.json``, TensorBoard events.
+
+    ``settings`` is what decides the result (recipe, seed, split, weights): plain values, compared with those of the
+    state found. With ``resume`` False a folder that holds a run is refused. ``save_every`` is in seconds: states
+    are saved less often where saving would take over 2% of the time, but at least once a minute.
 
     Raises:
-        InputError: the folder can't be written to, or holds another run.
+        InputError: the folder can't be written to, is in use, or holds a run of other settings or no usable state.
     """
 
-    def __init__(self, logdir: str | Path, organs: tuple[str, ...]) -> None:
+    def __init__(
+        self, logdir: str | Path, organs: tuple[str, ...], settings: dict, resume: bool = True, save_every: float = 15
+    ) -> None:
         self.path = Path(logdir).expanduser()
         self.organs = organs
+        self.save_every = save_every
+        self.settings = json.loads(json.dumps(settings))  # as it will be when read back: tuples become lists
+        self.losses: list[float] = []  # of the steps since the last validation
         self.history: list[dict[str, float]] = []  # one row a validation, as in metrics.csv
-        if (self.path / "metrics.csv").exists():
-            raise InputError(f"logdir: '{self.path}' holds a finished run. Choose another folder; nothing was changed.")
+        self.step, self.seconds_before, self.started = 0, 0.0, time.monotonic()
+        self._stop_asked, self._saved_at, self._save_took = False, time.monotonic(), 0.0
+        self._open()
+        self._state = self._find_state(resume)
+        self.events = SummaryWriter(self.path, purge_step=self.step + 1)
+
+    def _open(self) -> None:
+        """Make the folder, see that it can be written to, and hold its lock for the life of this process."""
         try:
-            with replacing(self.path / "metrics.csv") as temporary:
-                temporary.touch()
-            (self.path / "metrics.csv").unlink()
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = _locks.get(self.path.resolve()) or open(self.path / ".lock", "w")  # noqa: SIM115
         except OSError as error:
             raise InputError(f"logdir: '{self.path}' can't be written to ({error}). Choose another folder.") from None
-        self.started = time.monotonic()
-        self.events = SummaryWriter(self.path)
+        if fcntl and self.path.resolve() not in _locks:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"logdir: '{self.path}' is in use by another run. Wait for its end, or choose another folder."
+                ) from None
+            except OSError:
+                pass  # a file system without locks, such as a mounted Drive
+        _locks[self.path.resolve()] = lock
 
-    @property
-    def best(self) -> dict[str, float]:
-        """Return the row of the best mean Dice so far."""
-        return max(self.history, key=lambda row: row["mean_dice"])
+    # ------------------------------------------------------------------------------------------------ going on
 
-    @property
-    def best_dice(self) -> float:
-        """Return the best mean Dice so far, 0 before the first validation."""
-        return self.best["mean_dice"] if self.history else 0.0
+    def _find_state(self, resume: bool) -> dict | None:
+        """Return the newest whole state, if there is one, after checking that it is of the same run."""
+        files = [file for file in (self.path / "state.pt", self.path / "state.previous.pt") if file.exists()]
+        if not files and (self.path / "metrics.csv").exists():
+            raise InputError(
+                f"logdir: '{self.path}' holds results without a state to go on from. Choose another folder."
+            )
+        if files and not resume:
+            raise InputError(f"logdir: '{self.path}' holds a run. Choose another folder, or set resume to True.")
+        for file in files:
+            try:
+                state = _read_state(file)
+            except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+                print(f"{file} is damaged ({error}); using the state before it.")
+                continue
+            self._compare(state["settings"])
+            self.step, self.seconds_before = state["step"], state["seconds"]
+            self.losses, self.history = state["losses"], state["history"]
+            return state
+        if files:
+            raise InputError(f"logdir: no state in '{self.path}' can be read. Move the folder away to start afresh.")
+        return None
 
-    def record(self, step: int, train_loss: float, counts: np.ndarray) -> bool:
+    def _compare(self, before: dict) -> None:
+        then, now = _flat(before), _flat(self.settings)
+        if changed := [key for key in then | now if then.get(key) != now.get(key)]:
+            lines = [f"  {key}: {then.get(key)} in the folder, {now.get(key)} now" for key in changed]
+            raise InputError(
+                f"logdir: '{self.path}' holds a run with other settings:\n" + "\n".join(lines) + "\n"
+                "Set them back to go on with that run, or choose another folder for a new one."
+            )
+
+    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Load the state found, if any, into model and optimizer, and return the number of its last step (0: none)."""
+        if self._state is not None:
+            model.load_state_dict(self._state["model"])
+            optimizer.load_state_dict(self._state["optimizer"])
+            torch.set_rng_state(self._state["rng"])
+            print(f"Going on after step {self.step} of the run in '{self.path}'.")
+        self._state = None  # its tensors are in use now, or were never there
+        return self.step
+
+    # ------------------------------------------------------------------------------------------- while training
+
+    @contextmanager
+    def stopping_cleanly(self) -> Iterator[None]:
+        """Turn a first Ctrl-C or SIGTERM into a stop after the step under way; a second one stops at once."""
+
+        def ask(number: int, frame: object) -> None:
+            print("Stopping after this step; interrupt again to stop at once.", flush=True)
+            self._stop_asked = True
+            signal.signal(number, before[number])
+
+        self._stop_asked, self._saved_at = False, time.monotonic()
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def record(self, step: int, counts: np.ndarray) -> bool:
         """Add one validation, confusion matrices (cases, classes, classes); return whether it is the best so far."""
         dice = dice_per_organ(counts)
-        row = {"step": step, "train_loss": train_loss, "mean_dice": mean_dice(dice)}
+        row = {"step": step, "train_loss": float(np.mean(self.losses)), "mean_dice": mean_dice(dice)}
         row |= dict(zip(self.organs, organ_means(dice).tolist(), strict=True))
+        self.losses = []
         self.history.append(row)
         with replacing(self.path / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, row)
@@ -73,9 +166,69 @@ class RunFolder:
                 self.events.add_scalar(name if name in ("train_loss", "mean_dice") else f"dice/{name}", value, step)
         return row is self.best
 
-    def write_summary(
-        self, recipe: Recipe, dataset: Dataset, hardware: Hardware, counts: np.ndarray, **settings: object
-    ) -> None:
+    def save_best(self, model: torch.nn.Module) -> None:
+        """Write ``best_model.pth``, which plain MONAI loads."""
+        save_weights(model, self.path / "best_model.pth")
+
+    def keep(self, step: int, last: bool, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write the state after ``step`` if it is time to, if it is the ``last``, or if a stop was asked for.
+
+        Raises:
+            TrainingStopped: a stop was asked for; the state is on disk.
+        """
+        self.step = step
+        interval = min(max(self.save_every, 50 * self._save_took), MOST_SECONDS)
+        due = time.monotonic() - self._saved_at > interval
+        if due or last or self._stop_asked:
+            self._save_state(model, optimizer)
+        if self._stop_asked:
+            raise TrainingStopped(f"Stopped after step {step}, which is saved. Run again with this logdir to go on.")
+
+    def _save_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        start = time.monotonic()
+        state = {
+            "step": self.step,
+            "settings": self.settings,
+            "losses": self.losses,
+            "history": self.history,
+            "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        current = self.path / "state.pt"
+        try:
+            with replacing(current) as temporary:
+                torch.save(state, temporary)
+                if current.exists():
+                    current.replace(self.path / "state.previous.pt")
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            free = shutil.disk_usage(self.path).free / 1e6
+            raise InputError(
+                f"logdir: the state after step {self.step} could not be written to '{self.path}', where {free:.0f} MB "
+                f"are free ({error}). The state before it is whole: make room and run again to go on."
+            ) from error
+        self._saved_at = time.monotonic()
+        self._save_took = self._saved_at - start
+
+    # --------------------------------------------------------------------------------------------- what came out
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds that the run has taken, those before a stop included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Return the row of the best mean Dice so far."""
+        return max(self.history, key=lambda row: np.nan_to_num(row["mean_dice"], nan=-1))
+
+    @property
+    def best_dice(self) -> float:
+        """Return the best mean Dice so far, 0 before the first validation."""
+        return self.best["mean_dice"] if self.history else 0.0
+
+    def write_summary(self, hardware: Hardware, counts: np.ndarray, **more: object) -> None:
         """Write ``summary.json``: what was run, on what, and how it ended; null is the Dice of an absent organ."""
         means = organ_means(dice_per_organ(counts))
         content = {
@@ -84,15 +237,44 @@ class RunFolder:
             "dice_per_organ": {
                 o: None if math.isnan(d) else d for o, d in zip(self.organs, means.tolist(), strict=True)
             },
-            "recipe": asdict(recipe),
-            "split": {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")},
-            **settings,
+            **self.settings,
+            **more,
             "hardware": {key: str(value) for key, value in asdict(hardware).items()},
             "versions": versions(),
-            "seconds": round(time.monotonic() - self.started, 1),
+            "seconds": round(self.seconds, 1),
         }
         with replacing(self.path / "summary.json") as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def require_finite(loss: float, model: torch.nn.Module, step: int, case: str) -> None:
+    """Stop the run before a broken step reaches the weights.
+
+    Raises:
+        TrainingStopped: the loss or a gradient is NaN or infinite, naming step and case.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingStopped(
+            f"Step {step} on case '{case}' gave a loss of {loss} and a gradient of norm {norm}. The last saved state "
+            "is from before it. Look at that case's intensities and labels; if they are right, lower learning_rate and "
+            "start in another logdir."
+        )
+
+
+def _flat(settings: dict) -> dict:
+    """Return settings with those of inner dictionaries lifted up: no two of them share a name."""
+    inner = [_flat(value) for value in settings.values() if isinstance(value, dict)]
+    return {key: value for part in [settings, *inner] for key, value in part.items() if not isinstance(value, dict)}
+
+
+def _read_state(file: Path) -> dict:
+    """Read a state without running code; torch does not compare the checksums that it writes, so this does."""
+    with zipfile.ZipFile(file) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def versions() -> dict[str, str]:

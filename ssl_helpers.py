@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from monai.transforms import (
 from tqdm.auto import tqdm
 
 import ct_phantoms
+from dataset_checks import check_dataset
 from evaluation import confusion_matrix, dice_per_organ, evaluate, mean_dice
 from swinunetr_weights import LoadReport, build_swinunetr, load_pretrained
 from user_errors import InputError
@@ -44,6 +45,7 @@ from user_errors import InputError
 __all__ = [
     "LoadReport",
     "build_swinunetr",
+    "check_dataset",
     "confusion_matrix",
     "dice_per_organ",
     "evaluate",
@@ -175,21 +177,13 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
     ``RawData/Training``.
 
     Raises:
-        InputError: the JSON is missing or malformed, the folder is missing, or labelled files are (all are named).
+        InputError: the JSON is missing or malformed, or the folder is missing. The files are :func:`check_dataset`'s.
     """
     content, classes = _read_datalist(Path(json_path))
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise InputError(f"data_root: no folder at '{root}'. Give the folder that holds imagesTr/ or RawData/.")
     sections = {name: [_locate(entry, root) for entry in content.get(name, [])] for name in SECTIONS}
-    files = [e[key] for name in ("training", "validation") for e in sections[name] for key in ("image", "label")]
-    missing = [file for file in files if not Path(file).is_file()]
-    if missing:
-        shown = "\n  ".join(missing[:5] + [f"... and {len(missing) - 5} more"] * (len(missing) > 5))
-        raise InputError(
-            f"{len(missing)} of the {len(files)} files that '{json_path}' names are not under '{root}':\n  {shown}\n"
-            "Check data_root (the folder that holds imagesTr/ and labelsTr/, or RawData/) and the names in the JSON."
-        )
     sections["test"] = [entry for entry in sections["test"] if Path(entry["image"]).is_file()]
     return Dataset(classes, next(iter(content.get("modality", {"0": "CT"}).values())), **sections)
 
@@ -260,6 +254,18 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
         digits = "".join(filter(str.isdigit, case_name(entry["image"])))
         ct_phantoms.write_phantom(int(digits or 0), root / entry["image"], root / entry["label"])
     return root
+
+
+def run_settings(recipe: Recipe, dataset: Dataset, seed: int, checkpoint: str) -> dict:
+    """Return what decides the result of a run, as plain values, for :class:`run_folder.RunFolder` to compare."""
+    split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
+    return {
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "split": split,
+        "classes": dataset.classes,
+        "pretrained_checkpoint": Path(checkpoint).name,
+    }
 
 
 def preprocessing(recipe: Recipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:

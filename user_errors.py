@@ -1,11 +1,16 @@
 """Errors that the reader can mend: Jupyter and papermill show the message alone, not a page of traceback."""
 
 
-class InputError(ValueError):
-    """Refuse a parameter, a file or a folder; the message says what was expected, what was found and what to do.
-
-    IPython calls ``_render_traceback_`` on an exception that has it, and papermill prints what IPython shows.
-    """
+class ShortError(Exception):
+    """Show only the message: IPython calls ``_render_traceback_`` if there is one, and papermill prints its result."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(ShortError, ValueError):
+    """Refuse a parameter, a file or a folder; the message says what was expected, what was found and what to do."""
+
+
+class TrainingStopped(ShortError, RuntimeError):
+    """End a run before its last step, on a signal or because its numbers broke; the last good state is on disk."""

@@ -14,12 +14,15 @@ from conftest import PROJECT
 from monai.networks.nets import SwinUNETR
 from papermill import inspect_notebook
 
+from benchmarks import kill_and_resume
+
 NOTEBOOK = PROJECT / "swinunetr_finetune.ipynb"
 # What a user of BTCV sets, and what the README and other tools rely on.
 PARAMETERS = {
     *("data_root", "json_path", "pretrained_checkpoint", "logdir"),
     *("max_steps", "eval_every", "learning_rate", "crops_per_volume", "seed"),
 }
+SHORT = {"max_steps": 4, "eval_every": 3}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def papermill(output, **parameters) -> subprocess.CompletedProcess:
 def demo(tmp_path_factory):
     """Run a short demo: all that the full one does, without the steps that would make it good."""
     folder = tmp_path_factory.mktemp("demo")
-    done = papermill(folder / "demo.ipynb", logdir=folder / "run", max_steps=4, eval_every=3)
+    done = papermill(folder / "demo.ipynb", logdir=folder / "run", **SHORT)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -79,7 +82,7 @@ def test_demo_leaves_what_the_readme_lists(demo):
     assert summary["recipe"]["max_steps"] == 4 and len(summary["dice_per_organ"]) == 13
     assert (run / "dice_curve.png").stat().st_size > 10_000
     assert list(run.glob("events.out.tfevents*"))
-    assert {f.name for f in run.iterdir() if f.name.startswith(".")} == set()  # no temporary file is left
+    assert {f.name for f in run.iterdir() if f.name.startswith(".")} == {".lock"}  # no temporary file is left
 
 
 def test_best_model_loads_into_monai_s_network(demo):
@@ -105,6 +108,24 @@ def test_demo_notebook_shows_pictures_and_says_that_it_is_synthetic(demo):
     assert "Warning" not in text
 
 
+def test_a_finished_run_shows_its_results_and_does_not_train_again(demo):
+    state = (demo / "run/state.pt").read_bytes()
+    done = papermill(demo / "again.ipynb", logdir=demo / "run", **SHORT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (demo / "run/state.pt").read_bytes() == state
+    assert "Going on after step 4" in (demo / "again.ipynb").read_text()
+
+
+def test_a_killed_run_goes_on_to_the_very_same_result(demo, tmp_path):
+    parameters = SHORT | {"save_every": 0}
+    process = kill_and_resume.start(tmp_path / "run", parameters)
+    kill_and_resume.wait_for(tmp_path / "run/state.pt", process)
+    assert process.poll() is None
+    kill_and_resume.kill(process)
+    kill_and_resume.finish(tmp_path / "run", parameters)
+    assert kill_and_resume.differences(demo / "run", tmp_path / "run") == []
+
+
 def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_path):
     json_path, root = small_data
     weights = SwinUNETR(in_channels=1, out_channels=5, feature_size=12).state_dict()
@@ -127,6 +148,7 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ({"json_path": "json_files/none.json"}, "json_path: no file at 'json_files/none.json'"),
         ({"data_root": "/nowhere"}, "data_root: no folder at '/nowhere'"),
         ({"crop_size": 40}, "crop_size: expected"),
     ],

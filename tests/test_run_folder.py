@@ -1,15 +1,29 @@
-"""What a run writes, and what it must not overwrite."""
+"""What a run writes, how it goes on after a stop, and what it must not overwrite."""
 
 import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SMALL
+import torch
+from conftest import PROJECT, SMALL
 
 from hardware import find_hardware
-from run_folder import RunFolder
-from ssl_helpers import read_dataset
-from user_errors import InputError
+from run_folder import RunFolder, require_finite
+from ssl_helpers import read_dataset, run_settings
+from user_errors import InputError, TrainingStopped
+
+SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4}, "seed": 0}
+
+
+def open_run(folder, organs=("left box", "right box"), settings=SETTINGS, **options) -> RunFolder:
+    return RunFolder(folder, organs, settings, **options)
 
 
 def counts_with_dice(first: int, second: int) -> np.ndarray:
@@ -17,10 +31,31 @@ def counts_with_dice(first: int, second: int) -> np.ndarray:
     return np.array([[[80, 0, 0], [10 - first, first, 0], [10 - second, 0, second]]])
 
 
-def test_run_folder_writes_metrics_and_knows_the_best(tmp_path):
-    run = RunFolder(tmp_path / "run", ("left box", "right box"))
-    assert run.record(10, 2.0, counts_with_dice(5, 10))
-    assert not run.record(20, 1.0, counts_with_dice(5, 5))
+def network(seed=0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def train_step(model, optimizer, step) -> float:
+    """Train on data that follow from the step alone, as the notebook does."""
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+    loss = model(x).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+# ------------------------------------------------------------------------------------------------------ what it writes
+
+
+def test_metrics_are_written_and_the_best_is_known(tmp_path):
+    run = open_run(tmp_path / "run")
+    run.losses = [1.0, 3.0]
+    assert run.record(10, counts_with_dice(5, 10))
+    run.losses = [1.0]
+    assert not run.record(20, counts_with_dice(5, 5))
     lines = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert lines[0] == "step,train_loss,mean_dice,left box,right box"
     assert [float(v) for v in lines[1].split(",")] == pytest.approx([10, 2.0, (2 / 3 + 1) / 2, 2 / 3, 1])
@@ -30,25 +65,158 @@ def test_run_folder_writes_metrics_and_knows_the_best(tmp_path):
 
 def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_path):
     dataset = read_dataset(*small_data)
-    run = RunFolder(tmp_path / "run", dataset.organs)
+    run = open_run(tmp_path / "run", dataset.organs, run_settings(SMALL, dataset, 0, "weights/a.pth"))
     counts = np.array([[[90, 0, 0], [0, 10, 0], [0, 0, 0]]])
-    run.record(1, 1.0, counts)
-    run.write_summary(SMALL, dataset, find_hardware(), counts, seed=0)
-    text = (tmp_path / "run/summary.json").read_text()
-    summary = json.loads(text, parse_constant=pytest.fail)
+    run.losses = [1.0]
+    run.record(1, counts)
+    run.write_summary(find_hardware(), counts, data_root="here")
+    summary = json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["dice_per_organ"] == {"left box": 1.0, "right box": None}
     assert summary["split"] == {"training": ["img0001", "img0002"], "validation": ["img0003"]}
-    assert {"recipe", "seed", "versions", "hardware", "best_step", "best_mean_dice", "seconds"} <= set(summary)
+    assert summary["recipe"]["crop_size"] == [64, 64, 64] and summary["pretrained_checkpoint"] == "a.pth"
+    assert {"seed", "versions", "hardware", "best_step", "best_mean_dice", "seconds", "data_root"} <= set(summary)
 
 
-def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path):
+# ------------------------------------------------------------------------------------------------------------ going on
+
+
+def run_steps(folder, until, stop_at=None, save_every=1e9):
+    """Train up to step ``until`` as the notebook does; a stop is asked for in step ``stop_at``."""
+    run = open_run(folder, save_every=save_every)
+    model, optimizer = network()
+    first = run.restore(model, optimizer)
+    with run.stopping_cleanly():
+        for step in range(first + 1, until + 1):
+            if step == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            run.losses.append(train_step(model, optimizer, step))
+            if step % 4 == 0:
+                run.record(step, counts_with_dice(step % 10, 5))
+            run.keep(step, step == until, model, optimizer)
+    return run, model
+
+
+def test_a_run_stopped_and_resumed_ends_as_if_it_had_not_been(tmp_path):
+    whole, expected = run_steps(tmp_path / "whole", 10)
+    with pytest.raises(TrainingStopped, match="after step 6"):
+        run_steps(tmp_path / "stopped", 10, stop_at=6)
+    resumed, model = run_steps(tmp_path / "stopped", 10)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert resumed.history == whole.history and resumed.losses == whole.losses
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "stopped/metrics.csv").read_bytes()
+
+
+def test_the_handlers_are_put_back_after_training(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run_steps(tmp_path, 1)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_finished_run_does_not_train_again(tmp_path):
+    run_steps(tmp_path, 10)
+    run = open_run(tmp_path)
+    assert run.restore(*network()) == 10 and run.best_dice > 0
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one bit", "emptied", "a page"])
+def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, capsys, damage):
+    run_steps(tmp_path, 3)
+    run_steps(tmp_path, 5)
+    state = tmp_path / "state.pt"
+    content = bytearray(state.read_bytes())
+    middle = content.index(b"model") if damage == "a page" else len(content) // 2
+    content[middle] ^= 1
+    state.write_bytes({"cut short": content[:-100], "one bit": content, "emptied": b"", "a page": b"<html>"}[damage])
+    run = open_run(tmp_path)
+    assert "state.pt is damaged" in capsys.readouterr().out
+    assert run.restore(*network()) == 3
+
+
+def test_without_any_usable_state_the_folder_is_refused(tmp_path):
+    run_steps(tmp_path, 3)
+    (tmp_path / "state.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="no state in"):
+        open_run(tmp_path)
+
+
+def test_a_kill_between_the_two_renames_leaves_the_state_before(tmp_path):
+    run_steps(tmp_path, 3)
+    (tmp_path / "state.pt").rename(tmp_path / "state.previous.pt")
+    assert open_run(tmp_path).restore(*network()) == 3
+
+
+def test_a_changed_recipe_is_refused_with_the_difference_and_two_ways_on(tmp_path):
+    run_steps(tmp_path, 3)
+    changed = {"recipe": {"max_steps": 20, "learning_rate": 1e-4}, "seed": 0}
+    with pytest.raises(
+        InputError, match="max_steps: 10 in the folder, 20 now(.|\n)*Set them back.*another folder"
+    ) as e:
+        open_run(tmp_path, settings=changed)
+    assert "learning_rate" not in str(e.value)
+
+
+def test_settings_survive_being_written_and_read(small_data, tmp_path):
+    dataset = read_dataset(*small_data)
+    for _ in range(2):  # tuples come back as lists, which must not look like a change
+        run = open_run(tmp_path, dataset.organs, run_settings(SMALL, dataset, 0, ""))
+        run.keep(1, True, *network())
+    with pytest.raises(InputError, match="learning_rate"):
+        open_run(tmp_path, settings=run_settings(replace(SMALL, learning_rate=0.5), dataset, 0, ""))
+
+
+# ---------------------------------------------------------------------------------------------- what it must not touch
+
+
+def test_a_folder_with_results_but_no_state_is_left_alone(tmp_path):
     (tmp_path / "metrics.csv").write_text("mine")
     with pytest.raises(InputError, match="logdir"):
-        RunFolder(tmp_path, ("a",))
-    assert [f.name for f in tmp_path.iterdir()] == ["metrics.csv"] and (tmp_path / "metrics.csv").read_text() == "mine"
+        open_run(tmp_path)
+    assert (tmp_path / "metrics.csv").read_text() == "mine"
+
+
+def test_without_resume_a_run_is_refused(tmp_path):
+    run_steps(tmp_path, 3)
+    with pytest.raises(InputError, match="resume"):
+        open_run(tmp_path, resume=False)
 
 
 def test_an_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="logdir.*can't be written"):
-        RunFolder(tmp_path / "file", ("a",))
+        open_run(tmp_path / "file")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    open_run(tmp_path)
+    code = f"from run_folder import RunFolder; RunFolder({str(tmp_path)!r}, ('a',), {{}})"
+    other = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert other.returncode != 0 and "is in use by another run" in other.stderr
+
+
+def test_a_disk_that_fills_up_leaves_the_state_before(tmp_path):
+    run, model = run_steps(tmp_path, 3)
+    before = (tmp_path / "state.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(InputError, match="after step 4 could not be written.*make room"):
+            run.keep(4, True, *network())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert not [file for file in tmp_path.iterdir() if file.name.endswith("state.pt") and file.name != "state.pt"]
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(("loss", "gradient"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))])
+def test_a_broken_step_stops_before_it_reaches_the_weights(loss, gradient):
+    model, _ = network()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, gradient)
+    with pytest.raises(TrainingStopped, match="Step 7 on case 'img0003'"):
+        require_finite(loss, model, 7, "img0003")
+
+
+def test_a_sound_step_passes():
+    model, optimizer = network()
+    require_finite(train_step(model, optimizer, 1), model, 1, "img0001")
