@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,28 @@ def evaluating(model: torch.nn.Module):
 
 
 def predict(model: torch.nn.Module, image: torch.Tensor, recipe: Recipe, hardware: Hardware) -> torch.Tensor:
-    """Return the logits (classes, X, Y, Z), float32, of one image (1, X, Y, Z) on the training grid."""
-    inferer = SlidingWindowInferer(recipe.crop_size, recipe.windows_per_batch, recipe.overlap)
-    batch = torch.as_tensor(image).as_subclass(torch.Tensor)[None].to(hardware.device, torch.float32)
+    """Return the logits (classes, X, Y, Z), float32, of one image (1, X, Y, Z) on the training grid.
+
+    Where the volume's logits don't fit on the GPU beside the network, they are put together in the CPU's memory.
+    """
+    batch = torch.as_tensor(image).as_subclass(torch.Tensor)[None].float()
+    try:
+        return _slide(model, batch.to(hardware.device), recipe, hardware, stitch_on=hardware.device)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return _slide(model, batch, replace(recipe, windows_per_batch=1), hardware, stitch_on=torch.device("cpu"))
+
+
+def _slide(
+    model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware, stitch_on: torch.device
+) -> torch.Tensor:
+    inferer = SlidingWindowInferer(
+        recipe.crop_size,
+        recipe.windows_per_batch,
+        recipe.overlap,
+        sw_device=hardware.device,
+        device=stitch_on,
+    )
     with evaluating(model), hardware.autocast():
         return inferer(batch, model)[0].float()
 
@@ -94,13 +114,16 @@ def describe_dice(counts: np.ndarray, organs: tuple[str, ...]) -> str:
 
 
 def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware: Hardware) -> np.ndarray:
-    """Return the confusion matrices (cases, classes, classes) of the model on labelled cases, on the training grid."""
-    counts = []
-    for case in tqdm(cases, desc="Validating", leave=False):
-        logits = predict(model, case["image"], recipe, hardware)
-        truth = case["label"].as_tensor()[0].to(logits.device)
-        counts.append(confusion_matrix(logits.argmax(0), truth, len(logits)))
-    return np.stack(counts)
+    """Return the confusion matrices (cases, classes, classes) of the model on labelled cases, on the training grid.
+
+    Several ranks share the cases, and each gets all matrices.
+    """
+    own = []
+    for number in tqdm(hardware.share(range(len(cases))), desc="Validating", leave=False, disable=hardware.rank > 0):
+        logits = predict(model, cases[number]["image"], recipe, hardware)
+        truth = cases[number]["label"].as_tensor()[0].to(logits.device)
+        own.append((number, confusion_matrix(logits.argmax(0), truth, len(logits))))
+    return np.stack([counts for _, counts in sorted(hardware.gather(own), key=lambda pair: pair[0])])
 
 
 def to_source_grid(logits: torch.Tensor, image: torch.Tensor) -> np.ndarray:

@@ -1,34 +1,88 @@
-"""What a run computes on: device and precision, found out once and passed on."""
+"""What a run computes on: device, precision and the processes that train together, found out once and passed on."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Hold what the run computes on, found out once; ``autocast_dtype`` None means plain float32."""
+    """Hold what the run computes on; ``autocast_dtype`` None means plain float32.
+
+    Under ``torchrun`` there are ``ranks`` such processes, of which this is number ``rank``; else it is alone.
+    """
 
     device: torch.device
     autocast_dtype: torch.dtype | None
     name: str
+    rank: int = 0
+    ranks: int = 1
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the network runs; the loss stays outside it, in float32."""
         dtype = self.autocast_dtype or torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.autocast_dtype is not None)
 
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return what keeps float16 gradients from vanishing; for any other precision it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return this rank's part of the items: every item is in the part of one rank."""
+        return items[self.rank :: self.ranks]
+
+    def sample_number(self, step: int) -> int:
+        """Return which volume of the run's sequence, from 1, this rank trains on in ``step``: the ranks take turns."""
+        return (step - 1) * self.ranks + self.rank + 1
+
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over the ranks; every rank must call it."""
+        if self.ranks == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        return float(total) / self.ranks
+
+    def gather(self, items: list[T]) -> list[T]:
+        """Return the lists of all ranks joined, in order of the ranks; every rank must call it."""
+        if self.ranks == 1:
+            return items
+        lists: list[list[T]] = [[] for _ in range(self.ranks)]
+        distributed.all_gather_object(lists, items)
+        return [item for part in lists for item in part]
+
 
 def find_hardware() -> Hardware:
-    """Return the GPU if there is one, else the CPU, with bfloat16 where the hardware computes in it."""
-    if torch.cuda.is_available():
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-        return Hardware(torch.device("cuda"), dtype, torch.cuda.get_device_name())
+    """Return the GPU if there is one, else the CPU, and join the other processes if ``torchrun`` started several.
+
+    bfloat16 where the hardware computes in it; float16 on older GPUs, such as Colab's T4; else float32.
+    """
+    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if ranks > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
+    if on_gpu:
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return Hardware(torch.device("cuda"), dtype, torch.cuda.get_device_name(), rank, ranks)
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Hardware(torch.device("cpu"), torch.bfloat16 if has_bf16 else None, f"{os.cpu_count()} CPU cores")
+    dtype = torch.bfloat16 if has_bf16 else None
+    return Hardware(torch.device("cpu"), dtype, f"{os.cpu_count()} CPU cores", rank, ranks)
+
+
+def parallel(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module:
+    """Return the network to call in training: with several ranks, one that averages its gradients over them."""
+    return DistributedDataParallel(model) if hardware.ranks > 1 else model
 
 
 def place_network(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module:
@@ -36,7 +90,7 @@ def place_network(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module
 
     On a CPU in bfloat16 the bottleneck block stays in float32: there a crop of 64 voxels is 2 voxels wide, and oneDNN's
     bfloat16 weight gradient of a 3x3x3 convolution on so few reads memory that it never wrote (seen with PyTorch 2.13
-    on AVX512-BF16: NaN or 1e38 every few steps). ``tests/test_ssl_helpers.py`` holds the case.
+    on AVX512-BF16: NaN or 1e38 every few steps). ``tests/test_hardware.py`` holds the case.
     """
     if hardware.device.type == "cpu" and hardware.autocast_dtype is torch.bfloat16:
         block = model.encoder10

@@ -26,6 +26,7 @@ import monai
 import nibabel as nib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from atomic_files import replacing
@@ -55,19 +56,34 @@ class RunFolder:
     """
 
     def __init__(
-        self, logdir: str | Path, organs: tuple[str, ...], settings: dict, resume: bool = True, save_every: float = 15
+        self,
+        logdir: str | Path,
+        organs: tuple[str, ...],
+        settings: dict,
+        hardware: Hardware,
+        resume: bool = True,
+        save_every: float = 15,
     ) -> None:
         self.path = Path(logdir).expanduser()
         self.organs = organs
+        self.hardware = hardware
+        self.writes = hardware.rank == 0
         self.save_every = save_every
-        self.settings = json.loads(json.dumps(settings))  # as it will be when read back: tuples become lists
+        self.settings = json.loads(
+            json.dumps(settings | {"ranks": hardware.ranks})
+        )  # as it will be when read back: tuples become lists
         self.losses: list[float] = []  # of the steps since the last validation
         self.history: list[dict[str, float]] = []  # one row a validation, as in metrics.csv
         self.step, self.seconds_before, self.started = 0, 0.0, time.monotonic()
         self._stop_asked, self._saved_at, self._save_took = False, time.monotonic(), 0.0
-        self._open()
+        if not str(logdir):
+            raise InputError("logdir: expected the name of a folder, found an empty one.")
+        if not isinstance(save_every, int | float) or save_every < 0:
+            raise InputError(f"save_every: expected seconds, 0 or more, found {save_every!r}.")
+        if self.writes:
+            self._open()
         self._state = self._find_state(resume)
-        self.events = SummaryWriter(self.path, purge_step=self.step + 1)
+        self.events = SummaryWriter(self.path, purge_step=self.step + 1) if self.writes else None
 
     def _open(self) -> None:
         """Make the folder, see that it can be written to, and hold its lock for the life of this process."""
@@ -121,14 +137,19 @@ class RunFolder:
                 "Set them back to go on with that run, or choose another folder for a new one."
             )
 
-    def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Load the state found, if any, into model and optimizer, and return the number of its last step (0: none)."""
+    def restore(self, **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler) -> int:
+        """Load the state found, if any, into all that has one, and return the number of its last step (0: none).
+
+        ``parts`` are model, optimizer and scaler, by the names under which :meth:`keep` gets them.
+        """
         if self._state is not None:
-            model.load_state_dict(self._state["model"])
-            optimizer.load_state_dict(self._state["optimizer"])
+            for name, part in parts.items():
+                if state := self._state[name]:  # a scaler that is switched off has an empty one
+                    part.load_state_dict(state)
             torch.set_rng_state(self._state["rng"])
             print(f"Going on after step {self.step} of the run in '{self.path}'.")
         self._state = None  # its tensors are in use now, or were never there
+        self.hardware.gather([])  # no rank writes a new state before all have read this one
         return self.step
 
     # ------------------------------------------------------------------------------------------- while training
@@ -146,6 +167,11 @@ class RunFolder:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except torch.OutOfMemoryError as error:
+            raise TrainingStopped(
+                "The GPU's memory is full. Lower crops_per_volume, then crop_size, and start in another logdir; "
+                f"or free the GPU of other work and run again to go on. ({str(error).splitlines()[0]})"
+            ) from error
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -157,34 +183,42 @@ class RunFolder:
         row |= dict(zip(self.organs, organ_means(dice).tolist(), strict=True))
         self.losses = []
         self.history.append(row)
+        if self.writes:
+            self._write_metrics(row)
+        return row is self.best
+
+    def _write_metrics(self, row: dict[str, float]) -> None:
+        """Write all validations to ``metrics.csv``, and the last one to TensorBoard."""
         with replacing(self.path / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, row)
             writer.writeheader()
             writer.writerows(self.history)
         for name, value in row.items():
             if name != "step":
-                self.events.add_scalar(name if name in ("train_loss", "mean_dice") else f"dice/{name}", value, step)
-        return row is self.best
+                tag = name if name in ("train_loss", "mean_dice") else f"dice/{name}"
+                self.events.add_scalar(tag, value, row["step"])
 
     def save_best(self, model: torch.nn.Module) -> None:
         """Write ``best_model.pth``, which plain MONAI loads."""
-        save_weights(model, self.path / "best_model.pth")
+        if self.writes:
+            save_weights(model, self.path / "best_model.pth")
 
-    def keep(self, step: int, last: bool, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state after ``step`` if it is time to, if it is the ``last``, or if a stop was asked for.
+    def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
+        """Write the state of ``parts`` after ``step`` if it is time to, if it is the last, or if a stop was asked for.
 
         Raises:
             TrainingStopped: a stop was asked for; the state is on disk.
         """
         self.step = step
+        stop = self.hardware.mean(self._stop_asked) > 0  # of any rank
         interval = min(max(self.save_every, 50 * self._save_took), MOST_SECONDS)
         due = time.monotonic() - self._saved_at > interval
-        if due or last or self._stop_asked:
-            self._save_state(model, optimizer)
-        if self._stop_asked:
+        if self.writes and (due or last or stop):
+            self._save_state(parts)
+        if stop:
             raise TrainingStopped(f"Stopped after step {step}, which is saved. Run again with this logdir to go on.")
 
-    def _save_state(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _save_state(self, parts: dict) -> None:
         start = time.monotonic()
         state = {
             "step": self.step,
@@ -193,8 +227,7 @@ class RunFolder:
             "history": self.history,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            **{name: part.state_dict() for name, part in parts.items()},
         }
         current = self.path / "state.pt"
         try:
@@ -228,8 +261,17 @@ class RunFolder:
         """Return the best mean Dice so far, 0 before the first validation."""
         return self.best["mean_dice"] if self.history else 0.0
 
-    def write_summary(self, hardware: Hardware, counts: np.ndarray, **more: object) -> None:
+    def add_figure(self, figure: Figure, name: str) -> None:
+        """Write a figure as ``<name>.png``, and to TensorBoard at the last step."""
+        if self.writes:
+            with replacing(self.path / f"{name}.png") as temporary:
+                figure.savefig(temporary, dpi=150)
+            self.events.add_figure(name, figure, self.step, close=False)
+
+    def write_summary(self, counts: np.ndarray, **more: object) -> None:
         """Write ``summary.json``: what was run, on what, and how it ended; null is the Dice of an absent organ."""
+        if not self.writes:
+            return
         means = organ_means(dice_per_organ(counts))
         content = {
             "best_step": self.best["step"],
@@ -239,7 +281,7 @@ class RunFolder:
             },
             **self.settings,
             **more,
-            "hardware": {key: str(value) for key, value in asdict(hardware).items()},
+            "hardware": {key: str(value) for key, value in asdict(self.hardware).items()},
             "versions": versions(),
             "seconds": round(self.seconds, 1),
         }
@@ -247,13 +289,15 @@ class RunFolder:
             temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def require_finite(loss: float, model: torch.nn.Module, step: int, case: str) -> None:
+def require_finite(loss: float, model: torch.nn.Module, step: int, case: str, scaled: bool = False) -> None:
     """Stop the run before a broken step reaches the weights.
+
+    ``scaled``: the gradients are float16's, and a scaler skips those steps that overflow; only the loss is looked at.
 
     Raises:
         TrainingStopped: the loss or a gradient is NaN or infinite, naming step and case.
     """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [] if scaled else [p.grad for p in model.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingStopped(

@@ -7,16 +7,21 @@ What follows lives beside: ``swinunetr_weights``, ``evaluation``, ``run_folder``
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import logging
 import math
 import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import monai
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import (
     CastToTyped,
     Compose,
@@ -36,6 +41,7 @@ from monai.transforms import (
 from tqdm.auto import tqdm
 
 import ct_phantoms
+from atomic_files import replacing
 from dataset_checks import check_dataset
 from evaluation import confusion_matrix, dice_per_organ, evaluate, mean_dice
 from swinunetr_weights import LoadReport, build_swinunetr, load_pretrained
@@ -58,6 +64,9 @@ logging.getLogger("nibabel.global").setLevel(logging.ERROR)
 
 
 # ----------------------------------------------------------------------------------------------------------- recipe
+
+
+LEAST = {"max_steps": 1, "eval_every": 1, "crops_per_volume": 1, "windows_per_batch": 1, "seed": 0}
 
 
 @dataclass(frozen=True)
@@ -85,14 +94,15 @@ class Recipe:
     window_size: int = 7  # tokens along each edge of an attention window; a checkpoint overrides it
     overlap: float = 0.25  # of neighbouring windows in inference
     windows_per_batch: int = 4  # in inference
+    seed: int = 0  # decides initial weights, order of volumes, crops and augmentation
 
     def __post_init__(self) -> None:
         for name in ("crop_size", "spacing_mm"):  # one number stands for three
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,) * 3)
-        for name, least in (("max_steps", 0), ("eval_every", 1), ("crops_per_volume", 1), ("windows_per_batch", 1)):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
         if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < 1:
             raise InputError(f"learning_rate: expected a number between 0 and 1, found {self.learning_rate!r}.")
@@ -256,12 +266,12 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
     return root
 
 
-def run_settings(recipe: Recipe, dataset: Dataset, seed: int, checkpoint: str) -> dict:
+def run_settings(recipe: Recipe, dataset: Dataset, checkpoint: str) -> dict:
     """Return what decides the result of a run, as plain values, for :class:`run_folder.RunFolder` to compare."""
     split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
     return {
         "recipe": asdict(recipe),
-        "seed": seed,
+        "seed": recipe.seed,
         "split": split,
         "classes": dataset.classes,
         "pretrained_checkpoint": Path(checkpoint).name,
@@ -295,25 +305,96 @@ def preprocessing(recipe: Recipe, modality: str, keys: tuple[str, ...] = ("image
     )
 
 
-def prepare_cases(entries: list[dict[str, str]], transforms: Compose, description: str = "Preparing") -> list[dict]:
-    """Apply ``transforms`` once to every entry, in parallel, and return the results in order.
+def prepare_cases(
+    entries: list[dict[str, str]],
+    recipe: Recipe,
+    modality: str,
+    description: str = "Preparing cases",
+    cache_dir: str | Path | None = None,
+) -> list[dict]:
+    """Take every entry to the training grid once, in parallel, and return the cases in order.
+
+    A case holds ``name``, ``source`` (the image's file), ``image`` and, if labelled, ``label`` and the places where
+    crops may be centred. ``cache_dir`` keeps cases across runs, under a name made from the files' size and time, the
+    settings and the code that prepared them, so that a stale one is never found; None keeps nothing.
 
     Raises:
         InputError: a case could not be read or transformed, naming it.
     """
 
     def prepare(entry: dict[str, str]) -> dict:
-        try:
-            return transforms(entry)
-        except Exception as error:
-            cause = error.__cause__ or error
-            raise InputError(
-                f"Case '{entry['name']}' could not be prepared from '{entry['image']}' and '{entry.get('label')}': "
-                f"{type(cause).__name__}: {cause}. Replace the file, or take the case out of the JSON."
-            ) from error
+        file = Path(cache_dir, _cache_key(entry, recipe, modality) + ".pt") if cache_dir else None
+        parts = _read_cache(file) if file else None
+        if parts is None:
+            parts = _prepare(entry, recipe, modality)
+            if file:
+                _write_cache(parts, file)
+        volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
+        return parts | volumes | {"name": entry["name"], "source": entry["image"]}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(tqdm(pool.map(prepare, entries), total=len(entries), desc=description))
+
+
+def _prepare(entry: dict[str, str], recipe: Recipe, modality: str) -> dict:
+    """Apply the transforms and keep what later work needs, as plain tensors."""
+    keys = tuple(key for key in ("image", "label") if key in entry)
+    try:
+        case = preprocessing(recipe, modality, keys)(entry)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise InputError(
+            f"Case '{entry['name']}' could not be prepared from '{entry['image']}' and '{entry.get('label')}': "
+            f"{type(cause).__name__}: {cause}. Replace the file, or take the case out of the JSON."
+        ) from error
+    parts = {key: {"x": case[key].as_tensor().contiguous(), "affine": case[key].affine} for key in keys}
+    parts["image"]["meta"] = {  # where the scan's own voxels lie, for the way back
+        "original_affine": torch.as_tensor(case["image"].meta["original_affine"]),
+        "spatial_shape": [int(n) for n in case["image"].meta["spatial_shape"]],
+    }
+    return parts | (_crop_centres(parts["image"]["x"], parts["label"]["x"]) if "label" in parts else {})
+
+
+MOST_CENTRES = 2**16  # voxels of each kind to choose from; all of a BTCV case would take more memory than the case
+
+
+def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return flat indices (int32) of organ voxels and of other voxels in the body, at most MOST_CENTRES of each."""
+    centres = {}
+    for name, mask in (("organ_voxels", label > 0), ("other_voxels", (label == 0) & (image > 0))):
+        indices = mask.flatten().nonzero()[:, 0].int()
+        if len(indices) > MOST_CENTRES:
+            chosen = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:MOST_CENTRES]
+            indices = indices[chosen.sort().values]
+        centres[name] = indices
+    return centres
+
+
+def _cache_key(entry: dict[str, str], recipe: Recipe, modality: str) -> str:
+    """Return a name that changes with the files, the settings and the code that prepares them."""
+    files = [(key, os.path.realpath(entry[key]), os.stat(entry[key])) for key in ("image", "label") if key in entry]
+    stamps = [(key, path, stat.st_size, stat.st_mtime_ns) for key, path, stat in files]
+    settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality]
+    code = [inspect.getsource(function) for function in (preprocessing, _prepare, _crop_centres)]
+    versions = [monai.__version__, torch.__version__]
+    return hashlib.sha256(json.dumps([stamps, settings, code, versions]).encode()).hexdigest()[:32]
+
+
+def _read_cache(file: Path) -> dict | None:
+    """Read a prepared case; None if there is none, or none that can be read."""
+    try:
+        return torch.load(file, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError):
+        return None
+
+
+def _write_cache(parts: dict, file: Path) -> None:
+    """Keep a prepared case; where that fails the run goes on, since the next one can prepare the case again."""
+    try:
+        with replacing(file) as temporary:
+            torch.save(parts, temporary)
+    except (OSError, RuntimeError) as error:
+        tqdm.write(f"cache_dir: '{file.parent}' can't keep prepared cases ({error}).")
 
 
 def class_weights(cases: list[dict], classes: int, recipe: Recipe) -> torch.Tensor | None:
@@ -334,9 +415,13 @@ def augmentation(recipe: Recipe) -> Compose:
     return Compose(
         [
             RandCropByPosNegLabeld(
-                keys, "label", recipe.crop_size, num_samples=recipe.crops_per_volume, image_key="image"
+                keys,
+                "label",
+                recipe.crop_size,
+                num_samples=recipe.crops_per_volume,
+                fg_indices_key="organ_voxels",  # worked out once a case: searching the volume takes ten times as long
+                bg_indices_key="other_voxels",
             ),
-            CastToTyped("image", dtype=torch.float32),
             *(RandFlipd(keys, prob=recipe.flip_probability, spatial_axis=axis) for axis in range(3)),
             RandRotate90d(keys, prob=recipe.rotate_probability, max_k=3),
             RandShiftIntensityd("image", offsets=0.1, prob=recipe.shift_probability),
@@ -356,4 +441,4 @@ def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) ->
     augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
     crops = augment(case)
     images, labels = (torch.stack([crop[key].as_tensor() for crop in crops]) for key in ("image", "label"))
-    return images, labels, case["name"]
+    return images.float(), labels, case["name"]

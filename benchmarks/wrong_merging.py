@@ -19,7 +19,6 @@ from ssl_helpers import (
     class_weights,
     learning_rate_at,
     prepare_cases,
-    preprocessing,
     read_dataset,
     training_batch,
     write_phantoms,
@@ -49,7 +48,7 @@ def main() -> None:
     """Print the mean Dice of the same weights with the order that they were trained with, and with today's."""
     dataset = read_dataset(LIST, write_phantoms(LIST, "data/phantoms"))
     training, validation = (
-        prepare_cases(cases, preprocessing(DEMO, dataset.modality)) for cases in (dataset.training, dataset.validation)
+        prepare_cases(cases, DEMO, dataset.modality) for cases in (dataset.training, dataset.validation)
     )
     hardware, classes = find_hardware(), len(dataset.classes)
     build = {"feature_size": DEMO.feature_size, "window_size": DEMO.window_size}

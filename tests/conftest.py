@@ -47,4 +47,4 @@ def small_data(tmp_path: Path) -> tuple[Path, Path]:
 def prepared(small_data: tuple[Path, Path], recipe: helpers.Recipe = SMALL) -> tuple[helpers.Dataset, list[dict]]:
     """Return the data set and its training cases on the training grid."""
     dataset = helpers.read_dataset(*small_data)
-    return dataset, helpers.prepare_cases(dataset.training, helpers.preprocessing(recipe, dataset.modality))
+    return dataset, helpers.prepare_cases(dataset.training, recipe, dataset.modality)

@@ -12,7 +12,7 @@ from monai.networks.utils import one_hot
 
 import evaluation
 from hardware import find_hardware
-from ssl_helpers import prepare_cases, preprocessing
+from ssl_helpers import prepare_cases
 from user_errors import InputError
 
 
@@ -81,7 +81,7 @@ AFFINES = {
 def test_truth_taken_to_the_training_grid_and_back_lands_where_it_was(tmp_path, affine):
     names = write_case(tmp_path, 1, affine=affine)
     files = {key: str(tmp_path / file) for key, file in names.items()}
-    (case,) = prepare_cases([{"name": "c", **files}], preprocessing(SMALL, "CT"))
+    (case,) = prepare_cases([{"name": "c", **files}], SMALL, "CT")
     logits = one_hot(case["label"].as_tensor()[None].long(), 3)[0] * 20
     labels = evaluation.to_source_grid(logits, case["image"])
     evaluation.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")

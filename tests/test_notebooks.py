@@ -126,6 +126,18 @@ def test_a_killed_run_goes_on_to_the_very_same_result(demo, tmp_path):
     assert kill_and_resume.differences(demo / "run", tmp_path / "run") == []
 
 
+def test_two_ranks_under_torchrun_make_one_run(tmp_path):
+    run = f"{sys.executable} -m papermill {NOTEBOOK} {tmp_path}/out.$RANK.ipynb -p logdir {tmp_path}/run"
+    options = "-p max_steps 2 -p eval_every 2 -p crop_size 64"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    done = subprocess.run([*launcher, "bash", "-c", f"{run} {options}"], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
+    assert len(list((tmp_path / "run/predictions").iterdir())) == 6
+    assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
+    assert "2 steps of 2 crops from 2 volume(s)" in (tmp_path / "out.0.ipynb").read_text()
+
+
 def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_path):
     json_path, root = small_data
     weights = SwinUNETR(in_channels=1, out_channels=5, feature_size=12).state_dict()

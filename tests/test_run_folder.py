@@ -23,7 +23,7 @@ SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4}, "seed": 0}
 
 
 def open_run(folder, organs=("left box", "right box"), settings=SETTINGS, **options) -> RunFolder:
-    return RunFolder(folder, organs, settings, **options)
+    return RunFolder(folder, organs, settings, find_hardware(), **options)
 
 
 def counts_with_dice(first: int, second: int) -> np.ndarray:
@@ -31,13 +31,13 @@ def counts_with_dice(first: int, second: int) -> np.ndarray:
     return np.array([[[80, 0, 0], [10 - first, first, 0], [10 - second, 0, second]]])
 
 
-def network(seed=0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(seed)
+def network() -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
+    torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
+    return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=1e-2)}
 
 
-def train_step(model, optimizer, step) -> float:
+def train_step(step, model, optimizer) -> float:
     """Train on data that follow from the step alone, as the notebook does."""
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
     loss = model(x).square().mean()
@@ -65,11 +65,11 @@ def test_metrics_are_written_and_the_best_is_known(tmp_path):
 
 def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_path):
     dataset = read_dataset(*small_data)
-    run = open_run(tmp_path / "run", dataset.organs, run_settings(SMALL, dataset, 0, "weights/a.pth"))
+    run = open_run(tmp_path / "run", dataset.organs, run_settings(SMALL, dataset, "weights/a.pth"))
     counts = np.array([[[90, 0, 0], [0, 10, 0], [0, 0, 0]]])
     run.losses = [1.0]
     run.record(1, counts)
-    run.write_summary(find_hardware(), counts, data_root="here")
+    run.write_summary(counts, data_root="here")
     summary = json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["dice_per_organ"] == {"left box": 1.0, "right box": None}
     assert summary["split"] == {"training": ["img0001", "img0002"], "validation": ["img0003"]}
@@ -83,17 +83,17 @@ def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_pat
 def run_steps(folder, until, stop_at=None, save_every=1e9):
     """Train up to step ``until`` as the notebook does; a stop is asked for in step ``stop_at``."""
     run = open_run(folder, save_every=save_every)
-    model, optimizer = network()
-    first = run.restore(model, optimizer)
+    parts = network()
+    first = run.restore(**parts)
     with run.stopping_cleanly():
         for step in range(first + 1, until + 1):
             if step == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
-            run.losses.append(train_step(model, optimizer, step))
+            run.losses.append(train_step(step, **parts))
             if step % 4 == 0:
                 run.record(step, counts_with_dice(step % 10, 5))
-            run.keep(step, step == until, model, optimizer)
-    return run, model
+            run.keep(step, step == until, **parts)
+    return run, parts["model"]
 
 
 def test_a_run_stopped_and_resumed_ends_as_if_it_had_not_been(tmp_path):
@@ -115,7 +115,7 @@ def test_the_handlers_are_put_back_after_training(tmp_path):
 def test_a_finished_run_does_not_train_again(tmp_path):
     run_steps(tmp_path, 10)
     run = open_run(tmp_path)
-    assert run.restore(*network()) == 10 and run.best_dice > 0
+    assert run.restore(**network()) == 10 and run.best_dice > 0
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "emptied", "a page"])
@@ -129,7 +129,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, capsys, d
     state.write_bytes({"cut short": content[:-100], "one bit": content, "emptied": b"", "a page": b"<html>"}[damage])
     run = open_run(tmp_path)
     assert "state.pt is damaged" in capsys.readouterr().out
-    assert run.restore(*network()) == 3
+    assert run.restore(**network()) == 3
 
 
 def test_without_any_usable_state_the_folder_is_refused(tmp_path):
@@ -142,7 +142,7 @@ def test_without_any_usable_state_the_folder_is_refused(tmp_path):
 def test_a_kill_between_the_two_renames_leaves_the_state_before(tmp_path):
     run_steps(tmp_path, 3)
     (tmp_path / "state.pt").rename(tmp_path / "state.previous.pt")
-    assert open_run(tmp_path).restore(*network()) == 3
+    assert open_run(tmp_path).restore(**network()) == 3
 
 
 def test_a_changed_recipe_is_refused_with_the_difference_and_two_ways_on(tmp_path):
@@ -158,10 +158,10 @@ def test_a_changed_recipe_is_refused_with_the_difference_and_two_ways_on(tmp_pat
 def test_settings_survive_being_written_and_read(small_data, tmp_path):
     dataset = read_dataset(*small_data)
     for _ in range(2):  # tuples come back as lists, which must not look like a change
-        run = open_run(tmp_path, dataset.organs, run_settings(SMALL, dataset, 0, ""))
-        run.keep(1, True, *network())
+        run = open_run(tmp_path, dataset.organs, run_settings(SMALL, dataset, ""))
+        run.keep(1, True, **network())
     with pytest.raises(InputError, match="learning_rate"):
-        open_run(tmp_path, settings=run_settings(replace(SMALL, learning_rate=0.5), dataset, 0, ""))
+        open_run(tmp_path, settings=run_settings(replace(SMALL, learning_rate=0.5), dataset, ""))
 
 
 # ---------------------------------------------------------------------------------------------- what it must not touch
@@ -180,6 +180,25 @@ def test_without_resume_a_run_is_refused(tmp_path):
         open_run(tmp_path, resume=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"), [({"save_every": -1}, "save_every"), ({"save_every": "x"}, "save_every")]
+)
+def test_a_wrong_option_is_named(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        open_run(tmp_path, **options)
+
+
+def test_an_empty_name_is_refused():
+    with pytest.raises(InputError, match="logdir"):
+        open_run("")
+
+
+def test_a_full_gpu_ends_in_advice(tmp_path):
+    run = open_run(tmp_path)
+    with pytest.raises(TrainingStopped, match="crops_per_volume"), run.stopping_cleanly():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
 def test_an_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="logdir.*can't be written"):
@@ -188,8 +207,10 @@ def test_an_unwritable_folder_is_refused(tmp_path):
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     open_run(tmp_path)
-    code = f"from run_folder import RunFolder; RunFolder({str(tmp_path)!r}, ('a',), {{}})"
-    other = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    code = "import run_folder, hardware; run_folder.RunFolder({!r}, ('a',), {{}}, hardware.find_hardware())"
+    other = subprocess.run(
+        [sys.executable, "-c", code.format(str(tmp_path))], cwd=PROJECT, capture_output=True, text=True
+    )
     assert other.returncode != 0 and "is in use by another run" in other.stderr
 
 
@@ -200,7 +221,7 @@ def test_a_disk_that_fills_up_leaves_the_state_before(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
         with pytest.raises(InputError, match="after step 4 could not be written.*make room"):
-            run.keep(4, True, *network())
+            run.keep(4, True, **network())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "state.pt").read_bytes() == before
@@ -210,7 +231,7 @@ def test_a_disk_that_fills_up_leaves_the_state_before(tmp_path):
 
 @pytest.mark.parametrize(("loss", "gradient"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))])
 def test_a_broken_step_stops_before_it_reaches_the_weights(loss, gradient):
-    model, _ = network()
+    model = network()["model"]
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     with pytest.raises(TrainingStopped, match="Step 7 on case 'img0003'"):
@@ -218,5 +239,5 @@ def test_a_broken_step_stops_before_it_reaches_the_weights(loss, gradient):
 
 
 def test_a_sound_step_passes():
-    model, optimizer = network()
-    require_finite(train_step(model, optimizer, 1), model, 1, "img0001")
+    parts = network()
+    require_finite(train_step(1, **parts), parts["model"], 1, "img0001")

@@ -33,7 +33,9 @@ def test_a_given_parameter_wins_and_none_does_not():
         ("crop_size", "large"),
         ("spacing_mm", [1.5, 1.5]),
         ("spacing_mm", 0),
-        ("max_steps", -1),
+        ("seed", -1),
+        ("seed", "lucky"),
+        ("max_steps", 0),
         ("max_steps", 2.5),
         ("eval_every", 0),
         ("learning_rate", 0),
@@ -135,7 +137,7 @@ def test_preprocessing_maps_the_hu_window_and_drops_the_air(small_data):
 def test_a_scan_smaller_than_a_crop_is_padded(tmp_path):
     entry = write_case(tmp_path, 1, shape=(62, 64, 60))
     entry = {"name": "small", **{key: str(tmp_path / file) for key, file in entry.items()}}
-    (case,) = helpers.prepare_cases([entry], helpers.preprocessing(SMALL, "CT"))
+    (case,) = helpers.prepare_cases([entry], SMALL, "CT")
     assert case["image"].shape == (1, 64, 64, 64)
     images, _, _ = helpers.training_batch([case], helpers.augmentation(SMALL), seed=0, step=1)
     assert images.shape == (2, 1, 64, 64, 64)
@@ -143,7 +145,7 @@ def test_a_scan_smaller_than_a_crop_is_padded(tmp_path):
 
 def test_mr_is_scaled_by_percentiles(small_data):
     dataset = helpers.read_dataset(*small_data)
-    (case,) = helpers.prepare_cases(dataset.training[:1], helpers.preprocessing(SMALL, "MRI"))
+    (case,) = helpers.prepare_cases(dataset.training[:1], SMALL, "MRI")
     assert case["image"].max() == 1
     assert case["image"][0, 50, 30, 40] > 0.95  # the brighter box, which the HU window would put at 0.84
 
@@ -153,7 +155,47 @@ def test_an_unreadable_file_is_named(small_data):
     with open(dataset.training[1]["image"], "rb+") as file:
         file.truncate(1000)
     with pytest.raises(InputError, match="Case 'img0002'"):
-        helpers.prepare_cases(dataset.training, helpers.preprocessing(SMALL, "CT"))
+        helpers.prepare_cases(dataset.training, SMALL, "CT")
+
+
+def test_crops_are_centred_on_organs_and_on_the_rest_of_the_body(small_data):
+    _, (case, _) = prepared(small_data)
+    organ, other = (set(case[name].tolist()) for name in ("organ_voxels", "other_voxels"))
+    assert organ == set((case["label"].as_tensor().flatten() > 0).nonzero()[:, 0].tolist())  # fewer than the limit
+    assert len(other) == helpers.MOST_CENTRES and not organ & other
+    assert (case["image"].as_tensor().flatten()[case["other_voxels"].long()] > 0).all()
+
+
+def cached(small_data, folder, recipe=SMALL) -> dict:
+    dataset = helpers.read_dataset(*small_data)
+    return helpers.prepare_cases(dataset.training[:1], recipe, "CT", cache_dir=folder)[0]
+
+
+def test_a_cached_case_is_the_case(small_data, tmp_path):
+    fresh, again = cached(small_data, tmp_path / "cache"), cached(small_data, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert fresh.keys() == again.keys() and again["name"] == "img0001"
+    for key in ("image", "label", "organ_voxels", "other_voxels"):
+        assert torch.equal(torch.as_tensor(fresh[key]), torch.as_tensor(again[key]))
+    assert torch.equal(fresh["image"].affine, again["image"].affine)
+    assert fresh["image"].meta["spatial_shape"] == again["image"].meta["spatial_shape"] == [70, 72, 68]
+    assert torch.equal(fresh["image"].meta["original_affine"], again["image"].meta["original_affine"])
+
+
+def test_a_changed_file_or_setting_makes_a_new_case(small_data, tmp_path):
+    first = cached(small_data, tmp_path / "cache")
+    assert cached(small_data, tmp_path / "cache", replace(SMALL, hu_window=(0, 100)))["image"].max() == 1
+    names = write_case(small_data[1], 1, shape=(72, 72, 68))  # under the same name
+    changed = cached(small_data, tmp_path / "cache")
+    assert changed["image"].shape != first["image"].shape and names["image"] in changed["source"]
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_damaged_cache_file_is_made_anew(small_data, tmp_path):
+    first = cached(small_data, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert torch.equal(cached(small_data, tmp_path / "cache")["label"], first["label"])
 
 
 def test_a_batch_is_a_function_of_seed_and_step(small_data):
