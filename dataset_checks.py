@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
-import psutil  # comes with Jupyter
 from monai.data.utils import correct_nifti_header_if_necessary
 from tqdm.auto import tqdm
 
+from hardware import available_memory
 from user_errors import InputError
 
 if TYPE_CHECKING:
@@ -428,10 +428,3 @@ def _training_voxels(scan: Scan, spacing_mm: Sequence[float]) -> int:
     axes = nib.io_orientation(scan.affine)[:, 0].astype(int)  # which of right, anterior, superior each file axis is
     steps = (np.array(scan.shape[:3]) - 1) * scan.spacing / np.array(spacing_mm)[axes]
     return int(np.prod(np.round(steps) + 1))
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that are free, at most what a container may use."""
-    limits = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
-    texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
-    return min([psutil.virtual_memory().available, *(int(text) for text in texts if text.isdigit())])

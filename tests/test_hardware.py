@@ -12,7 +12,8 @@ import two_ranks
 from conftest import PROJECT
 from monai.networks.nets import SwinUNETR
 
-from hardware import Hardware, parallel, place_network
+import hardware as hardware_module
+from hardware import Hardware, parallel, place_network, training_bytes
 
 
 def test_bottleneck_gradient_is_right_where_onednn_s_bfloat16_one_is_not():
@@ -59,3 +60,14 @@ def test_float16_alone_scales_its_gradients():
     assert [Hardware(torch.device("cuda"), dtype, "").autocast_dtype is torch.float16 for dtype in dtypes] == [
         Hardware(torch.device("cpu"), dtype, "").scaler().is_enabled() for dtype in dtypes
     ]
+
+
+@pytest.mark.parametrize(("free_gb", "kept"), [(100, True), (16, False)])
+def test_activations_are_kept_only_where_they_fit(monkeypatch, free_gb, kept):
+    monkeypatch.setattr(hardware_module, "memory_bytes", lambda hardware: free_gb * 10**9)
+    cpu = Hardware(torch.device("cpu"), torch.bfloat16, "CPU")
+    model = SwinUNETR(in_channels=1, out_channels=14, feature_size=12)
+    voxels = 16 * 96**3
+    assert 16e9 < training_bytes(model, voxels, cpu) < 32e9 < training_bytes(model, 2 * voxels, cpu)
+    place_network(model, cpu, voxels)
+    assert model.swinViT.layers1[0].blocks[0].use_checkpoint is not kept
