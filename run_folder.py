@@ -69,9 +69,8 @@ class RunFolder:
         self.hardware = hardware
         self.writes = hardware.rank == 0
         self.save_every = save_every
-        self.settings = json.loads(
-            json.dumps(settings | {"ranks": hardware.ranks})
-        )  # as it will be when read back: tuples become lists
+        settings = settings | {"ranks": hardware.ranks}
+        self.settings = json.loads(json.dumps(settings))  # as it will be when read back: tuples become lists
         self.losses: list[float] = []  # of the steps since the last validation
         self.history: list[dict[str, float]] = []  # one row a validation, as in metrics.csv
         self.step, self.seconds_before, self.started = 0, 0.0, time.monotonic()
@@ -82,7 +81,7 @@ class RunFolder:
             raise InputError(f"save_every: expected seconds, 0 or more, found {save_every!r}.")
         if self.writes:
             self._open()
-        self._state = self._find_state(resume)
+        self._find_state(resume)
         self.events = SummaryWriter(self.path, purge_step=self.step + 1) if self.writes else None
 
     def _open(self) -> None:
@@ -138,18 +137,22 @@ class RunFolder:
             )
 
     def restore(self, **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler) -> int:
-        """Load the state found, if any, into all that has one, and return the number of its last step (0: none).
+        """Load the last state on disk into ``parts`` and return the number of its last step, 0 for a new run.
 
-        ``parts`` are model, optimizer and scaler, by the names under which :meth:`keep` gets them.
+        ``parts`` are model, optimizer and scaler, by the names under which :meth:`keep` gets them. A new run is saved
+        as it stands, so that from here on there is a state to go on from, whenever a kill comes.
         """
-        if self._state is not None:
-            for name, part in parts.items():
-                if state := self._state[name]:  # a scaler that is switched off has an empty one
-                    part.load_state_dict(state)
-            torch.set_rng_state(self._state["rng"])
-            print(f"Going on after step {self.step} of the run in '{self.path}'.")
-        self._state = None  # its tensors are in use now, or were never there
-        self.hardware.gather([])  # no rank writes a new state before all have read this one
+        state = self._find_state(resume=True)
+        self.started = time.monotonic()
+        self.hardware.gather([])  # all ranks have read it, or found none, before one writes
+        if state is None:
+            self.keep(0, True, **parts)
+            return 0
+        for name, part in parts.items():
+            if content := state[name]:  # a scaler that is switched off has an empty one
+                part.load_state_dict(content)
+        torch.set_rng_state(state["rng"])
+        print(f"Going on after step {self.step} of the run in '{self.path}'.")
         return self.step
 
     # ------------------------------------------------------------------------------------------- while training

@@ -134,7 +134,8 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, capsys, d
 
 def test_without_any_usable_state_the_folder_is_refused(tmp_path):
     run_steps(tmp_path, 3)
-    (tmp_path / "state.pt").write_bytes(b"")
+    for name in ("state.pt", "state.previous.pt"):
+        (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match="no state in"):
         open_run(tmp_path)
 
@@ -143,6 +144,23 @@ def test_a_kill_between_the_two_renames_leaves_the_state_before(tmp_path):
     run_steps(tmp_path, 3)
     (tmp_path / "state.pt").rename(tmp_path / "state.previous.pt")
     assert open_run(tmp_path).restore(**network()) == 3
+
+
+def test_there_is_a_state_before_the_first_step(tmp_path):
+    run = open_run(tmp_path)
+    assert run.restore(**network()) == 0
+    run.losses = [1.0]
+    run.record(1, counts_with_dice(5, 5))  # a kill after this one finds metrics.csv, and a state of step 0
+    run = open_run(tmp_path)
+    assert run.restore(**network()) == 0 and run.history == []
+
+
+def test_restoring_again_in_the_same_process_goes_back_to_the_last_state(tmp_path):
+    run, model = run_steps(tmp_path, 3)
+    parts = network()
+    run.losses.append(train_step(4, **parts))  # a step that an impatient second interrupt cut off
+    assert run.restore(**parts) == 3 and len(run.losses) == 3
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), parts["model"].parameters(), strict=True))
 
 
 def test_a_changed_recipe_is_refused_with_the_difference_and_two_ways_on(tmp_path):
