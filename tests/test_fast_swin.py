@@ -1,0 +1,153 @@
+"""The faster network is MONAI's: the same names, outputs and gradients."""
+
+import copy
+
+import pytest
+import torch
+from monai.networks.nets import SwinUNETR
+from monai.networks.nets.swin_unetr import compute_mask
+
+from fast_swin import FASTER, FastInstanceNorm3d, attend, attend_fused, shift_mask, speed_up
+from swinunetr_weights import LegacyPatchMerging
+
+
+def twins(window: int = 4, **options) -> tuple[SwinUNETR, SwinUNETR]:
+    """Return MONAI's network with biases large enough to matter, and its faster copy."""
+    torch.manual_seed(0)
+    plain = SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=window, **options)
+    for name, parameter in plain.named_parameters():
+        if name.endswith("bias_table"):
+            torch.nn.init.normal_(parameter)
+    return plain, speed_up(copy.deepcopy(plain))
+
+
+def answers(network: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the outputs in training, those without gradients, and every gradient, by name."""
+
+    def outputs() -> torch.Tensor:
+        maps = network(x)
+        return torch.cat([one.flatten() for one in (maps if isinstance(maps, list) else [maps])])
+
+    output = outputs()
+    output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        found = {"output": output.detach(), "without gradients": outputs()}
+    return found | {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm())
+
+
+CASES = {  # shape; options
+    "whole windows": ((1, 1, 32, 32, 16), {}),
+    "padded windows": ((1, 1, 24, 40, 16), {}),
+    "large window": ((1, 1, 16, 18, 14), {"window": 7}),
+    "two images that share masks": ((2, 1, 16, 32, 16), {}),
+    "residual convolutions": ((1, 1, 32, 32, 32), {"use_v2": True}),
+    "legacy merging": ((1, 1, 16, 32, 16), {"downsample": LegacyPatchMerging}),
+    "other merging": ((1, 1, 16, 32, 16), {"downsample": "mergingv2"}),
+    "activation checkpointing": ((1, 1, 16, 32, 16), {"use_checkpoint": True}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_encoder_and_its_gradients_are_monais(case):
+    shape, options = CASES[case]
+    plain, fast = (model.swinViT.double() for model in twins(**options))  # float64: what differs then is no rounding
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected, found = answers(plain, x), answers(fast, x)
+    assert found.keys() == expected.keys()
+    assert any(name.endswith("bias_table") for name in found)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-7, atol=1e-9, msg=lambda text, n=name: n + text)
+
+
+LAYOUTS = {"channels last": torch.channels_last_3d, "channels first": torch.contiguous_format}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("window, layout", [(4, "channels last"), (7, "channels first")])
+def test_whole_network_agrees_in_float32(window, layout, batch):
+    plain, fast = (model.to(memory_format=LAYOUTS[layout]) for model in twins(window))
+    x = torch.randn(batch, 1, 64, 32, 32, generator=torch.Generator().manual_seed(2))
+    expected, found = answers(plain, x), answers(fast, x)
+    assert found.keys() == expected.keys()
+    assert error(found["output"], expected["output"]) < 1e-5
+    assert error(found["without gradients"], expected["without gradients"]) < 1e-5
+    wrong = {name: error(found[name], expected[name]) for name in expected if expected[name].norm() > 1e-3}
+    assert max(wrong.values()) < 5e-3, wrong  # rounding moves single voxels across the kink of leaky ReLU
+
+
+@pytest.mark.parametrize("window", [4, 7])
+def test_bfloat16_is_as_near_to_float32_as_monais(window):
+    plain, fast = twins(window)
+    x = torch.randn(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(2))
+    exact = plain(x).detach()
+    plain, fast = (model.to(memory_format=torch.channels_last_3d) for model in (plain, fast))
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, ours = plain(x).detach(), fast(x).detach()
+        with torch.no_grad():
+            fused = fast(x)
+    assert error(ours, exact) < 1.2 * error(theirs, exact) < 0.1
+    assert error(fused, exact) < 1.2 * error(theirs, exact)
+
+
+def test_names_stay_and_a_second_call_changes_nothing():
+    plain, fast = twins()
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert {type(module) for module in fast.modules()}.isdisjoint(FASTER)
+    types = [type(module) for module in fast.modules()]
+    assert [type(module) for module in speed_up(fast).modules()] == types
+    assert [name for name, _ in fast.named_parameters()] == [name for name, _ in plain.named_parameters()]
+
+
+def test_a_copy_follows_its_own_weights():
+    fast = twins()[1].eval()
+    x = torch.randn(1, 1, 32, 32, 64)
+    other = copy.deepcopy(fast)
+    with torch.no_grad():
+        assert torch.equal(other(x), fast(x))
+        other.swinViT.layers1[0].blocks[1].attn.relative_position_bias_table.mul_(-1)
+        assert not torch.equal(other(x), fast(x))
+
+
+def test_mask_is_monais_and_kept():
+    sizes = (16, 8, 8), (4, 4, 4), (2, 2, 0)
+    with torch.inference_mode():
+        mask = shift_mask(*sizes, torch.device("cpu"), torch.float32)
+    assert torch.equal(mask, compute_mask(*map(list, sizes), "cpu"))
+    assert set(mask.unique().tolist()) == {-100, 0}
+    assert shift_mask(*sizes, torch.device("cpu"), torch.float32) is mask and not mask.is_inference()
+    assert torch.equal(shift_mask(*sizes, torch.device("cpu"), torch.bfloat16).float(), mask)
+
+
+def test_fused_attention_is_attention_with_the_gradient_of_the_addend():
+    found = []
+    for function in (attend, attend_fused):
+        torch.manual_seed(0)
+        parts = [torch.randn(2, 5, 3, 8, 4, requires_grad=True) for _ in range(3)]
+        added = torch.randn(5, 3, 8, 8, requires_grad=True)
+        output = function(*parts, added)
+        found.append([output, *torch.autograd.grad(output.square().sum(), [*parts, added])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype, allowed", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("gradient_layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_instance_norm_and_its_gradient_are_right_in_every_layout(batch, layout, gradient_layout, dtype, allowed):
+    torch.manual_seed(0)
+    norm = FastInstanceNorm3d(6, affine=True).to(dtype)
+    x = (3 + torch.randn(batch, 6, 8, 5, 7)).to(dtype).to(memory_format=LAYOUTS[layout]).requires_grad_()
+    gradient = torch.randn(x.shape).to(dtype).to(memory_format=LAYOUTS[gradient_layout])
+    y = norm(x)
+    y.backward(gradient)
+    exact = x.detach().double().contiguous().requires_grad_()
+    centred = exact - exact.mean((2, 3, 4), keepdim=True)
+    expected = centred / (centred.square().mean((2, 3, 4), keepdim=True) + norm.eps).sqrt()
+    expected.backward(gradient.double())
+    assert error(y, expected) < allowed and error(x.grad, exact.grad) < allowed
