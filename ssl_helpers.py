@@ -14,14 +14,16 @@ import logging
 import math
 import os
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import monai
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import (
     CastToTyped,
     Compose,
@@ -439,6 +441,18 @@ def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) ->
     order = np.random.default_rng([seed, epoch]).permutation(len(cases))
     case = cases[order[position]]
     augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
-    crops = augment(case)
-    images, labels = (torch.stack([crop[key].as_tensor() for crop in crops]) for key in ("image", "label"))
+    with without_metadata():
+        crops = augment(case | {key: case[key].as_tensor() for key in ("image", "label")})
+    images, labels = (torch.stack([crop[key] for crop in crops]) for key in ("image", "label"))
     return images.float(), labels, case["name"]
+
+
+@contextmanager
+def without_metadata() -> Iterator[None]:
+    """Let MONAI's transforms take plain tensors as such; following affines and histories takes most of their time."""
+    tracking = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(tracking)

@@ -1,15 +1,14 @@
-"""Measure this project against the published recipe, stage by stage, in one process on the present device.
+"""Measure this project against the published recipe, stage by stage, on the present device.
 
-Both sides take turns on full-grid CT phantoms with the real network; seconds are medians. First it is checked that both
-compute the same; if not, the exit status is 1. Run from the project's root, about an hour on two cores:
+Each side runs in a process of its own, set up as its users would have it; they take turns on full-grid CT phantoms with
+the real network, and seconds are medians. First it is checked that both compute the same; if not, the exit status is 1.
+Run from the project's root, about an hour on two cores:
     .venv/bin/python -m benchmarks.speed [--quick] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import math
 import platform
@@ -18,11 +17,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -58,7 +56,7 @@ from ssl_helpers import Recipe, augmentation, choose_recipe, prepare_cases, trai
 from swinunetr_weights import build_swinunetr
 
 CLASSES, MODALITY, CROPS = 14, "CT", 4
-SAMPLED_STEPS = range(1, 11)  # one alone is too short to time
+SAMPLED_STEPS = 10  # one alone is too short to time
 CASES = {"training": 24, "validation": 6}  # of the whole run
 STEP_FLOP = 7.6e12  # forward and backward of four crops of 96^3 at feature size 48, counted with FlopCounterMode
 PEAK_FLOP_S, HOPPER = 790e12, re.compile("H100|H200")  # bfloat16
@@ -75,7 +73,7 @@ class Mode:
 
     rounds: int  # timed ones; one more goes before
     stage_s: float = math.inf  # no further round begins once a stage has taken so long
-    train_crops: int = 4  # of the step's crops, those that are trained on; seconds are scaled to all
+    train_crops: int = CROPS  # of the step's crops, those that are trained on; seconds are scaled to all
     whole_case: bool = True  # validated; False: two windows, with seconds scaled to the case
     grid: str = "full"  # of the phantoms
     changes: dict = field(default_factory=dict)  # to the published recipe
@@ -84,7 +82,7 @@ class Mode:
 TINY = {"feature_size": 12, "window_size": 4, "crop_size": (64, 64, 32), "spacing_mm": 4.0}
 MODES = {
     "full": Mode(rounds=5),
-    "quick": Mode(rounds=3, stage_s=100, train_crops=1, whole_case=False),
+    "quick": Mode(rounds=3, stage_s=120, train_crops=1, whole_case=False),
     "tiny": Mode(rounds=1, train_crops=1, whole_case=False, grid="demo", changes=TINY),
 }
 
@@ -94,9 +92,7 @@ MODES = {
 class Published:
     """The published recipe in plain MONAI: float32, checkpointing, one-hot Dice, nothing worked out ahead."""
 
-    name = "published"
-
-    def __init__(self, recipe: Recipe, hardware: Hardware) -> None:
+    def __init__(self, recipe: Recipe, hardware: Hardware, cache_dir: Path) -> None:
         self.device, self.crop = hardware.device, recipe.crop_size
         self.model = SwinUNETR(
             in_channels=1,
@@ -123,12 +119,15 @@ class Published:
             RandShiftIntensityd("image", offsets=0.1, prob=0.5),
         ]
 
-    def prepare(self, entry: dict, training: bool = True) -> CacheDataset:
-        transforms = Compose(self.files_to_grid + self.vary * training).set_random_state(seed=0)
-        return CacheDataset([entry], transforms, num_workers=1, progress=False)
+    def prepare(self, entry: dict) -> None:
+        transforms = Compose(self.files_to_grid + self.vary).set_random_state(seed=0)
+        self.training = CacheDataset([entry], transforms, num_workers=1, progress=False)
 
-    def sample(self, prepared: CacheDataset, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = list_data_collate([prepared[0]])
+    def prepare_validation(self, entry: dict) -> dict:
+        return CacheDataset([entry], Compose(self.files_to_grid), num_workers=1, progress=False)[0]
+
+    def sample(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = list_data_collate([self.training[0]])
         return batch["image"], batch["label"]
 
     def train(self, images: torch.Tensor, labels: torch.Tensor) -> float:
@@ -156,23 +155,25 @@ class Published:
 class Ours:
     """This project: what the notebook calls, in the notebook's order."""
 
-    name = "ours"
-
-    def __init__(self, recipe: Recipe, hardware: Hardware, cache_dir: str) -> None:
+    def __init__(self, recipe: Recipe, hardware: Hardware, cache_dir: Path) -> None:
         self.recipe, self.hardware, self.cache_dir = recipe, hardware, cache_dir
         size = {"feature_size": recipe.feature_size, "window_size": recipe.window_size}
-        self.model = place_network(build_swinunetr(CLASSES, **size), hardware)
+        voxels = recipe.crops_per_volume * math.prod(recipe.crop_size)
+        self.model = place_network(build_swinunetr(CLASSES, **size), hardware, voxels)
         self.loss_function = DiceCELoss(to_onehot_y=True, softmax=True).to(hardware.device)
         options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **options, fused=True)
         self.scaler = hardware.scaler()
         self.augment = augmentation(recipe)
 
-    def prepare(self, entry: dict, training: bool = True) -> list[dict]:
-        return prepare_cases([entry], self.recipe, MODALITY, cache_dir=self.cache_dir)
+    def prepare(self, entry: dict) -> None:
+        self.training = prepare_cases([entry], self.recipe, MODALITY, cache_dir=self.cache_dir)
 
-    def sample(self, prepared: list[dict], step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return training_batch(prepared, self.augment, self.recipe.seed, step)[:2]
+    def prepare_validation(self, entry: dict) -> dict:
+        return prepare_cases([entry], self.recipe, MODALITY, cache_dir=self.cache_dir)[0]
+
+    def sample(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return training_batch(self.training, self.augment, self.recipe.seed, step)[:2]
 
     def train(self, images: torch.Tensor, labels: torch.Tensor) -> float:
         self.model.train()
@@ -190,16 +191,120 @@ class Ours:
         return predict(self.model, image, self.recipe, hardware)
 
     def dice(self, logits: torch.Tensor, label: torch.Tensor) -> np.ndarray:
-        truth = torch.as_tensor(label[0]).as_subclass(torch.Tensor).to(logits.device)
-        return dice_per_organ(confusion_matrix(logits.argmax(0), truth, CLASSES))
+        return dice_per_organ(confusion_matrix(logits.argmax(0), label[0].to(logits.device), CLASSES))
+
+
+# ------------------------------------------------------------------------------------------------- a process for a side
+
+
+class Stages:
+    """What is asked of a side, in its process; arrays come and go as numpy's."""
+
+    def __init__(self, name: str, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.side = {"published": Published, "ours": Ours}[name](recipe, find_hardware(), folder)
+
+    def save_weights(self) -> None:
+        torch.save(self.side.model.state_dict(), self.folder / "weights.pth")
+
+    def load_weights(self) -> None:
+        self.side.model.load_state_dict(torch.load(self.folder / "weights.pth", weights_only=True))
+
+    def load_validation(self, entry: dict) -> tuple[int, np.ndarray, np.ndarray]:
+        """Prepare the validation case; return how many windows cover it, and its middle."""
+        case = self.side.prepare_validation(entry)
+        self.image, self.label = (case[key].as_tensor().float() for key in ("image", "label"))
+        window = self.recipe.crop_size
+        middle = CenterSpatialCrop((*window[:2], window[2] * 7 // 4))  # which two windows with overlap 0.25 cover
+        self.middle = [middle(volume).as_tensor() for volume in (self.image, self.label)]
+        counts = (
+            1 + math.ceil(max(0, n - w) / (w * 3 // 4)) for n, w in zip(self.image.shape[1:], window, strict=True)
+        )
+        return math.prod(counts), *(volume.numpy() for volume in self.middle)
+
+    def prepare_case(self, entry: dict) -> None:
+        self.side.prepare(entry)
+
+    def sample_step(self) -> None:
+        for step in range(1, SAMPLED_STEPS + 1):
+            self.side.sample(step)
+
+    def batch(self) -> list[np.ndarray]:
+        return [np.asarray(tensor) for tensor in self.side.sample(1)]
+
+    def train_step(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.side.train(torch.from_numpy(images), torch.from_numpy(labels))
+
+    def validate_case(self, whole: bool) -> None:
+        image, label = (self.image, self.label) if whole else self.middle
+        self.side.dice(self.side.logits(image), label)
+
+    def logits(self, image: np.ndarray, **options: bool) -> np.ndarray:
+        return self.side.logits(torch.from_numpy(image), **options).cpu().numpy()
+
+    def dice(self, logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return self.side.dice(torch.from_numpy(logits), torch.from_numpy(label))
+
+
+def begin(*arguments: object) -> None:
+    """Make this process's side."""
+    global stages
+    stages = Stages(*arguments)
+
+
+def perform(action: str, arguments: tuple, options: dict) -> tuple[object, float, float]:
+    """Return what an action of this process's side returns, its seconds, and the peak of the memory in MB.
+
+    On a GPU the memory is what its tensors take there, else the whole process.
+    """
+    process, done, seen = psutil.Process(), threading.Event(), []
+
+    def watch() -> None:
+        seen.append(process.memory_info().rss)
+        while not done.wait(0.005):
+            seen.append(process.memory_info().rss)
+
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    start = time.perf_counter()
+    result = getattr(stages, action)(*arguments, **options)
+    if on_gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    return result, seconds, (torch.cuda.max_memory_allocated() if on_gpu else max(seen)) / 1e6
+
+
+class Side:
+    """One side as the measuring process sees it."""
+
+    def __init__(self, name: str, recipe: Recipe, folder: Path) -> None:
+        self.name = name
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), begin, (name, recipe, folder))
+
+    def measure(self, action: str, *arguments: object, **options: object) -> tuple[object, float, float]:
+        return self.pool.submit(perform, action, arguments, options).result()
+
+    def ask(self, action: str, *arguments: object, **options: object) -> object:
+        return self.measure(action, *arguments, **options)[0]
+
+
+def start_sides(recipe: Recipe, folder: Path) -> tuple[Side, Side]:
+    """Return the published recipe and this project, each in a new process; those that nobody asks any more end."""
+    return Side("published", recipe, folder), Side("ours", recipe, folder)
 
 
 # -------------------------------------------------------------------------------------------- do both compute the same?
 
 
-def share_weights(published: Published, ours: Ours) -> None:
+def share_weights(published: Side, ours: Side) -> None:
     """Give both sides the same weights."""
-    ours.model.load_state_dict(published.model.state_dict())
+    published.ask("save_weights")
+    ours.ask("load_weights")
 
 
 def largest(ours: np.ndarray, published: np.ndarray) -> float:
@@ -208,25 +313,27 @@ def largest(ours: np.ndarray, published: np.ndarray) -> float:
     return math.inf if (np.isnan(ours) != absent).any() else float(np.abs(ours - published)[~absent].max(initial=0))
 
 
-def agree(published: Published, ours: Ours, case: dict, own_case: dict) -> bool:
-    """Print how far apart both sides are on one validation case, and return whether each difference is small enough."""
-    image, label, own_image, own_label = (
-        centre(side[key].as_tensor(), ours.recipe.crop_size) for side in (case, own_case) for key in ("image", "label")
-    )
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else a GPU's float32 is no float32
-        reference, exact, fast = published.logits(image), ours.logits(image, float32=True), ours.logits(image)
+def agree(recipe: Recipe, folder: Path, entry: dict) -> bool:
+    """Print how far apart both sides are on the middle of a case; return whether each difference is small enough."""
+    published, ours = start_sides(recipe, folder)
+    share_weights(published, ours)
+    (_, image, label), (_, own_image, own_label) = (side.ask("load_validation", entry) for side in (published, ours))
+    reference, exact = published.ask("logits", image), ours.ask("logits", image, float32=True)
+    fast = ours.ask("logits", image)
     # The truth, moved and in noise: random weights hardly hit an organ, so that their Dice alone would prove little.
-    guess = torch.nn.functional.one_hot(label[0].long().roll((2, 1, 1), (0, 1, 2)), CLASSES).movedim(-1, 0).float()
-    guess += 0.25 * torch.randn(guess.shape, generator=torch.Generator().manual_seed(0))
-    dice, own_dice = published.dice(reference, label), ours.dice(exact, label)
-    guess_dice, own_guess = published.dice(guess, label), ours.dice(guess, label)
-    size = reference.norm()
-    dtype = str(ours.hardware.autocast_dtype or torch.float32).removeprefix("torch.")
+    guess = np.moveaxis(np.eye(CLASSES, dtype=np.float32)[np.roll(label[0].astype(int), (2, 1, 1), (0, 1, 2))], -1, 0)
+    guess = guess + 0.25 * np.random.default_rng(0).standard_normal(guess.shape, np.float32)
+    dice, own_dice = published.ask("dice", reference, label), ours.ask("dice", exact, label)
+    guess_dice, own_guess = published.ask("dice", guess, label), ours.ask("dice", guess, label)
     differences = [
-        ("prepared images, largest", float((image - own_image.float()).abs().max()), HALF_ROUNDING),
-        ("prepared labels, share of voxels", float((label != own_label).float().mean()), 0),
-        (f"logits, published float32, ours {dtype}", float((fast - reference).norm() / size), LOW_PRECISION_TOLERANCE),
-        ("logits, both float32", float((exact - reference).norm() / size), FLOAT32_TOLERANCE),
+        ("prepared images, largest", np.abs(image - own_image).max(), HALF_ROUNDING),
+        ("prepared labels, share of voxels", (label != own_label).mean(), 0),
+        (
+            "logits, ours as it runs",
+            np.linalg.norm(fast - reference) / np.linalg.norm(reference),
+            LOW_PRECISION_TOLERANCE,
+        ),
+        ("logits, both float32", np.linalg.norm(exact - reference) / np.linalg.norm(reference), FLOAT32_TOLERANCE),
         ("Dice of these windows, both float32", largest(own_dice, dice), FLOAT32_TOLERANCE),
         (
             f"Dice of equal logits (mean {np.nanmean(guess_dice):.2f})",
@@ -240,94 +347,66 @@ def agree(published: Published, ours: Ours, case: dict, own_case: dict) -> bool:
     return all(found <= allowed for _, found, allowed in differences)
 
 
-def centre(volume: torch.Tensor, window: tuple[int, int, int]) -> torch.Tensor:
-    """Return the middle of (1, X, Y, Z) that two windows with overlap 0.25 cover, one above the other."""
-    return CenterSpatialCrop((*window[:2], window[2] * 7 // 4))(volume).as_tensor()
-
-
-def count_windows(volume: torch.Tensor, window: tuple[int, ...]) -> int:
-    """Return how many windows with overlap 0.25 cover (1, X, Y, Z)."""
-    return math.prod(1 + math.ceil(max(0, n - w) / (w * 3 // 4)) for n, w in zip(volume.shape[1:], window, strict=True))
-
-
 # ------------------------------------------------------------------------------------------------------------ measuring
 
 
-def measure(action: Callable[[], object], device: torch.device) -> tuple[object, float, list[int]]:
-    """Return an action's result, its seconds, and bytes before, at the peak and after: of the GPU, else the process."""
-    on_gpu, process, done = device.type == "cuda", psutil.Process(), threading.Event()
-    seen = [process.memory_info().rss]
+class Table:
+    """Measure stages of both sides by turns and keep a row for each."""
 
-    def watch() -> None:
-        while not done.wait(0.005):
-            seen.append(process.memory_info().rss)
-
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if on_gpu else seen[0]
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    start = time.perf_counter()
-    result = action()
-    if on_gpu:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    seen.append(process.memory_info().rss)
-    peak, after = (
-        (torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()) if on_gpu else (max(seen), seen[-1])
-    )
-    return result, seconds, [before, peak, after]
-
-
-def give_memory_back() -> None:
-    """Return freed memory to the system, so that the size of the process says what is in use."""
-    gc.collect()
-    with suppress(AttributeError, OSError, TypeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class Stages:
-    """Measure stages of both sides by turns and keep a row of the table for each.
-
-    A side's peak is what it keeps from earlier stages (network, optimizer, cases) and what the stage adds to that.
-    """
-
-    def __init__(self, mode: Mode, hardware: Hardware, sides: tuple[Published, Ours]) -> None:
-        self.mode, self.hardware, self.sides = mode, hardware, sides
+    def __init__(self, mode: Mode, device: str, sides: tuple[Side, Side]) -> None:
+        self.mode, self.device, self.sides = mode, device, sides
         self.rows: list[dict] = []
-        network = [sum(p.nbytes for p in side.model.parameters()) for side in sides]
-        self.kept = dict(zip(sides, network, strict=True))
 
-    def add(self, stage: str, action: Callable[[Published | Ours], object], scale: float = 1) -> tuple[dict, dict]:
-        """Measure a stage, whose seconds are ``scale`` times the action's; return results and warm-up seconds by side.
+    def add(self, stage: str, *arguments: object, scale: float = 1) -> list[float]:
+        """Measure a stage, whose seconds are ``scale`` times the action's; return the first seconds, by side.
 
         The first round warms up and only its memory counts, unless it alone takes longer than a stage may.
         """
-        seconds, peaks, results = ({side: [] for side in self.sides} for _ in range(3))
+        seconds, peaks = ({side: [] for side in self.sides} for _ in range(2))
         end = time.monotonic() + self.mode.stage_s
         while not (done := len(seconds[self.sides[-1]])) or (done <= self.mode.rounds and time.monotonic() < end):
             for side in self.sides:
-                if not done:  # in timed rounds the memory would have to be asked for anew
-                    give_memory_back()
-                results[side], taken, (before, peak, after) = measure(partial(action, side), self.hardware.device)
+                _, taken, peak = side.measure(stage, *arguments)
                 seconds[side].append(taken * scale)
-                peaks[side].append((self.kept[side] + peak - before) / 1e6)
-                self.kept[side] += after - before
+                peaks[side].append(peak)
             latest = ", ".join(f"{seconds[side][-1]:9.3f} s {side.name}" for side in self.sides)
             print(f"  {stage:14}{done or 'warm-up':>8}: {latest}", flush=True)
         if done == 1:
             print(f"  {stage} took over {self.mode.stage_s:g} s to warm up, so that this round is all there is.")
         medians = [median(seconds[side][1:] or seconds[side]) for side in self.sides]
         self.put(stage, medians, [max(peaks[side]) for side in self.sides])
-        return results, {side: seconds[side][0] for side in self.sides}
+        return [seconds[side][0] for side in self.sides]
 
     def put(self, stage: str, seconds: list[float], peaks_mb: list[float]) -> None:
         """Keep a row; both lists are published, ours."""
         numbers = [*seconds, seconds[0] / seconds[1], *peaks_mb]
-        row = {"stage": stage} | dict(zip(NUMBERS, numbers, strict=True))
-        self.rows.append(row | {"device": self.hardware.name})
+        self.rows.append({"stage": stage} | dict(zip(NUMBERS, numbers, strict=True)) | {"device": self.device})
+
+    def add_whole_run(self, recipe: Recipe, first_s: list[float]) -> None:
+        """Work out the run of 30,000 steps, in which nothing overlaps and our cache is still empty."""
+        validations, totals = recipe.max_steps // recipe.eval_every, []
+        for side, first in zip(self.sides, first_s, strict=True):
+            _, sample, train, validate = (row[f"{side.name}_s"] for row in self.rows)
+            steps = recipe.max_steps * (sample + train)
+            totals.append(sum(CASES.values()) * first + steps + validations * CASES["validation"] * validate)
+        peaks = [max(row[f"{side.name}_peak_mb"] for row in self.rows) for side in self.sides]
+        self.put("whole_run", totals, peaks)
+        print(
+            f"  whole_run is worked out: {sum(CASES.values())} cases prepared one after another without a cache, "
+            f"{recipe.max_steps} x (sample + train), {validations} validations of {CASES['validation']} cases. "
+            "Sampling counts in full on both sides, though it can be hidden behind a GPU's training step."
+        )
+
+    def show(self) -> None:
+        """Print the table and, for a GPU, the arithmetic that the network's steps do a second."""
+        print(f"\n{'stage':14}{'published s':>14}{'ours s':>14}{'ratio':>8}{'published MB':>14}{'ours MB':>10}  (peak)")
+        for row in self.rows:
+            stage, published_s, ours_s, ratio, *peaks, _ = row.values()
+            print(f"{stage:14}{published_s:14.3f}{ours_s:14.3f}{ratio:8.2f}{peaks[0]:14.0f}{peaks[1]:10.0f}")
+        for side in self.sides if torch.cuda.is_available() else ():
+            flop_s = STEP_FLOP / self.rows[2][f"{side.name}_s"]
+            share = f", {flop_s / PEAK_FLOP_S:.0%} of {PEAK_FLOP_S / 1e12:.0f}" if HOPPER.search(self.device) else ""
+            print(f"train_step, {side.name}: {flop_s / 1e12:.1f} TFLOP/s of the model's own arithmetic{share}")
 
 
 def find_phantoms(folder: Path, grid: str) -> list[dict[str, str]]:
@@ -342,85 +421,28 @@ def find_phantoms(folder: Path, grid: str) -> list[dict[str, str]]:
     return entries
 
 
-def compare(mode: Mode, data: Path, cache_dir: str) -> list[dict]:
-    """Return the rows of the table; none if the two sides don't compute the same."""
-    recipe, hardware = choose_recipe("published", **mode.changes), find_hardware()
-    print(f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {hardware.name}, {platform.machine()}, {versions()}")
+def compare(mode: Mode, data: Path, folder: Path) -> Table | None:
+    """Return the table; None if the two sides don't compute the same."""
+    recipe, device = choose_recipe("published", **mode.changes), find_hardware().name
+    print(f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {device}, {platform.machine()}, {versions()}")
     training, validation = find_phantoms(data, mode.grid)
-    torch.manual_seed(recipe.seed)
-    sides = published, ours = Published(recipe, hardware), Ours(recipe, hardware, cache_dir)
-    share_weights(published, ours)
-    cases = {side: side.prepare(validation, training=False)[0] for side in sides}
-    if not agree(published, ours, cases[published], cases[ours]):
-        return []
-    stages = Stages(mode, hardware, sides)
-    first_s = measure_training(stages, training)
-    measure_validation(stages, cases)
-    add_whole_run(stages, recipe, first_s)
-    return stages.rows
+    if not agree(recipe, folder, validation):
+        return None
 
-
-def measure_training(stages: Stages, entry: dict[str, str]) -> dict:
-    """Measure a case and a step; return the seconds of the first preparation by side, which fills our cache."""
-    prepared, first_s = stages.add("prepare_case", lambda side: side.prepare(entry))
-
-    def sample(side: Published | Ours) -> None:
-        for step in SAMPLED_STEPS:
-            side.sample(prepared[side], step)
-
-    stages.add("sample_step", sample, scale=1 / len(SAMPLED_STEPS))
-    crops = stages.mode.train_crops
-    images, labels = (tensor[:crops] for tensor in stages.sides[-1].sample(prepared[stages.sides[-1]], 1))
+    sides = start_sides(recipe, folder)  # anew: what the comparison left in memory is no stage's
+    windows, *_ = [side.ask("load_validation", validation) for side in sides][0]
+    table = Table(mode, device, sides)
+    first_s = table.add("prepare_case", training)
+    table.add("sample_step", scale=1 / SAMPLED_STEPS)
+    crops = mode.train_crops
     if crops < CROPS:
         print(f"  train_step runs on {crops} of {CROPS} crops; its seconds are multiplied by {CROPS / crops:g}.")
-    stages.add("train_step", lambda side: side.train(images, labels), scale=CROPS / crops)
-    return first_s
-
-
-def measure_validation(stages: Stages, cases: dict) -> None:
-    """Measure window inference and Dice of a case, or of its middle."""
-    window = stages.sides[-1].recipe.crop_size
-    volumes = {side: [case[key].as_tensor() for key in ("image", "label")] for side, case in cases.items()}
-    windows = count_windows(volumes[stages.sides[0]][0], window)
-    scale = 1 if stages.mode.whole_case else windows / 2
-    if not stages.mode.whole_case:
-        volumes = {side: [centre(volume, window) for volume in pair] for side, pair in volumes.items()}
-        print(f"  validate_case runs on 2 of {windows} windows; its seconds are multiplied by {scale:g}.")
-
-    def validate(side: Published | Ours) -> np.ndarray:
-        image, label = volumes[side]
-        return side.dice(side.logits(image), label)
-
-    stages.add("validate_case", validate, scale)
-
-
-def add_whole_run(stages: Stages, recipe: Recipe, first_s: dict) -> None:
-    """Work out the run of 30,000 steps, in which nothing overlaps and our cache is still empty."""
-    validations, totals, peaks = recipe.max_steps // recipe.eval_every, [], []
-    for side in stages.sides:
-        _, sample, train, validate = (row[f"{side.name}_s"] for row in stages.rows)
-        steps = recipe.max_steps * (sample + train)
-        totals.append(sum(CASES.values()) * first_s[side] + steps + validations * CASES["validation"] * validate)
-        peaks.append(max(row[f"{side.name}_peak_mb"] for row in stages.rows))
-    stages.put("whole_run", totals, peaks)
-    print(
-        f"  whole_run is worked out: {sum(CASES.values())} cases prepared one after another without a cache, "
-        f"{recipe.max_steps} x (sample + train), {validations} validations of {CASES['validation']} cases. "
-        "Sampling counts in full on both sides, though workers can hide it behind a GPU's training step."
-    )
-
-
-def show(rows: list[dict], on_gpu: bool) -> None:
-    """Print the table and, for a GPU, the arithmetic that the network's steps do a second."""
-    print(f"\n{'stage':14}{'published s':>14}{'ours s':>14}{'ratio':>8}{'published MB':>14}{'ours MB':>10}  (peak)")
-    for row in rows:
-        stage, published_s, ours_s, ratio, *peaks, _ = row.values()
-        print(f"{stage:14}{published_s:14.3f}{ours_s:14.3f}{ratio:8.2f}{peaks[0]:14.0f}{peaks[1]:10.0f}")
-    step = rows[2]
-    for side in ("published", "ours") if on_gpu else ():
-        flop_s = STEP_FLOP / step[f"{side}_s"]
-        share = f", {flop_s / PEAK_FLOP_S:.0%} of {PEAK_FLOP_S / 1e12:.0f}" if HOPPER.search(step["device"]) else ""
-        print(f"train_step, {side}: {flop_s / 1e12:.1f} TFLOP/s of the model's own arithmetic{share}")
+    table.add("train_step", *(array[:crops] for array in sides[-1].ask("batch")), scale=CROPS / crops)
+    if not mode.whole_case:
+        print(f"  validate_case runs on 2 of {windows} windows; its seconds are multiplied by {windows / 2:g}.")
+    table.add("validate_case", mode.whole_case, scale=1 if mode.whole_case else windows / 2)
+    table.add_whole_run(recipe, first_s)
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -431,14 +453,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("data/phantoms_full"), help="folder of the phantoms")
     parser.add_argument("--json", type=Path, help="file for the table")
     args = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as cache_dir:
-        rows = compare(MODES[args.mode], args.data, cache_dir)
-    if not rows:
+    with tempfile.TemporaryDirectory() as folder:
+        table = compare(MODES[args.mode], args.data, Path(folder))
+    if table is None:
         print("The two sides don't compute the same, so nothing was measured.")
         return 1
-    show(rows, torch.cuda.is_available())
+    table.show()
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        args.json.write_text(json.dumps(table.rows, indent=2) + "\n")
     return 0
 
 

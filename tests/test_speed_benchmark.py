@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from benchmarks import speed
 
@@ -15,12 +14,9 @@ def phantoms(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread(monkeypatch):
     """Compute on one thread: for so little work more only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def test_every_stage_is_in_the_table(phantoms, tmp_path):
