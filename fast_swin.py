@@ -102,6 +102,9 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, added: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(*heads, attn_mask=added.flatten(0, 1)[None], scale=1.0).reshape(q.shape)
 
 
+FEWEST_CHANNELS = 32  # of a channels-last norm: it computes on neighbouring channels at once, so fewer are slower
+
+
 class FastInstanceNorm3d(nn.InstanceNorm3d):
     """Instance norm that keeps bfloat16 activations on a CPU channels-last, as the convolutions there like them.
 
@@ -114,7 +117,8 @@ class FastInstanceNorm3d(nn.InstanceNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each channel of each image of (B, C, D, H, W)."""
-        if x.device.type != "cpu" or x.dtype is not torch.bfloat16 or self.track_running_stats:
+        pays = x.device.type == "cpu" and x.dtype is torch.bfloat16 and x.shape[1] >= FEWEST_CHANNELS
+        if not pays or self.track_running_stats:
             y = super().forward(x)
             if y.requires_grad:
                 y.register_hook(Tensor.contiguous)

@@ -138,11 +138,13 @@ def test_fused_attention_is_attention_with_the_gradient_of_the_addend():
 @pytest.mark.parametrize("dtype, allowed", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("batch", [1, 2])
-def test_instance_norm_and_its_gradient_are_right_in_every_layout(batch, layout, gradient_layout, dtype, allowed):
+@pytest.mark.parametrize("batch, channels", [(1, 6), (2, 6), (1, 48), (2, 48)])
+def test_instance_norm_and_its_gradient_are_right_in_every_layout(
+    batch, channels, layout, gradient_layout, dtype, allowed
+):
     torch.manual_seed(0)
-    norm = FastInstanceNorm3d(6, affine=True).to(dtype)
-    x = (3 + torch.randn(batch, 6, 8, 5, 7)).to(dtype).to(memory_format=LAYOUTS[layout]).requires_grad_()
+    norm = FastInstanceNorm3d(channels, affine=True).to(dtype)
+    x = (3 + torch.randn(batch, channels, 8, 5, 7)).to(dtype).to(memory_format=LAYOUTS[layout]).requires_grad_()
     gradient = torch.randn(x.shape).to(dtype).to(memory_format=LAYOUTS[gradient_layout])
     y = norm(x)
     y.backward(gradient)
