@@ -94,6 +94,12 @@ def organ_means(dice: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, np.nansum(dice, axis=0) / np.maximum(counts, 1), np.nan)
 
 
+def organ_scores(counts: np.ndarray, organs: tuple[str, ...]) -> dict[str, float]:
+    """Return ``mean_dice`` and the mean Dice of each organ, from confusion matrices (cases, classes, classes)."""
+    dice = dice_per_organ(counts)
+    return {"mean_dice": mean_dice(dice), **dict(zip(organs, organ_means(dice).tolist(), strict=True))}
+
+
 def describe_dice(counts: np.ndarray, organs: tuple[str, ...]) -> str:
     """Return a table of Dice per organ from confusion matrices (cases, classes, classes), and what stands out in it."""
     dice = dice_per_organ(counts)

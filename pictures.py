@@ -76,6 +76,37 @@ def plot_prediction(case: dict, prediction: np.ndarray, organs: Sequence[str]) -
     return figure
 
 
+def plot_views(*rows: torch.Tensor) -> Figure:
+    """Show the middle axial slice of every view, each of ``rows`` (B, 1, X, Y, Z) below the one before."""
+    count = len(rows[0])
+    figure, axes = plt.subplots(
+        len(rows), count, figsize=(2.4 * count, 2.4 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for row, views in zip(axes, rows, strict=True):
+        for ax, view in zip(row, views[:, 0].numpy(), strict=True):
+            _draw(ax, view, None, 2, view.shape[2] // 2, (1, 1, 1), ())
+    return figure
+
+
+def plot_tasks(history: Sequence[dict[str, float]], views: torch.Tensor) -> Figure:
+    """Show the scores of the pre-training tasks against the step, with what chance or one grey for all would score."""
+    steps = [row["step"] for row in history]
+    panels = {  # score, title, what knowing nothing scores
+        "reconstruction": ("Reconstruction, L1 loss", float((views - views.median()).abs().mean())),
+        "rotation_accuracy": ("Rotation, share told right", 0.25),
+        "contrast": ("Contrast, NT-Xent loss", float(np.log(len(views) - 1))),
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), layout="constrained")
+    for ax, (name, (title, nothing)) in zip(axes, panels.items(), strict=True):
+        ax.plot(steps, [row[name] for row in history], marker=".")
+        ax.axhline(nothing, color="0.5", linestyle="--", label="knowing nothing")
+        ax.set(xlabel="step", title=title)
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+    axes[0].legend()
+    return figure
+
+
 def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Show training loss and mean Dice against the step, with the best validation marked."""
     steps = [row["step"] for row in history]

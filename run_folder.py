@@ -30,7 +30,6 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from atomic_files import replacing
-from evaluation import dice_per_organ, mean_dice, organ_means
 from hardware import Hardware
 from swinunetr_weights import save_weights
 from user_errors import InputError, TrainingStopped
@@ -45,7 +44,7 @@ _locks: dict[Path, IO] = {}  # kept open while this process lives, so that a cel
 
 
 class RunFolder:
-    """Keep a run in ``logdir``: state, ``metrics.csv``, ``best_model.pth``, ``summary.json``, TensorBoard events.
+    """Keep a run in ``logdir``: state, ``metrics.csv``, weights, ``summary.json``, TensorBoard events.
 
     ``settings`` is what decides the result (recipe, seed, split, weights): plain values, compared with those of the
     state found. With ``resume`` False a folder that holds a run is refused. ``save_every`` is in seconds: states
@@ -58,14 +57,12 @@ class RunFolder:
     def __init__(
         self,
         logdir: str | Path,
-        organs: tuple[str, ...],
         settings: dict,
         hardware: Hardware,
         resume: bool = True,
         save_every: float = 15,
     ) -> None:
         self.path = Path(logdir).expanduser()
-        self.organs = organs
         self.hardware = hardware
         self.writes = hardware.rank == 0
         self.save_every = save_every
@@ -179,11 +176,9 @@ class RunFolder:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def record(self, step: int, counts: np.ndarray) -> bool:
-        """Add one validation, confusion matrices (cases, classes, classes); return whether it is the best so far."""
-        dice = dice_per_organ(counts)
-        row = {"step": step, "train_loss": float(np.mean(self.losses)), "mean_dice": mean_dice(dice)}
-        row |= dict(zip(self.organs, organ_means(dice).tolist(), strict=True))
+    def record(self, step: int, scores: dict[str, float]) -> bool:
+        """Add the scores of one validation; return whether their ``mean_dice``, if there is one, is the best yet."""
+        row = {"step": step, "train_loss": float(np.mean(self.losses)), **scores}
         self.losses = []
         self.history.append(row)
         if self.writes:
@@ -198,13 +193,13 @@ class RunFolder:
             writer.writerows(self.history)
         for name, value in row.items():
             if name != "step":
-                tag = name if name in ("train_loss", "mean_dice") else f"dice/{name}"
+                tag = name if name in ("train_loss", "mean_dice") else f"scores/{name}"
                 self.events.add_scalar(tag, value, row["step"])
 
-    def save_best(self, model: torch.nn.Module) -> None:
-        """Write ``best_model.pth``, which plain MONAI loads."""
+    def save_weights(self, model: torch.nn.Module, name: str) -> None:
+        """Write the weights of a SwinUNETR to the file ``name``, which plain MONAI loads."""
         if self.writes:
-            save_weights(model, self.path / "best_model.pth")
+            save_weights(model, self.path / name)
 
     def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
         """Write the state of ``parts`` after ``step`` if it is time to, if it is the last, or if a stop was asked for.
@@ -257,7 +252,7 @@ class RunFolder:
     @property
     def best(self) -> dict[str, float]:
         """Return the row of the best mean Dice so far."""
-        return max(self.history, key=lambda row: np.nan_to_num(row["mean_dice"], nan=-1))
+        return max(self.history, key=lambda row: np.nan_to_num(row.get("mean_dice", math.nan), nan=-1))
 
     @property
     def best_dice(self) -> float:
@@ -271,25 +266,19 @@ class RunFolder:
                 figure.savefig(temporary, dpi=150)
             self.events.add_figure(name, figure, self.step, close=False)
 
-    def write_summary(self, counts: np.ndarray, **more: object) -> None:
-        """Write ``summary.json``: what was run, on what, and how it ended; null is the Dice of an absent organ."""
+    def write_summary(self, **results: object) -> None:
+        """Write ``summary.json``: how the run ended, what was run, and on what; NaN, as of an absent organ, is null."""
         if not self.writes:
             return
-        means = organ_means(dice_per_organ(counts))
         content = {
-            "best_step": self.best["step"],
-            "best_mean_dice": self.best["mean_dice"],
-            "dice_per_organ": {
-                o: None if math.isnan(d) else d for o, d in zip(self.organs, means.tolist(), strict=True)
-            },
+            **results,
             **self.settings,
-            **more,
             "hardware": {key: str(value) for key, value in asdict(self.hardware).items()},
             "versions": versions(),
             "seconds": round(self.seconds, 1),
         }
         with replacing(self.path / "summary.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
 
 
 def require_finite(loss: float, model: torch.nn.Module, step: int, case: str, scaled: bool = False) -> None:
@@ -314,6 +303,12 @@ def _flat(settings: dict) -> dict:
     """Return settings with those of inner dictionaries lifted up: no two of them share a name."""
     inner = [_flat(value) for value in settings.values() if isinstance(value, dict)]
     return {key: value for part in [settings, *inner] for key, value in part.items() if not isinstance(value, dict)}
+
+
+def _without_nan(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def _read_state(file: Path) -> dict:

@@ -68,12 +68,19 @@ logging.getLogger("nibabel.global").setLevel(logging.ERROR)
 # ----------------------------------------------------------------------------------------------------------- recipe
 
 
-LEAST = {"max_steps": 1, "eval_every": 1, "crops_per_volume": 1, "windows_per_batch": 1, "seed": 0}
+LEAST = {
+    "max_steps": 1,
+    "eval_every": 1,
+    "crops_per_volume": 1,
+    "windows_per_batch": 1,
+    "volumes_per_step": 1,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Hold every choice of a training run; the defaults are the published ones (Tang et al., CVPR 2022).
+class CommonRecipe:
+    """Hold the choices that fine-tuning and pre-training share; the defaults are those of fine-tuning.
 
     Raises:
         InputError: a value that the network or the training loop can't take, naming the parameter.
@@ -84,18 +91,12 @@ class Recipe:
     learning_rate: float = 1e-4
     schedule: str = "constant"  # or "cosine": from learning_rate down to 0 at max_steps, after a warm-up of 5%
     weight_decay: float = 1e-5
-    class_balance: float = 0.0  # weight classes in the loss by frequency ** -class_balance; 0: all alike, 0.5: root
-    crops_per_volume: int = 4  # the batch: one volume a step, this many crops of it
+    crops_per_volume: int = 4  # the batch of fine-tuning: one volume a step, this many crops of it
     crop_size: tuple[int, int, int] = (96, 96, 96)  # voxels of the training grid; also the window of inference
     spacing_mm: tuple[float, float, float] = (1.5, 1.5, 2.0)  # training grid: right, anterior, superior
     hu_window: tuple[float, float] = (-175.0, 250.0)  # mapped to 0..1 and clipped: fat to enhanced vessels
-    flip_probability: float = 0.1  # on each axis
-    rotate_probability: float = 0.1  # by 90, 180 or 270 degrees in the axial plane
-    shift_probability: float = 0.5  # add up to +-0.1 to all intensities
     feature_size: int = 48  # channels after the patch embedding; a checkpoint overrides it
     window_size: int = 7  # tokens along each edge of an attention window; a checkpoint overrides it
-    overlap: float = 0.25  # of neighbouring windows in inference
-    windows_per_batch: int = 4  # in inference
     seed: int = 0  # decides initial weights, order of volumes, crops and augmentation
 
     def __post_init__(self) -> None:
@@ -103,7 +104,7 @@ class Recipe:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,) * 3)
         for name, least in LEAST.items():
-            value = getattr(self, name)
+            value = getattr(self, name, least)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
         if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < 1:
@@ -116,17 +117,35 @@ class Recipe:
             )
         if len(self.spacing_mm) != 3 or not all(isinstance(s, int | float) and 0.1 <= s <= 20 for s in self.spacing_mm):
             raise InputError(f"spacing_mm: expected one or three numbers from 0.1 to 20 mm, found {self.spacing_mm}.")
-        self._check_crop()
-
-    def _check_crop(self) -> None:
         crop = self.crop_size
         if len(crop) != 3 or any(not isinstance(c, int) or c < 32 or c % 32 for c in crop) or math.prod(crop) <= 32**3:
             raise InputError(
                 f"crop_size: expected one or three multiples of 32 (the network halves each axis five times), above "
                 f"32 x 32 x 32 (one voxel at the bottleneck can't be normalised), found {crop}. Try 64 or 96."
             )
-        if crop[0] != crop[1] and self.rotate_probability:
-            raise InputError(f"crop_size: the first two of {crop} must agree, as crops are rotated in that plane.")
+
+
+@dataclass(frozen=True)
+class Recipe(CommonRecipe):
+    """Hold every choice of a fine-tuning run; the defaults are the published ones (Tang et al., CVPR 2022).
+
+    Raises:
+        InputError: a value that the network or the training loop can't take, naming the parameter.
+    """
+
+    class_balance: float = 0.0  # weight classes in the loss by frequency ** -class_balance; 0: all alike, 0.5: root
+    flip_probability: float = 0.1  # on each axis
+    rotate_probability: float = 0.1  # by 90, 180 or 270 degrees in the axial plane
+    shift_probability: float = 0.5  # add up to +-0.1 to all intensities
+    overlap: float = 0.25  # of neighbouring windows in inference
+    windows_per_batch: int = 4  # in inference
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_size[0] != self.crop_size[1] and self.rotate_probability:
+            raise InputError(
+                f"crop_size: the first two of {self.crop_size} must agree, as crops are rotated in that plane."
+            )
 
 
 # Two CPU cores and a few minutes: a coarse grid, a small network, a large step that decays.
@@ -154,7 +173,7 @@ def choose_recipe(name: str, **changes) -> Recipe:
     return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
 
 
-def learning_rate_at(step: int, recipe: Recipe) -> float:
+def learning_rate_at(step: int, recipe: CommonRecipe) -> float:
     """Return the learning rate of step 1..max_steps, as a function of the step alone."""
     if recipe.schedule == "constant":
         return recipe.learning_rate
@@ -195,7 +214,7 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise InputError(f"data_root: no folder at '{root}'. Give the folder that holds imagesTr/ or RawData/.")
-    sections = {name: [_locate(entry, root) for entry in content.get(name, [])] for name in SECTIONS}
+    sections = {name: [locate(entry, root) for entry in content.get(name, [])] for name in SECTIONS}
     sections["test"] = [entry for entry in sections["test"] if Path(entry["image"]).is_file()]
     return Dataset(classes, next(iter(content.get("modality", {"0": "CT"}).values())), **sections)
 
@@ -205,16 +224,30 @@ SECTIONS = ("training", "validation", "test")
 SYNAPSE_FOLDERS = {"imagesTr": "Training/img", "labelsTr": "Training/label", "imagesTs": "Testing/img"}
 
 
-def _read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
-    """Return the content of a Decathlon-style JSON and its class names in order of their ids."""
+NOT_A_LIST = "json_path: '{}' is not a Decathlon-style list; see json_files/btcv_6.json for one. "
+
+
+def read_json(json_path: Path) -> dict:
+    """Return the content of a JSON file that holds an object.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+    """
     if not json_path.is_file():
         raise InputError(f"json_path: no file at '{json_path}'. The project's own lists are in json_files/.")
     try:
         content = json.loads(json_path.read_text())
     except ValueError as error:
         raise InputError(f"json_path: '{json_path}' is not valid JSON ({error}).") from None
-    form = f"json_path: '{json_path}' is not a Decathlon-style list; see json_files/btcv_6.json for one. "
-    labels = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise InputError(NOT_A_LIST.format(json_path) + f"Expected an object, found {type(content).__name__}.")
+    return content
+
+
+def _read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
+    """Return the content of a Decathlon-style JSON and its class names in order of their ids."""
+    content, form = read_json(json_path), NOT_A_LIST.format(json_path)
+    labels = content.get("labels")
     if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(len(labels))) or len(labels) < 2:
         raise InputError(form + 'Expected "labels" to map "0" (background), "1", "2", ... to names, without gaps.')
     for name in ("training", "validation"):
@@ -227,7 +260,7 @@ def _read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
     return content, tuple(labels[str(i)] for i in range(len(labels)))
 
 
-def _locate(entry: dict | str, root: Path) -> dict[str, str]:
+def locate(entry: dict | str, root: Path) -> dict[str, str]:
     """Turn one entry of the JSON into absolute file names and a case name."""
     entry = {"image": entry} if isinstance(entry, str) else entry
     files = {key: str(_first_existing(entry[key], root)) for key in ("image", "label") if key in entry}
@@ -268,7 +301,7 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
     return root
 
 
-def run_settings(recipe: Recipe, dataset: Dataset, checkpoint: str) -> dict:
+def run_settings(recipe: CommonRecipe, dataset: Dataset, checkpoint: str) -> dict:
     """Return what decides the result of a run, as plain values, for :class:`run_folder.RunFolder` to compare."""
     split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
     return {
@@ -280,7 +313,7 @@ def run_settings(recipe: Recipe, dataset: Dataset, checkpoint: str) -> dict:
     }
 
 
-def preprocessing(recipe: Recipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
+def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
     """Return the transforms that take files to the training grid: the one definition for training, Dice and export.
 
     The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS order with their affine. For CT,
@@ -309,7 +342,7 @@ def preprocessing(recipe: Recipe, modality: str, keys: tuple[str, ...] = ("image
 
 def prepare_cases(
     entries: list[dict[str, str]],
-    recipe: Recipe,
+    recipe: CommonRecipe,
     modality: str,
     description: str = "Preparing cases",
     cache_dir: str | Path | None = None,
@@ -338,7 +371,7 @@ def prepare_cases(
         return list(tqdm(pool.map(prepare, entries), total=len(entries), desc=description))
 
 
-def _prepare(entry: dict[str, str], recipe: Recipe, modality: str) -> dict:
+def _prepare(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:
     """Apply the transforms and keep what later work needs, as plain tensors."""
     keys = tuple(key for key in ("image", "label") if key in entry)
     try:
@@ -372,7 +405,7 @@ def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.T
     return centres
 
 
-def _cache_key(entry: dict[str, str], recipe: Recipe, modality: str) -> str:
+def _cache_key(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> str:
     """Return a name that changes with the files, the settings and the code that prepares them."""
     files = [(key, os.path.realpath(entry[key]), os.stat(entry[key])) for key in ("image", "label") if key in entry]
     stamps = [(key, path, stat.st_size, stat.st_mtime_ns) for key, path, stat in files]
@@ -431,15 +464,18 @@ def augmentation(recipe: Recipe) -> Compose:
     )
 
 
+def next_case(cases: list[dict], seed: int, number: int) -> dict:
+    """Return the case that comes as ``number`` (from 1): a new random order each time that all have been seen."""
+    epoch, position = divmod(number - 1, len(cases))
+    return cases[np.random.default_rng([seed, epoch]).permutation(len(cases))[position]]
+
+
 def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Return what step ``step`` (from 1) trains on, as a pure function of ``seed`` and ``step``.
 
-    The volumes come in a new random order each time all have been seen. Images are (B, 1, X, Y, Z) float32, labels
-    the same shape in uint8, and the name is that of the volume.
+    Images are (B, 1, X, Y, Z) float32, labels the same shape in uint8, and the name is that of the volume.
     """
-    epoch, position = divmod(step - 1, len(cases))
-    order = np.random.default_rng([seed, epoch]).permutation(len(cases))
-    case = cases[order[position]]
+    case = next_case(cases, seed, step)
     augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
     with without_metadata():
         crops = augment(case | {key: case[key].as_tensor() for key in ("image", "label")})

@@ -99,7 +99,8 @@ def test_classes_come_from_the_json_and_missing_test_images_are_left_out(small_d
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", '"labels"'),
+        ("[]", "an object"),
+        ("{}", '"labels"'),
         ('{"labels": {"0": "background", "2": "liver"}}', "without gaps"),
         ('{"labels": {"0": "b", "1": "liver"}, "training": []}', '"training"'),
         ('{"labels": {"0": "b", "1": "liver"}, "training": [{"image": "a"}]}', '"image" and "label"'),
