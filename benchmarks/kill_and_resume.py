@@ -24,18 +24,10 @@ PARAMETERS = {
 }  # demo recipe; a state as often as 2% of the time allows
 
 
-def start(logdir: Path, parameters: dict) -> subprocess.Popen:
-    """Start the notebook under papermill, as the README does."""
+def start(logdir: Path, parameters: dict, notebook: str | Path = "swinunetr_finetune.ipynb") -> subprocess.Popen:
+    """Start a notebook under papermill, as the README does."""
     options = [text for name, value in (parameters | {"logdir": logdir}).items() for text in ("-p", name, str(value))]
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "--no-progress-bar",
-        "swinunetr_finetune.ipynb",
-        "/dev/null",
-        *options,
-    ]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), "/dev/null", *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -7,41 +7,15 @@ Trains the demo's network on phantoms with the older order, then validates the s
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceCELoss
-from tqdm import tqdm
 
+from benchmarks.training import fine_tune
 from evaluation import dice_per_organ, evaluate, mean_dice
 from hardware import find_hardware, place_network
 from run_folder import versions
-from ssl_helpers import (
-    DEMO,
-    augmentation,
-    class_weights,
-    learning_rate_at,
-    prepare_cases,
-    read_dataset,
-    training_batch,
-    write_phantoms,
-)
+from ssl_helpers import DEMO, prepare_cases, read_dataset, write_phantoms
 from swinunetr_weights import build_swinunetr, encoder_response, response_changes
 
 LIST = "json_files/btcv_6.json"
-
-
-def train(model: torch.nn.Module, cases: list[dict], classes: int, hardware) -> None:
-    """Train with the demo recipe, seed 0."""
-    loss_function = DiceCELoss(to_onehot_y=True, softmax=True, weight=class_weights(cases, classes, DEMO))
-    loss_function.to(hardware.device)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=DEMO.weight_decay)
-    augment = augmentation(DEMO)
-    for step in tqdm(range(1, DEMO.max_steps + 1), unit="step"):
-        images, labels, _ = training_batch(cases, augment, 0, step)
-        with hardware.autocast():
-            logits = model(images.to(hardware.device))
-        optimizer.zero_grad()
-        loss_function(logits.float(), labels.to(hardware.device)).backward()
-        optimizer.param_groups[0]["lr"] = learning_rate_at(step, DEMO)
-        optimizer.step()
 
 
 def main() -> None:
@@ -54,7 +28,7 @@ def main() -> None:
     build = {"feature_size": DEMO.feature_size, "window_size": DEMO.window_size}
     torch.manual_seed(0)
     models = {m: place_network(build_swinunetr(classes, merging=m, **build), hardware) for m in ("legacy", "current")}
-    train(models["legacy"].train(), training, classes, hardware)
+    fine_tune(models["legacy"], training, classes, DEMO, hardware)
     models["current"].load_state_dict(models["legacy"].state_dict())  # names and shapes agree: no error, no warning
     print(hardware, versions())
     for merging, model in models.items():

@@ -1,4 +1,4 @@
-"""The notebook as a file, and as a reader runs it: with papermill, on phantoms and on another data set."""
+"""The notebooks as files, and as a reader runs them: with papermill, on phantoms and on another data set."""
 
 import csv
 import json
@@ -14,53 +14,60 @@ from conftest import PROJECT
 from monai.networks.nets import SwinUNETR
 from papermill import inspect_notebook
 
+import pretraining
 from benchmarks import kill_and_resume
+from swinunetr_weights import build_swinunetr, load_pretrained
 
-NOTEBOOK = PROJECT / "swinunetr_finetune.ipynb"
+NOTEBOOK, PRETRAINING = PROJECT / "swinunetr_finetune.ipynb", PROJECT / "ssl_train.ipynb"
 # What a user of BTCV sets, and what the README and other tools rely on.
 PARAMETERS = {
     *("data_root", "json_path", "pretrained_checkpoint", "logdir"),
     *("max_steps", "eval_every", "learning_rate", "crops_per_volume", "seed"),
 }
+both_notebooks = pytest.mark.parametrize("path", [NOTEBOOK, PRETRAINING], ids=lambda path: path.stem)
 SHORT = {"max_steps": 4, "eval_every": 3}
 
 
-@pytest.fixture(scope="module")
-def notebook():
-    content = nbformat.read(NOTEBOOK, as_version=4)
+def read(path):
+    content = nbformat.read(path, as_version=4)
     nbformat.validate(content)
     return content
 
 
-def test_notebook_is_committed_without_outputs(notebook):
+@both_notebooks
+def test_notebook_is_committed_without_outputs(path):
+    notebook = read(path)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert max(len(cell.source.splitlines()) for cell in code) <= 40
 
 
-def test_notebook_has_one_parameters_cell_of_literals(notebook):
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+@both_notebooks
+def test_notebook_has_one_parameters_cell_of_literals(path):
+    tagged = [cell for cell in read(path).cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert all(line.count("=") == 1 for line in tagged[0].source.splitlines())
 
 
-def test_papermill_explains_every_parameter():
-    parameters = inspect_notebook(str(NOTEBOOK))
+@both_notebooks
+def test_papermill_explains_every_parameter(path):
+    parameters = inspect_notebook(str(path))
     assert set(parameters) >= PARAMETERS
     assert all(entry["help"] and entry["inferred_type_name"] != "None" for entry in parameters.values())
 
 
-def test_every_heading_level_follows_from_the_one_above(notebook):
-    headings = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+@both_notebooks
+def test_every_heading_level_follows_from_the_one_above(path):
+    headings = [line for cell in read(path).cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     levels = [line.index(" ") for line in headings if line.startswith("#")]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
-def papermill(output, **parameters) -> subprocess.CompletedProcess:
-    """Run the notebook in a process of its own, as the README does."""
+def papermill(output, notebook=NOTEBOOK, **parameters) -> subprocess.CompletedProcess:
+    """Run a notebook in a process of its own, as the README does."""
     options = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(NOTEBOOK), str(output), *options]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(output), *options]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
 
 
@@ -172,3 +179,45 @@ def test_a_wrong_parameter_ends_in_a_short_error(tmp_path, parameters, message):
     (error,) = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert message in error.evalue
     assert len("\n".join(error.traceback).splitlines()) <= 5
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Return a folder of three volumes without labels."""
+    folder = tmp_path_factory.mktemp("scans")
+    return pretraining.write_unlabelled_phantoms(folder, 3)
+
+
+def test_pretraining_leaves_weights_that_fine_tuning_takes(scans, tmp_path):
+    run = tmp_path / "pretrain"
+    options = {"data_root": scans, "recipe_name": "demo", "eval_every": 2, "save_every": 0, "logdir": run}
+    done = papermill(tmp_path / "out.ipynb", PRETRAINING, max_steps=3, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["2", "3"]
+    assert list(rows[0])[2:] == ["reconstruction", "rotation", "contrast", "rotation_accuracy"]
+    assert {"task_curves.png", "reconstruction.png", "summary.json", "state.pt"} <= {f.name for f in run.iterdir()}
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert "Warning" not in "".join(output.get("text", "") for output in outputs)
+
+    model = build_swinunetr(14, run / "ssl_pretrained_weights.pth")
+    report = load_pretrained(model, run / "ssl_pretrained_weights.pth")
+    assert report.family == "swinunetr"
+    weights = torch.load(run / "ssl_pretrained_weights.pth", weights_only=True)
+    loaded = [name for name, tensor in model.state_dict().items() if torch.equal(tensor, weights[name])]
+    assert set(model.state_dict()) - set(loaded) == {"out.conv.conv.weight", "out.conv.conv.bias"}
+
+
+def test_a_killed_pretraining_goes_on_to_the_very_same_weights(scans, tmp_path):
+    options = {"data_root": scans, "recipe_name": "demo", "eval_every": 2, "save_every": 0, "max_steps": 4}
+    assert papermill(tmp_path / "whole.ipynb", PRETRAINING, logdir=tmp_path / "whole", **options).returncode == 0
+    process = kill_and_resume.start(tmp_path / "killed", options, PRETRAINING)
+    kill_and_resume.wait_for(tmp_path / "killed/metrics.csv", process)
+    assert process.poll() is None
+    kill_and_resume.kill(process)
+    assert papermill(tmp_path / "again.ipynb", PRETRAINING, logdir=tmp_path / "killed", **options).returncode == 0
+    files = [tmp_path / name / "ssl_pretrained_weights.pth" for name in ("whole", "killed")]
+    whole, killed = (torch.load(file, weights_only=True) for file in files)
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
