@@ -103,7 +103,8 @@ class DatasetReport:
             f"caching      {self.cache_bytes / 1e9:.2f} GB of the {self.memory_bytes / 1e9:.2f} GB that are available",
         ]
         width = max(map(len, ["organ, ml", *self.organ_ml]))
-        lines.append(f"{'organ, ml':{width}}   median      min      max  cases")
+        if self.organ_ml:
+            lines.append(f"{'organ, ml':{width}}   median      min      max  cases")
         for organ, ml in self.organ_ml.items():
             spread = f"{np.median(ml):9.1f}{min(ml):9.1f}{max(ml):9.1f}" if ml else "in no case".rjust(27)
             lines.append(f"{organ:{width}}{spread}{len(ml):7d}")
@@ -406,7 +407,9 @@ def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[fl
     if absent := [organ for i, organ in enumerate(classes) if i and i not in learnt]:
         warnings.append(f"no training case has {', '.join(absent)}; it can't be learnt")
     if cache_bytes > 0.8 * memory_bytes:  # the rest is for the work itself
-        warnings.append("caching may not fit into memory; take fewer cases, a coarser spacing or a larger machine")
+        warnings.append(
+            "all cases may not fit into memory, where fine-tuning keeps them; take fewer or a coarser spacing"
+        )
     return DatasetReport(
         cases=dict(Counter(scan.split for scan in images)),
         shapes=np.array([scan.shape[:3] for scan in images]),

@@ -346,12 +346,14 @@ def prepare_cases(
     modality: str,
     description: str = "Preparing cases",
     cache_dir: str | Path | None = None,
+    in_memory: bool = True,
 ) -> list[dict]:
     """Take every entry to the training grid once, in parallel, and return the cases in order.
 
     A case holds ``name``, ``source`` (the image's file), ``image`` and, if labelled, ``label`` and the places where
     crops may be centred. ``cache_dir`` keeps cases across runs, under a name made from the files' size and time, the
-    settings and the code that prepared them, so that a stale one is never found; None keeps nothing.
+    settings and the code that prepared them, so that a stale one is never found; None keeps nothing. Without
+    ``in_memory`` voxels are mapped from there: the system reads what is used and forgets it where memory is short.
 
     Raises:
         InputError: a case could not be read or transformed, naming it.
@@ -359,11 +361,12 @@ def prepare_cases(
 
     def prepare(entry: dict[str, str]) -> dict:
         file = Path(cache_dir, _cache_key(entry, recipe, modality) + ".pt") if cache_dir else None
-        parts = _read_cache(file) if file else None
+        parts = _read_cache(file, in_memory) if file else None
         if parts is None:
             parts = _prepare(entry, recipe, modality)
             if file:
                 _write_cache(parts, file)
+                parts = (None if in_memory else _read_cache(file, in_memory)) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
         return parts | volumes | {"name": entry["name"], "source": entry["image"]}
 
@@ -415,10 +418,10 @@ def _cache_key(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> st
     return hashlib.sha256(json.dumps([stamps, settings, code, versions]).encode()).hexdigest()[:32]
 
 
-def _read_cache(file: Path) -> dict | None:
-    """Read a prepared case; None if there is none, or none that can be read."""
+def _read_cache(file: Path, in_memory: bool) -> dict | None:
+    """Read a prepared case, or map it from the file; None if there is none, or none that can be read."""
     try:
-        return torch.load(file, weights_only=True)
+        return torch.load(file, weights_only=True, mmap=not in_memory)
     except (OSError, RuntimeError, pickle.UnpicklingError):
         return None
 

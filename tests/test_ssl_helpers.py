@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 from conftest import PROJECT, SMALL, prepared, write_case
@@ -190,6 +191,15 @@ def test_a_changed_file_or_setting_makes_a_new_case(small_data, tmp_path):
     changed = cached(small_data, tmp_path / "cache")
     assert changed["image"].shape != first["image"].shape and names["image"] in changed["source"]
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_case_mapped_from_the_disk_is_the_case(small_data, tmp_path):
+    dataset, cases = prepared(small_data)
+    for _ in range(2):  # once prepared and then mapped, once found
+        mapped = helpers.prepare_cases(dataset.training, SMALL, "CT", cache_dir=tmp_path / "cache", in_memory=False)
+        assert sum(item.path.endswith(".pt") for item in psutil.Process().memory_maps()) == 2
+        for case, other in zip(cases, mapped, strict=True):
+            assert torch.equal(case["image"], other["image"])
 
 
 def test_a_damaged_cache_file_is_made_anew(small_data, tmp_path):
