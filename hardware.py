@@ -115,6 +115,29 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
     return speed_up(model).to(hardware.device)
 
 
+def describe_speed(model: SwinUNETR, hardware: Hardware) -> str:
+    """Return what was switched on for a network that :func:`place_network` has placed, and why, a line each."""
+    on_gpu = hardware.device.type == "cuda"
+    precision = {
+        torch.bfloat16: "bfloat16, which this hardware computes in; the loss in float32",
+        torch.float16: "float16, as there is no bfloat16 here, with scaled gradients; the loss in float32",
+        None: "float32, as this hardware computes in nothing shorter",
+    }[hardware.autocast_dtype]
+    kept = not any(getattr(module, "use_checkpoint", False) for module in model.swinViT.modules())
+    activations = "kept, as they fit into memory" if kept else "worked out twice, as they don't fit into memory"
+    lines = [
+        f"device       {hardware.name}, {hardware.ranks} process(es)",
+        f"precision    {precision}",
+        f"activations  {activations}",
+        f"attention    {'fused, ' if on_gpu else ''}with masks made once",
+    ]
+    if not on_gpu:
+        lines.append("memory       reused when freed, as asking the system for it again takes long")
+    if not on_gpu and hardware.autocast_dtype:
+        lines.append("layout       channels-last, which convolutions here are faster in")
+    return "\n".join(lines)
+
+
 def keep_freed_memory() -> None:
     """Let the process reuse the memory of freed tensors instead of giving it back to the system after each.
 

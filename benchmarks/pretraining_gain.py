@@ -21,22 +21,22 @@ from benchmarks.training import fine_tune
 from evaluation import dice_per_organ, evaluate, mean_dice
 from hardware import find_hardware, place_network
 from run_folder import versions
-from ssl_helpers import DEMO, prepare_cases, read_dataset, write_phantoms
+from ssl_helpers import DEMO, Recipe, prepare_cases, read_dataset, write_phantoms
 from swinunetr_weights import build_swinunetr, load_pretrained
 
 LIST = "json_files/btcv_6.json"
 STARTS = ("random", "pretrained")
 
 
-def dice_curve(weights: Path | None, seed: int, every: int) -> dict[int, float]:
+def dice_curve(weights: Path | None, recipe: Recipe, every: int) -> dict[int, float]:
     """Return the mean validation Dice after every so many steps of one run; ``weights`` None starts at random."""
-    recipe, hardware = replace(DEMO, seed=seed), find_hardware()
+    hardware = find_hardware()
     dataset = read_dataset(LIST, write_phantoms(LIST, "data/phantoms"))
     training, validation = (
         prepare_cases(cases, recipe, dataset.modality, cache_dir="data/cache")
         for cases in (dataset.training, dataset.validation)
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(recipe.seed)
     sizes = {} if weights else {"feature_size": recipe.feature_size, "window_size": recipe.window_size}
     model = build_swinunetr(len(dataset.classes), weights, **sizes)
     if weights:
@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="ssl_pretrained_weights.pth of ssl_train.ipynb")
     parser.add_argument("--seeds", type=int, default=3, help="how many; at least two")
+    parser.add_argument("--learning-rate", type=float, default=DEMO.learning_rate, help="of both sides")
     parser.add_argument("--every", type=int, default=40, help="steps between two validations")
     parser.add_argument("--results", type=Path, default=Path("runs/pretraining_gain.json"), help="what is done")
     args = parser.parse_args(arguments)
@@ -99,7 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
         for start in STARTS:
             name = f"{start} {seed}"
             if name not in results:
-                curve = dice_curve(args.weights if start == "pretrained" else None, seed, args.every)
+                recipe = replace(DEMO, seed=seed, learning_rate=args.learning_rate)
+                curve = dice_curve(args.weights if start == "pretrained" else None, recipe, args.every)
                 results[name] = {
                     "start": start,
                     "seed": seed,

@@ -13,7 +13,7 @@ from conftest import PROJECT
 from monai.networks.nets import SwinUNETR
 
 import hardware as hardware_module
-from hardware import Hardware, parallel, place_network, training_bytes
+from hardware import Hardware, describe_speed, parallel, place_network, training_bytes
 
 
 def test_bottleneck_gradient_is_right_where_onednn_s_bfloat16_one_is_not():
@@ -71,3 +71,5 @@ def test_activations_are_kept_only_where_they_fit(monkeypatch, free_gb, kept):
     assert 16e9 < training_bytes(model, voxels, cpu) < 32e9 < training_bytes(model, 2 * voxels, cpu)
     place_network(model, cpu, voxels)
     assert model.swinViT.layers1[0].blocks[0].use_checkpoint is not kept
+    assert ("kept, as they fit" in describe_speed(model, cpu)) is kept
+    assert "bfloat16" in describe_speed(model, cpu) and "channels-last" in describe_speed(model, cpu)
