@@ -76,15 +76,15 @@ def plot_prediction(case: dict, prediction: np.ndarray, organs: Sequence[str]) -
     return figure
 
 
-def plot_views(*rows: torch.Tensor) -> Figure:
-    """Show the middle axial slice of every view, each of ``rows`` (B, 1, X, Y, Z) below the one before."""
-    count = len(rows[0])
-    figure, axes = plt.subplots(
-        len(rows), count, figsize=(2.4 * count, 2.4 * len(rows)), squeeze=False, layout="constrained"
-    )
-    for row, views in zip(axes, rows, strict=True):
+def plot_views(rows: dict[str, torch.Tensor]) -> Figure:
+    """Show the middle axial slice of every view, a row for each named batch (B, 1, X, Y, Z)."""
+    count = len(next(iter(rows.values())))
+    size = (2.4 * count, 2.6 * len(rows))
+    figure, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False, layout="constrained")
+    for row, (name, views) in zip(axes, rows.items(), strict=True):
         for ax, view in zip(row, views[:, 0].numpy(), strict=True):
             _draw(ax, view, None, 2, view.shape[2] // 2, (1, 1, 1), ())
+        row[0].set_title(name, loc="left")
     return figure
 
 
