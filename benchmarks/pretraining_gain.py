@@ -94,6 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=40, help="steps between two validations")
     parser.add_argument("--results", type=Path, default=Path("runs/pretraining_gain.json"), help="what is done")
     args = parser.parse_args(arguments)
+    if args.seeds < 2:
+        parser.error(f"--seeds: expected at least 2, since one has no spread, found {args.seeds}")
     print(find_hardware(), versions())
     results = json.loads(args.results.read_text()) if args.results.is_file() else {}
     for seed in range(args.seeds):
