@@ -8,7 +8,7 @@ the whole SwinUNETR solves them, decoder included, so that all of it can be fine
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,17 @@ from tqdm.auto import tqdm
 import ct_phantoms
 from evaluation import evaluating
 from hardware import Hardware
-from ssl_helpers import DEMO, CommonRecipe, Dataset, case_name, locate, next_case, read_json, without_metadata
+from ssl_helpers import (
+    DEMO,
+    NOT_A_LIST,
+    CommonRecipe,
+    Dataset,
+    case_name,
+    locate,
+    next_case,
+    read_json,
+    without_metadata,
+)
 from user_errors import InputError
 
 TURNS = 4  # by 0, 90, 180 and 270 degrees about the axial axis
@@ -64,8 +74,7 @@ class PretrainingRecipe(CommonRecipe):
                 "volumes_per_step and crops_per_volume: expected at least two crops a step, since the contrastive task "
                 f"tells them apart, found {self.volumes_per_step} x {self.crops_per_volume}."
             )
-        if self.crop_size[0] != self.crop_size[1]:
-            raise InputError(f"crop_size: the first two of {self.crop_size} must agree, as views are turned there.")
+        self._require_square("views")
 
 
 PRETRAINING_DEMO = PretrainingRecipe(
@@ -81,12 +90,7 @@ PRETRAINING_DEMO = PretrainingRecipe(
 )
 
 
-def choose_pretraining_recipe(name: str, **changes) -> PretrainingRecipe:
-    """Return the recipe called ``published`` or ``demo`` with ``changes`` applied; a change to None is none."""
-    recipes = {"published": PretrainingRecipe(), "demo": PRETRAINING_DEMO}
-    if name not in recipes:
-        raise InputError(f"recipe: expected one of {sorted(recipes)}, found {name!r}.")
-    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
+RECIPES = {"published": PretrainingRecipe(), "demo": PRETRAINING_DEMO}
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -108,10 +112,9 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
     if json_path:
         content = read_json(Path(json_path))
         modality = next(iter(content.get("modality", {"0": modality}).values()))
-        training, held_out = ([locate(e, root) for e in content.get(name, [])] for name in ("training", "validation"))
+        training, held_out = (_listed(content, name, root, json_path) for name in ("training", "validation"))
     else:
         training, held_out = _find_volumes(root), []
-    training, held_out = ([{k: e[k] for k in ("name", "image")} for e in part] for part in (training, held_out))
     if len(training) + bool(held_out) < 2:
         where = f"'{json_path}' under \"training\"" if json_path else f"'{root}'"
         raise InputError(f"data_root: expected at least two volumes in {where}, found {len(training)}.")
@@ -120,6 +123,15 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
         held_out = training[::every]
         training = [entry for number, entry in enumerate(training) if number % every]
     return Dataset(("background",), modality, training, held_out, test=[])
+
+
+def _listed(content: dict, section: str, root: Path, json_path: str | Path) -> list[dict[str, str]]:
+    """Return the volumes of one section of a Decathlon-style JSON."""
+    entries = content.get(section, [])
+    images = [e.get("image") if isinstance(e, dict) else e for e in entries] if isinstance(entries, list) else [None]
+    if not all(isinstance(image, str) for image in images):
+        raise InputError(NOT_A_LIST.format(json_path) + f'Expected file names or "image" in each case of "{section}".')
+    return [locate(image, root) for image in images]
 
 
 def _find_volumes(root: Path) -> list[dict[str, str]]:

@@ -14,11 +14,12 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import monai
 import numpy as np
@@ -124,6 +125,12 @@ class CommonRecipe:
                 f"32 x 32 x 32 (one voxel at the bottleneck can't be normalised), found {crop}. Try 64 or 96."
             )
 
+    def _require_square(self, turned: str) -> None:
+        if self.crop_size[0] != self.crop_size[1]:
+            raise InputError(
+                f"crop_size: the first two of {self.crop_size} must agree, as {turned} are rotated in that plane."
+            )
+
 
 @dataclass(frozen=True)
 class Recipe(CommonRecipe):
@@ -142,11 +149,11 @@ class Recipe(CommonRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crop_size[0] != self.crop_size[1] and self.rotate_probability:
-            raise InputError(
-                f"crop_size: the first two of {self.crop_size} must agree, as crops are rotated in that plane."
-            )
+        if self.rotate_probability:
+            self._require_square("crops")
 
+
+R = TypeVar("R", bound=CommonRecipe)
 
 # Two CPU cores and a few minutes: a coarse grid, a small network, a large step that decays.
 DEMO = Recipe(
@@ -165,9 +172,11 @@ DEMO = Recipe(
 )
 
 
-def choose_recipe(name: str, **changes) -> Recipe:
-    """Return the recipe called ``published`` or ``demo`` with ``changes`` applied; a change to None is none."""
-    recipes = {"published": Recipe(), "demo": DEMO}
+RECIPES = {"published": Recipe(), "demo": DEMO}
+
+
+def choose_recipe(name: str, recipes: Mapping[str, R] = RECIPES, **changes) -> R:
+    """Return the recipe called ``name`` with ``changes`` applied; a change to None is none."""
     if name not in recipes:
         raise InputError(f"recipe: expected one of {sorted(recipes)}, found {name!r}.")
     return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
@@ -366,7 +375,8 @@ def prepare_cases(
             parts = _prepare(entry, recipe, modality)
             if file:
                 _write_cache(parts, file)
-                parts = (None if in_memory else _read_cache(file, in_memory)) or parts
+                if not in_memory:
+                    parts = _read_cache(file, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
         return parts | volumes | {"name": entry["name"], "source": entry["image"]}
 

@@ -12,8 +12,8 @@ from conftest import PROJECT, write_case
 
 import pretraining
 from hardware import Hardware
-from pretraining import PRETRAINING_DEMO, PretrainingNetwork, Views, choose_pretraining_recipe, pretraining_batch
-from ssl_helpers import check_dataset, prepare_cases
+from pretraining import PRETRAINING_DEMO, RECIPES, PretrainingNetwork, Views, pretraining_batch
+from ssl_helpers import check_dataset, choose_recipe, prepare_cases
 from swinunetr_weights import build_swinunetr
 from user_errors import InputError
 
@@ -53,6 +53,13 @@ def test_of_a_json_the_images_are_read_and_its_validation_is_held_out(scans):
     dataset = pretraining.read_unlabelled(scans, scans / "list.json")
     assert [entry["name"] for entry in dataset.training] == ["img0001", "img0002"]
     assert [set(entry) for entry in dataset.validation] == [{"name", "image"}] and dataset.modality == "MR"
+
+
+@pytest.mark.parametrize("training", [[{"label": "a.nii.gz"}], [3], {"image": "a.nii.gz"}])
+def test_a_malformed_list_is_refused(scans, training):
+    (scans / "list.json").write_text(json.dumps({"training": training}))
+    with pytest.raises(InputError, match='list.json.*"image" in each case of "training"'):
+        pretraining.read_unlabelled(scans, scans / "list.json")
 
 
 def test_no_folder_and_too_few_volumes_are_refused(tmp_path):
@@ -137,7 +144,7 @@ def test_mask_ratio_is_about_what_is_hidden(scans):
 )
 def test_a_wrong_value_is_refused_by_name(changes, message):
     with pytest.raises(InputError, match=message):
-        choose_pretraining_recipe("demo", **changes)
+        choose_recipe("demo", RECIPES, **changes)
 
 
 # ------------------------------------------------------------------------------------------------------------ tasks
