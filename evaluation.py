@@ -1,66 +1,31 @@
-"""The network in use: windows over a volume, Dice from confusion matrices, and predictions on the scan's own voxels."""
+"""Scores of a segmentation: Dice from confusion matrices, and on the scan's own voxels distances and volumes too."""
 
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.inferers import SlidingWindowInferer
-from monai.transforms import SpatialResample
+from monai.networks.utils import one_hot
+from nibabel.affines import voxel_sizes
+from scipy.ndimage import binary_erosion, find_objects
+from scipy.spatial import KDTree
 from tqdm.auto import tqdm
 
-from atomic_files import replacing
 from hardware import Hardware
-from user_errors import InputError
+from inference import predict, to_source_grid
 
 if TYPE_CHECKING:
     from ssl_helpers import Recipe
 
+SURFACE_TOLERANCE_MM = 2.0  # two surfaces this near count as one; about a voxel of the published training grid
+SCORES = ("dice", "dice_own_grid", "surface_dice", "hd95_mm", "volume_true_ml", "volume_predicted_ml")
 
-@contextmanager
-def evaluating(model: torch.nn.Module):
-    """Put the model in evaluation mode, without gradients, and back into the mode in which it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
-def predict(model: torch.nn.Module, image: torch.Tensor, recipe: Recipe, hardware: Hardware) -> torch.Tensor:
-    """Return the logits (classes, X, Y, Z), float32, of one image (1, X, Y, Z) on the training grid.
-
-    Where the volume's logits don't fit on the GPU beside the network, they are put together in the CPU's memory.
-    """
-    batch = torch.as_tensor(image).as_subclass(torch.Tensor)[None].float()
-    try:
-        return _slide(model, batch.to(hardware.device), recipe, hardware, stitch_on=hardware.device)
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return _slide(model, batch, replace(recipe, windows_per_batch=1), hardware, stitch_on=torch.device("cpu"))
-
-
-def _slide(
-    model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware, stitch_on: torch.device
-) -> torch.Tensor:
-    inferer = SlidingWindowInferer(
-        recipe.crop_size,
-        recipe.windows_per_batch,
-        recipe.overlap,
-        sw_device=hardware.device,
-        device=stitch_on,
-    )
-    with evaluating(model), hardware.autocast():
-        return inferer(batch, model)[0].float()
+# -------------------------------------------------------------------------------------------- Dice on the training grid
 
 
 def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> np.ndarray:
@@ -100,25 +65,6 @@ def organ_scores(counts: np.ndarray, organs: tuple[str, ...]) -> dict[str, float
     return {"mean_dice": mean_dice(dice), **dict(zip(organs, organ_means(dice).tolist(), strict=True))}
 
 
-def describe_dice(counts: np.ndarray, organs: tuple[str, ...]) -> str:
-    """Return a table of Dice per organ from confusion matrices (cases, classes, classes), and what stands out in it."""
-    dice = dice_per_organ(counts)
-    width = max(map(len, organs))
-    lines = [f"{'organ':{width}}   mean    min    max  cases"]
-    for organ, mean, values in zip(organs, organ_means(dice), dice.T, strict=True):
-        values = values[~np.isnan(values)]
-        spread = f"{mean:7.3f}{values.min():7.3f}{values.max():7.3f}" if len(values) else "    absent from the truth"
-        lines.append(f"{organ:{width}}{spread}{len(values):7d}")
-    lines.append(f"{'mean':{width}}{mean_dice(dice):7.3f}")
-    if counts[..., 1:].sum() == 0:
-        lines.append(
-            "The model predicts only background: train longer, or check labels, learning rate and intensities."
-        )
-    elif missed := [organ for organ, mean in zip(organs, organ_means(dice), strict=True) if mean == 0]:
-        lines.append(f"Not found in any case: {', '.join(missed)}.")
-    return "\n".join(lines)
-
-
 def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware: Hardware) -> np.ndarray:
     """Return the confusion matrices (cases, classes, classes) of the model on labelled cases, on the training grid.
 
@@ -132,35 +78,164 @@ def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware
     return np.stack([counts for _, counts in sorted(hardware.gather(own), key=lambda pair: pair[0])])
 
 
-def to_source_grid(logits: torch.Tensor, image: torch.Tensor) -> np.ndarray:
-    """Return the segmentation of a case on the grid of its source file, uint8, in the file's axis order.
+# --------------------------------------------------------------------------------------- scores on the scan's own grid
 
-    Probabilities are interpolated before the largest is taken, one class at a time to save memory; interpolated labels
-    would invent classes at borders. Voxels outside the training grid are background. ``image`` is the case's prepared
-    image, whose affines say where both grids lie.
+
+def score_case(case: dict, prediction: torch.Tensor, labels: np.ndarray, organs: Sequence[str]) -> list[dict]:
+    """Return one row an organ of ``evaluation.csv``: ``case``, ``organ`` and the six ``SCORES``.
+
+    ``prediction`` lies on the training grid and gives ``dice``; ``labels`` lie on the scan's own and give the rest.
+    Where the truth lacks an organ all but the volumes is NaN; where only the prediction does, the distance is.
     """
-    shape = [int(n) for n in image.meta["spatial_shape"]]
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
-    best, labels = torch.zeros(shape), torch.zeros(shape, dtype=torch.uint8)
-    for label, probability in enumerate(logits.softmax(0).cpu()):
-        channel = MetaTensor(probability[None], affine=image.affine)
-        resampled = resample(channel, dst_affine=image.meta["original_affine"], spatial_size=shape).as_tensor()[0]
-        better = resampled > best
-        best[better], labels[better] = resampled[better], label
-    return labels.numpy()
+    truth = read_labels(case["label_source"])
+    affine = np.asarray(case["image"].meta["original_affine"], dtype=float)
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    classes = len(organs) + 1
+    counts = confusion_matrix(torch.from_numpy(labels), torch.from_numpy(truth), classes)
+    on_training_grid = confusion_matrix(prediction, case["label"].as_tensor()[0], classes)
+    dice, own_dice = dice_per_organ(on_training_grid), dice_per_organ(counts)
+    boxes = [
+        _union(pair) for pair in zip(*(find_objects(volume, classes - 1) for volume in (labels, truth)), strict=True)
+    ]
+    rows = []
+    for label, (organ, box) in enumerate(zip(organs, boxes, strict=True), start=1):
+        true, predicted = int(counts[label].sum()), int(counts[:, label].sum())
+        surface_dice, hd95 = (0.0, np.nan) if true else (np.nan, np.nan)
+        if true and predicted:
+            surface_dice, hd95 = surface_scores(labels[box] == label, truth[box] == label, voxel_sizes(affine))
+        values = (dice[label - 1], own_dice[label - 1], surface_dice, hd95, true * voxel_ml, predicted * voxel_ml)
+        rows.append({"case": case["name"], "organ": organ, **dict(zip(SCORES, map(float, values), strict=True))})
+    return rows
 
 
-def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path) -> None:
-    """Write a segmentation as uint8 NIfTI with the geometry, sform and qform of the scan ``source``.
+def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
+    """Return the smallest box around those that are not None; an empty one if all are."""
+    axes = zip(*(box for box in boxes if box), strict=True)
+    return tuple(slice(min(side.start for side in axis), max(side.stop for side in axis)) for axis in axes)
 
-    Raises:
-        InputError: the segmentation is not of the scan's shape.
+
+def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
+    """Return normalised surface Dice and 95th percentile Hausdorff distance in mm of two masks, neither of them empty.
+
+    Between the outermost voxels of both masks: the share of them that lie within ``SURFACE_TOLERANCE_MM`` of the other
+    surface, and the larger of both directions' 95th percentiles. Equal to MONAI's ``SurfaceDiceMetric`` and
+    ``HausdorffDistanceMetric``, but each distance is measured once, not twice.
     """
-    scan = nib.load(source)
-    if labels.shape != scan.shape[:3]:
-        raise InputError(f"Expected a segmentation of shape {scan.shape[:3]} for '{source}', found {labels.shape}.")
-    header = scan.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    with replacing(path) as temporary:
-        nib.save(nib.Nifti1Image(labels, scan.affine, header), temporary)
+    surfaces = [np.argwhere(mask & ~binary_erosion(mask)) * spacing_mm for mask in (prediction, truth)]
+    there, back = (KDTree(b).query(a)[0] for a, b in (surfaces, surfaces[::-1]))
+    near = np.concatenate([there, back]) <= SURFACE_TOLERANCE_MM
+    return float(near.mean()), float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardware) -> dict[str, float]:
+    """Return the mean Dice, by organ, of the truth itself taken to the training grid and back to the scan's own.
+
+    No prediction on this training grid can be expected to score higher. NaN for an organ that no case has.
+    """
+    classes, dice = len(organs) + 1, []
+    for case in tqdm(hardware.share(cases), desc="Measuring the ceiling", leave=False, disable=hardware.rank > 0):
+        perfect = one_hot(case["label"].as_tensor()[None], classes, dtype=torch.uint8)[0]
+        labels = torch.from_numpy(to_source_grid(perfect, case["image"]))
+        truth = torch.from_numpy(read_labels(case["label_source"]))
+        dice.append(dice_per_organ(confusion_matrix(labels, truth, classes)))
+    return dict(zip(organs, organ_means(np.stack(hardware.gather(dice))).tolist(), strict=True))
+
+
+def read_labels(file: str | Path) -> np.ndarray:
+    """Return the label map of a NIfTI file as uint8 (X, Y, Z), in the file's axis order."""
+    volume = np.asarray(nib.load(file).dataobj)
+    return volume.reshape(volume.shape[:3]).astype(np.uint8)
+
+
+def case_means(rows: list[dict]) -> dict[str, tuple[float, float]]:
+    """Return for each case that has any organ its mean Dice on the training grid and on its own."""
+    cases: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["volume_true_ml"] > 0:
+            cases.setdefault(row["case"], []).append(row)
+    return {
+        case: tuple(float(np.nanmean([row[name] for row in own])) for name in ("dice", "dice_own_grid"))
+        for case, own in cases.items()
+    }
+
+
+def summarise(rows: list[dict], organs: Sequence[str]) -> dict[str, object]:
+    """Return the means of ``rows`` for ``summary.json``: of each case's mean over its organs, and of each organ."""
+    tables = {name: np.array([row[name] for row in rows]).reshape(-1, len(organs)) for name in SCORES}
+    return {
+        "mean_dice": mean_dice(tables["dice"]),
+        "mean_dice_own_grid": mean_dice(tables["dice_own_grid"]),
+        "mean_surface_dice": mean_dice(tables["surface_dice"]),
+        "mean_hd95_mm": mean_dice(tables["hd95_mm"]),
+        "dice_per_organ": dict(zip(organs, organ_means(tables["dice"]).tolist(), strict=True)),
+        "dice_own_grid_per_organ": dict(zip(organs, organ_means(tables["dice_own_grid"]).tolist(), strict=True)),
+    }
+
+
+def worst_and_best(rows: list[dict]) -> dict[str, dict]:
+    """Return the rows of the lowest and the highest Dice on a scan's own grid, as ``worst`` and ``best``, if any."""
+    present = sorted((row for row in rows if row["volume_true_ml"] > 0), key=lambda row: row["dice_own_grid"])
+    return {"worst": present[0], "best": present[-1]} if present else {}
+
+
+def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -> str:
+    """Return a table of mean and standard deviation over the cases of each organ's scores, and what stands out in it.
+
+    ``rows`` are those of :func:`score_case`. An organ is averaged over the cases whose truth has it, the distance over
+    those whose prediction has it too. ``ceiling`` is the highest Dice that the resolution allows, by organ.
+    """
+    organs = list(dict.fromkeys(row["organ"] for row in rows))
+    width = max(map(len, (*organs, "mean of cases")))
+    heads = ("Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "cases", "ceiling")
+
+    def line(name: str, cells: Sequence[str]) -> str:
+        sizes = (14, 14, 14, 14, 9, 9, 7, 9)
+        return f"{name:{width}}" + "".join(f"{cell:>{size}}" for cell, size in zip(cells, sizes, strict=False))
+
+    lines = [line("organ", heads)]
+    for organ in organs:
+        present = [row for row in rows if row["organ"] == organ and row["volume_true_ml"] > 0]
+        if not present:
+            lines.append(f"{organ:{width}}   absent from the truth of all cases")
+            continue
+        columns = {name: np.array([row[name] for row in present]) for name in SCORES}
+        cells = [_spread(columns[name], 2) for name in SCORES[:3]] + [_spread(columns["hd95_mm"], 1)]
+        cells += [f"{columns[name].mean():.1f}" for name in ("volume_predicted_ml", "volume_true_ml")]
+        cells += [str(len(present)), f"{ceiling[organ]:.2f}" if ceiling else "-"]
+        lines.append(line(organ, cells))
+    if means := case_means(rows):
+        cells = [_spread(np.array(column), 2) for column in zip(*means.values(), strict=True)]
+        lines.append(line("mean of cases", cells))
+    if sum(row["volume_predicted_ml"] for row in rows) == 0:
+        lines.append(
+            "The model predicts only background: train longer, or check labels, learning rate and intensities."
+        )
+    elif missed := [organ for organ in organs if _never_found([row for row in rows if row["organ"] == organ])]:
+        lines.append(f"Not found in any case: {', '.join(missed)}.")
+    return "\n".join(lines)
+
+
+def describe_worst_cases(rows: list[dict], most: int = 6) -> str:
+    """Return a table of the cases with the lowest mean Dice on their own grid, worst first, and their worst organs."""
+    means = sorted(case_means(rows).items(), key=lambda pair: pair[1][1])[:most]
+    width = max(map(len, ("case", *(case for case, _ in means))))
+    lines = [f"{'case':{width}}   Dice  own grid  worst organs"]
+    for case, (dice, own_dice) in means:
+        there = [row for row in rows if row["case"] == case and row["volume_true_ml"] > 0]
+        worst = sorted(there, key=lambda row: row["dice_own_grid"])[:3]
+        names = ", ".join(f"{row['organ']} {row['dice_own_grid']:.2f}" for row in worst)
+        lines.append(f"{case:{width}}  {dice:.3f}     {own_dice:.3f}  {names}")
+    return "\n".join(lines)
+
+
+def _never_found(rows: list[dict]) -> bool:
+    present = [row for row in rows if row["volume_true_ml"] > 0]
+    return bool(present) and all(row["dice_own_grid"] == 0 for row in present)
+
+
+def _spread(values: np.ndarray, digits: int) -> str:
+    """Return mean and standard deviation of what is not NaN."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return "-"
+    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")

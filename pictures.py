@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nibabel as nib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 # Neighbours in the body differ in lightness as well as in hue, for readers who don't tell red from green.
 ORGAN_COLOURS = (
@@ -28,7 +32,15 @@ ORGAN_COLOURS = (
     "#7CFC00",  # right adrenal gland
     "#B266FF",  # left adrenal gland
 )
+
+
+def organ_colours(count: int) -> list[str]:
+    """Return one colour, as in HTML, for each of ``count`` organs, over again where there are more than colours."""
+    return [ORGAN_COLOURS[number % len(ORGAN_COLOURS)] for number in range(count)]
+
+
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name and the axis that the plane cuts
+OUTLINED = [withStroke(linewidth=1.5, foreground="black")]  # so that a number can be read on any grey
 
 
 def plot_case(case: dict, organs: Sequence[str]) -> Figure:
@@ -63,16 +75,30 @@ def plot_features(image: torch.Tensor, before: torch.Tensor, after: torch.Tensor
     return figure
 
 
-def plot_prediction(case: dict, prediction: np.ndarray, organs: Sequence[str]) -> Figure:
-    """Show truth (upper row) and ``prediction`` (X, Y, Z; lower row) of a prepared case on three planes."""
-    image, label, spacing = _volumes(case)
-    figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout="constrained")
-    for column, (plane, axis) in enumerate(PLANES):
-        index = _fullest_slice(label, axis)
-        for row, (name, volume) in enumerate((("truth", label), ("prediction", prediction))):
-            _draw(axes[row, column], image, volume, axis, index, spacing, organs)
-            axes[row, column].set_title(f"{case['name']}: {name}, {plane}")
-    _legend(figure, label, organs)
+def plot_contours(
+    case: dict, prediction: str | Path, organ: str, organs: Sequence[str], window: tuple[float, float] | None
+) -> Figure:
+    """Show the outlines of truth and prediction on three planes through an organ, on the scan's own voxels.
+
+    ``case`` names the files of scan and truth, ``prediction`` is the file to compare. The planes go through the middle
+    of the true organ. ``window`` is the range of intensities from black to white; None takes the 0.5th to 99.5th
+    percentile. Numbers, as well as colours, tell the organs apart.
+    """
+    image, spacing = _upright(case["source"])
+    truth, predicted = (_upright(file)[0].astype(np.uint8) for file in (case["label_source"], prediction))
+    low, high = window or np.percentile(image, (0.5, 99.5))
+    image = (np.clip(image, low, high) - low) / max(high - low, 1e-6)
+    middle = np.argwhere(truth == organs.index(organ) + 1).mean(axis=0).round().astype(int)
+    widths = [image.shape[axis] * spacing[axis] for axis in (0, 0, 1)]  # mm, of the three planes
+    figure, axes = plt.subplots(1, 3, figsize=(10, 4.2), width_ratios=widths, layout="constrained")
+    for ax, (plane, axis) in zip(axes, PLANES, strict=True):
+        _draw(ax, image, None, axis, middle[axis], spacing, organs)
+        _outline(ax, truth.take(middle[axis], axis).T, len(organs), "solid", numbers=True)
+        _outline(ax, predicted.take(middle[axis], axis).T, len(organs), "dashed")
+        ax.set_title(plane)
+    figure.suptitle(f"{case['name']}, at the {organ}")
+    shown = np.concatenate([np.unique(v.take(middle[a], a)) for v in (truth, predicted) for _, a in PLANES])
+    _legend(figure, shown, organs, numbers=True)
     return figure
 
 
@@ -96,8 +122,11 @@ def plot_tasks(history: Sequence[dict[str, float]], views: torch.Tensor) -> Figu
         "rotation_accuracy": ("Rotation, share told right", 0.25),
         "contrast": ("Contrast, NT-Xent loss", float(np.log(len(views) - 1))),
     }
+    shown = [(name, *panel) for name, panel in panels.items() if name in history[-1]]
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), layout="constrained")
-    for ax, (name, (title, nothing)) in zip(axes, panels.items(), strict=True):
+    for ax in axes[len(shown) :]:
+        ax.set_axis_off()
+    for ax, (name, title, nothing) in zip(axes, shown, strict=False):
         ax.plot(steps, [row[name] for row in history], marker=".")
         ax.axhline(nothing, color="0.5", linestyle="--", label="knowing nothing")
         ax.set(xlabel="step", title=title)
@@ -123,18 +152,43 @@ def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def plot_organ_dice(dice: np.ndarray, organs: Sequence[str]) -> Figure:
-    """Show Dice (cases, organs) as a dot a case and the median as a bar; absent organs have no dot."""
+def plot_organ_dice(rows: Sequence[dict], organs: Sequence[str]) -> Figure:
+    """Show the Dice on the scan's own grid, of the rows of ``evaluation.csv``, as a dot a case and the median as a bar.
+
+    An organ that the truth lacks has no dot.
+    """
     figure, ax = plt.subplots(figsize=(10, 4), layout="constrained")
-    for x, values in enumerate(dice.T):
+    for x, organ in enumerate(organs):
+        values = np.array([row["dice_own_grid"] for row in rows if row["organ"] == organ])
         values = values[~np.isnan(values)]
         ax.plot(np.full(len(values), x), values, "o", alpha=0.6, color="C0")
         if len(values):
             ax.hlines(np.median(values), x - 0.3, x + 0.3, color="C3")
     ax.set_xticks(range(len(organs)), organs, rotation=35, ha="right")
-    ax.set(ylim=(0, 1), ylabel="Dice", title="Dice of each case (dots) and median (bars)")
+    ax.set(ylim=(0, 1), ylabel="Dice", title="Dice on the scan's own grid: each case (dots) and median (bars)")
     ax.grid(axis="y", alpha=0.3)
     return figure
+
+
+def _upright(file: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the voxels (X, Y, Z) of a file, turned so that they run right, front, head, and their size in mm."""
+    image = nib.as_closest_canonical(nib.load(file))
+    volume = np.asarray(image.dataobj, dtype=np.float32)
+    return volume.reshape(volume.shape[:3]), nib.affines.voxel_sizes(image.affine)
+
+
+def _outline(ax: Axes, labels: np.ndarray, organs: int, style: str, numbers: bool = False) -> None:
+    """Draw the outline of each organ of a slice (rows up, columns across), with its number in its middle if asked."""
+    for label, colour in enumerate(organ_colours(organs), start=1):
+        mask = labels == label
+        if not mask.any():
+            continue
+        padded = np.pad(mask, 1).astype(float)  # so that an organ at the border has a closed outline
+        across, up = (np.arange(-1, size + 1) for size in (mask.shape[1], mask.shape[0]))
+        ax.contour(across, up, padded, [0.5], colors=[colour], linestyles=style, linewidths=1.2)
+        if numbers:
+            y, x = np.argwhere(mask).mean(axis=0)
+            ax.text(x, y, str(label), color=colour, fontsize=7, ha="center", va="center", path_effects=OUTLINED)
 
 
 def _volumes(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -171,14 +225,20 @@ def _draw_map(ax: Axes, volume: torch.Tensor, title: str) -> None:
 
 
 def _colours(organs: Sequence[str]) -> ListedColormap:
-    """Return one colour an organ, over again where there are more organs than colours."""
-    return ListedColormap([ORGAN_COLOURS[i % len(ORGAN_COLOURS)] for i in range(max(len(organs), 2))])
+    return ListedColormap(organ_colours(max(len(organs), 2)))
 
 
-def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str]) -> None:
-    """Name the colours of the organs that ``label`` holds, under the figure."""
+def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str], numbers: bool = False) -> None:
+    """Name the colours of the organs that ``label`` holds, under the figure; with ``numbers``, for outlines."""
     colours = _colours(organs)
     present = [i for i in np.unique(label).tolist() if i > 0]
-    handles = [Patch(facecolor=colours.colors[i - 1], edgecolor="gray", label=organs[i - 1]) for i in present]
+    names = [f"{i} {organs[i - 1]}" if numbers else organs[i - 1] for i in present]
+    handles = [
+        Patch(facecolor=colours.colors[i - 1], edgecolor="gray", label=name)
+        for i, name in zip(present, names, strict=True)
+    ]
+    if numbers:
+        lines = (("truth", "solid"), ("prediction", "dashed"))
+        handles += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)

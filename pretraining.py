@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import ct_phantoms
-from evaluation import evaluating
 from hardware import Hardware
+from inference import evaluating
 from ssl_helpers import (
     DEMO,
     NOT_A_LIST,
     CommonRecipe,
     Dataset,
-    case_name,
+    find_volumes,
     locate,
     next_case,
     read_json,
@@ -114,7 +114,7 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
         modality = next(iter(content.get("modality", {"0": modality}).values()))
         training, held_out = (_listed(content, name, root, json_path) for name in ("training", "validation"))
     else:
-        training, held_out = _find_volumes(root), []
+        training, held_out = find_volumes(root), []
     if len(training) + bool(held_out) < 2:
         where = f"'{json_path}' under \"training\"" if json_path else f"'{root}'"
         raise InputError(f"data_root: expected at least two volumes in {where}, found {len(training)}.")
@@ -132,13 +132,6 @@ def _listed(content: dict, section: str, root: Path, json_path: str | Path) -> l
     if not all(isinstance(image, str) for image in images):
         raise InputError(NOT_A_LIST.format(json_path) + f'Expected file names or "image" in each case of "{section}".')
     return [locate(image, root) for image in images]
-
-
-def _find_volumes(root: Path) -> list[dict[str, str]]:
-    files = sorted(file for ending in ("*.nii", "*.nii.gz") for file in root.rglob(ending))
-    inner = [file.relative_to(root) for file in files]
-    images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
-    return [{"name": str(file.parent / case_name(file)), "image": str(root / file)} for file in images]
 
 
 def write_unlabelled_phantoms(root: str | Path, count: int = 40) -> Path:

@@ -187,19 +187,16 @@ class RunFolder:
 
     def _write_metrics(self, row: dict[str, float]) -> None:
         """Write all validations to ``metrics.csv``, and the last one to TensorBoard."""
-        with replacing(self.path / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            writer.writeheader()
-            writer.writerows(self.history)
+        self.write_table(self.history, "metrics.csv")
         for name, value in row.items():
             if name != "step":
                 tag = name if name in ("train_loss", "mean_dice") else f"scores/{name}"
                 self.events.add_scalar(tag, value, row["step"])
 
     def save_weights(self, model: torch.nn.Module, name: str) -> None:
-        """Write the weights of a SwinUNETR to the file ``name``, which plain MONAI loads."""
+        """Write the weights of a SwinUNETR, with a note of the settings, to the file ``name``; plain MONAI loads it."""
         if self.writes:
-            save_weights(model, self.path / name)
+            save_weights(model, self.path / name, made_by=self.settings)
 
     def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
         """Write the state of ``parts`` after ``step`` if it is time to, if it is the last, or if a stop was asked for.
@@ -251,13 +248,24 @@ class RunFolder:
 
     @property
     def best(self) -> dict[str, float]:
-        """Return the row of the best mean Dice so far."""
+        """Return the row of the best mean Dice so far; step 0 and NaN before the first validation."""
+        if not self.history:
+            return {"step": 0, "mean_dice": math.nan}
         return max(self.history, key=lambda row: np.nan_to_num(row.get("mean_dice", math.nan), nan=-1))
 
     @property
     def best_dice(self) -> float:
         """Return the best mean Dice so far, 0 before the first validation."""
         return self.best["mean_dice"] if self.history else 0.0
+
+    def write_table(self, rows: list[dict[str, object]], name: str) -> None:
+        """Write rows that share their keys as a CSV file; NaN, as of an absent organ, is an empty field."""
+        if not self.writes:
+            return
+        with replacing(self.path / name) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
     def add_figure(self, figure: Figure, name: str) -> None:
         """Write a figure as ``<name>.png``, and to TensorBoard at the last step."""

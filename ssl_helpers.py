@@ -17,7 +17,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +47,7 @@ import ct_phantoms
 from atomic_files import replacing
 from dataset_checks import check_dataset
 from evaluation import confusion_matrix, dice_per_organ, evaluate, mean_dice
-from swinunetr_weights import LoadReport, build_swinunetr, load_pretrained
+from swinunetr_weights import LoadReport, build_swinunetr, find_checkpoint, load_pretrained, made_by
 from user_errors import InputError
 
 # Other projects import these from here.
@@ -70,7 +70,7 @@ logging.getLogger("nibabel.global").setLevel(logging.ERROR)
 
 
 LEAST = {
-    "max_steps": 1,
+    "max_steps": 0,  # without training, given weights are evaluated
     "eval_every": 1,
     "crops_per_volume": 1,
     "windows_per_batch": 1,
@@ -146,11 +146,17 @@ class Recipe(CommonRecipe):
     shift_probability: float = 0.5  # add up to +-0.1 to all intensities
     overlap: float = 0.25  # of neighbouring windows in inference
     windows_per_batch: int = 4  # in inference
+    test_time_flips: bool = False  # average the final predictions over the eight ways to mirror a scan
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rotate_probability:
             self._require_square("crops")
+        if self.test_time_flips and not self.flip_probability:
+            raise InputError(
+                "test_time_flips: this recipe does not flip in training (flip_probability 0), so its network would "
+                "take the right kidney of a mirrored scan for the left one. Leave it False."
+            )
 
 
 R = TypeVar("R", bound=CommonRecipe)
@@ -175,11 +181,29 @@ DEMO = Recipe(
 RECIPES = {"published": Recipe(), "demo": DEMO}
 
 
-def choose_recipe(name: str, recipes: Mapping[str, R] = RECIPES, **changes) -> R:
-    """Return the recipe called ``name`` with ``changes`` applied; a change to None is none."""
+def choose_recipe(name: str, recipes: Mapping[str, R] = RECIPES, checkpoint: str = "", **changes) -> R:
+    """Return the recipe called ``name`` with ``changes`` applied; a change to None is none.
+
+    Without training (``max_steps`` 0) it is the recipe that ``checkpoint`` was trained with, if the file notes that.
+
+    Raises:
+        InputError: no such recipe, a value that it can't take, or no checkpoint where nothing is trained.
+    """
     if name not in recipes:
         raise InputError(f"recipe: expected one of {sorted(recipes)}, found {name!r}.")
-    return replace(recipes[name], **{key: value for key, value in changes.items() if value is not None})
+    recipe = recipes[name]
+    if changes.get("max_steps") == 0:
+        if not checkpoint:
+            raise InputError("max_steps: 0 evaluates given weights; set pretrained_checkpoint to a best_model.pth.")
+        recipe = trained_recipe(checkpoint) or recipe
+    return replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+
+
+def trained_recipe(weights: str | Path) -> Recipe | None:
+    """Return the recipe of the fine-tuning that made a ``best_model.pth``; None for weights from elsewhere."""
+    noted = made_by(find_checkpoint(weights)).get("recipe", {})
+    known = {field.name for field in fields(Recipe)}
+    return Recipe(**noted) if noted and noted.keys() <= known else None
 
 
 def learning_rate_at(step: int, recipe: CommonRecipe) -> float:
@@ -289,6 +313,14 @@ def case_name(image: str | Path) -> str:
     return Path(image).name.removesuffix(".gz").removesuffix(".nii")
 
 
+def find_volumes(root: Path) -> list[dict[str, str]]:
+    """Return every ``.nii`` and ``.nii.gz`` below ``root``, but for folders whose name begins with "label"."""
+    files = sorted(file for ending in ("*.nii", "*.nii.gz") for file in root.rglob(ending))
+    inner = [file.relative_to(root) for file in files]
+    images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
+    return [{"name": str(file.parent / case_name(file)), "image": str(root / file)} for file in images]
+
+
 def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
     """Write a synthetic CT for each labelled case that the JSON names, where ``root`` lacks it, and return ``root``.
 
@@ -310,15 +342,20 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
     return root
 
 
-def run_settings(recipe: CommonRecipe, dataset: Dataset, checkpoint: str) -> dict:
-    """Return what decides the result of a run, as plain values, for :class:`run_folder.RunFolder` to compare."""
+def run_settings(recipe: CommonRecipe, dataset: Dataset, checkpoint: str, **choices: object) -> dict:
+    """Return what decides the result of a run, as plain values, for :class:`run_folder.RunFolder` to compare.
+
+    ``choices`` are those of a notebook that are no part of its recipe.
+    """
     split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
     return {
         "recipe": asdict(recipe),
         "seed": recipe.seed,
         "split": split,
         "classes": dataset.classes,
+        "modality": dataset.modality,
         "pretrained_checkpoint": Path(checkpoint).name,
+        **choices,
     }
 
 
@@ -329,10 +366,10 @@ def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = (
     ``recipe.hu_window`` is mapped to 0..1; for any other ``modality`` the 0.5th to 99.5th percentile is.
     """
     modes = ["bilinear" if key == "image" else "nearest" for key in keys]
-    low, high = recipe.hu_window
+    window = intensity_window(recipe, modality)
     to_unit = (
-        ScaleIntensityRanged("image", low, high, 0.0, 1.0, clip=True)
-        if modality.upper().startswith("CT")
+        ScaleIntensityRanged("image", *window, 0.0, 1.0, clip=True)
+        if window
         else ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
     )
     return Compose(
@@ -349,6 +386,11 @@ def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = (
     )
 
 
+def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:
+    """Return the Hounsfield units that become 0 and 1; None for other modalities than CT, which have percentiles."""
+    return recipe.hu_window if modality.upper().startswith("CT") else None
+
+
 def prepare_cases(
     entries: list[dict[str, str]],
     recipe: CommonRecipe,
@@ -359,10 +401,12 @@ def prepare_cases(
 ) -> list[dict]:
     """Take every entry to the training grid once, in parallel, and return the cases in order.
 
-    A case holds ``name``, ``source`` (the image's file), ``image`` and, if labelled, ``label`` and the places where
-    crops may be centred. ``cache_dir`` keeps cases across runs, under a name made from the files' size and time, the
-    settings and the code that prepared them, so that a stale one is never found; None keeps nothing. Without
-    ``in_memory`` voxels are mapped from there: the system reads what is used and forgets it where memory is short.
+    A case holds ``name``, the files ``source`` and ``label_source`` (None without labels), ``image`` and, if labelled,
+    ``label`` and the places where crops may be centred. An empty ``description`` shows no progress bar.
+
+    ``cache_dir`` keeps cases across runs, under a name made from the files' size and time, the settings and the code
+    that prepared them, so that a stale one is never found; None keeps nothing. Without ``in_memory`` voxels are mapped
+    from there: the system reads what is used and forgets it where memory is short.
 
     Raises:
         InputError: a case could not be read or transformed, naming it.
@@ -378,10 +422,11 @@ def prepare_cases(
                 if not in_memory:
                     parts = _read_cache(file, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
-        return parts | volumes | {"name": entry["name"], "source": entry["image"]}
+        files = {"source": entry["image"], "label_source": entry.get("label")}
+        return parts | volumes | {"name": entry["name"]} | files
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(prepare, entries), total=len(entries), desc=description))
+        return list(tqdm(pool.map(prepare, entries), total=len(entries), desc=description, disable=not description))
 
 
 def _prepare(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:

@@ -276,15 +276,15 @@ def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
         traits = _traits({target: tensors[name] for name, target in placed.items()})
     except KeyError as absent:
         raise _refusal(file, f"{family.title} without {absent}") from absent
-    traits["merging"] = _noted_merging(entries) or merging or "legacy"
+    noted = _note(entries, "patch_merging")
+    traits["merging"] = noted if noted in MERGING else merging or "legacy"
     return _Source(file, family, tensors, placed, dropped, ignored, traits)
 
 
-def _noted_merging(entries: Mapping) -> str | None:
-    """Return the order that `save_weights` noted; None if there is no note, or one that this version does not know."""
+def _note(entries: Mapping, name: str) -> object:
+    """Return what `save_weights` noted under a name; None if there is no such note."""
     metadata = getattr(entries, "_metadata", None)
-    noted = metadata.get("", {}).get("patch_merging") if isinstance(metadata, Mapping) else None
-    return noted if noted in MERGING else None
+    return metadata.get("", {}).get(name) if isinstance(metadata, Mapping) else None
 
 
 def _unwrap(file: Path, content: Mapping) -> tuple[Mapping, dict[str, Tensor], tuple[str, ...]]:
@@ -392,16 +392,19 @@ class LoadReport:
         return "\n".join([*lines, f"{'ignored':<14}{_some(self.ignored)}"] if self.ignored else lines)
 
 
-def load_pretrained(model: SwinUNETR, checkpoint: str | os.PathLike, *, merging: str | None = None) -> LoadReport:
+def load_pretrained(
+    model: SwinUNETR, checkpoint: str | os.PathLike, *, merging: str | None = None, decoder: bool = True
+) -> LoadReport:
     """Load a public SwinUNETR checkpoint of any layout into `model`, whole or not at all.
 
+    decoder: False leaves decoder and head as they are, for a decoder that learnt another task than segmentation.
     merging: as in :func:`build_swinunetr`, for a file that does not say with which order it was trained.
     Raises CheckpointError, with the model unchanged, if the file is not safe, whole, known and of the same build.
     """
     if not isinstance(model, SwinUNETR):
         raise TypeError(f"expected monai's SwinUNETR without a wrapper, found {type(model).__name__}")
     source = _open(checkpoint, merging)
-    report = _plan(source, model)
+    report = _plan(source, model, decoder)
     bounds = {name: source.tensors[name].aminmax() for name in report.loaded}  # NaN spreads; isfinite makes copies
     if broken := [name for name, (low, high) in bounds.items() if not (low.isfinite() and high.isfinite())]:
         raise _refusal(source.file, f"{report.title} with NaN or infinity in {_some(broken)}")
@@ -412,19 +415,21 @@ def load_pretrained(model: SwinUNETR, checkpoint: str | os.PathLike, *, merging:
     return report
 
 
-def _plan(source: _Source, model: SwinUNETR) -> LoadReport:
+def _plan(source: _Source, model: SwinUNETR, decoder: bool = True) -> LoadReport:
     """Decide what happens to each tensor of file and model, and refuse what does not fit; change nothing."""
     own, family = model.state_dict(), source.family
-    foreign = _foreign_head(source, own)
+    unwanted = set() if decoder else {"decoder", "head"}
+    passed_by = {name: "not asked for" for name, target in source.placed.items() if _part(target) in unwanted}
+    foreign = _foreign_head(source, own) | passed_by
     loaded = {name: target for name, target in source.placed.items() if name not in foreign}
     theirs = {target: tuple(source.tensors[name].shape) for name, target in loaded.items()}
-    covered = family.covers - {"head"} if foreign else family.covers
+    covered = (family.covers - {"head"} if foreign else family.covers) - unwanted
     ours = {name: tuple(own[name].shape) for name in own if name in theirs or _part(name) in covered}
     traits = _traits(own) | {"merging": _merging_of(model)}
     if wrong := _differences(source.traits, traits) or _differences(theirs, ours):
         remedy = f"Use build_swinunetr(classes, {str(source.file)!r}), with in_channels as in the file."
         raise _refusal(source.file, f"{family.title}, where {_some(wrong)}", "what the network has", remedy)
-    random = {name: _why_random(name) for name in own if name not in theirs}
+    random = {name: _why_random(name, unwanted) for name in own if name not in theirs}
     fate = loaded, source.dropped | foreign, random
     return LoadReport(source.file, family.name, family.title, source.traits["merging"], *fate, source.ignored)
 
@@ -442,9 +447,11 @@ def _differences(theirs: Mapping, ours: Mapping) -> list[str]:
     return [f"{key} is {theirs.get(key, 'missing')}, not {ours.get(key, 'missing')}" for key in keys]
 
 
-def _why_random(name: str) -> str:
+def _why_random(name: str, unwanted: set[str]) -> str:
     if _part(name) == "head":
         return "its classes are your own; fine-tuning teaches them"
+    if _part(name) in unwanted:
+        return "no decoder was asked for; fine-tuning teaches it"
     return "this pre-training had no such blocks; fine-tuning teaches them"
 
 
@@ -472,18 +479,29 @@ def compare_responses(before: list[Tensor], after: list[Tensor]) -> str:
     return "\n".join(f"encoder stage {i}: response changed by {change:.0%}" for i, change in enumerate(changes))
 
 
-def save_weights(model: SwinUNETR, path: str | os.PathLike) -> None:
+def save_weights(model: SwinUNETR, path: str | os.PathLike, made_by: Mapping | None = None) -> None:
     """Write the state_dict of `model`, on the CPU, so that `path` holds either its old content or all of the new.
 
     Plain MONAI takes it: `SwinUNETR(...).load_state_dict(torch.load(path, weights_only=True))`. The patch merging order
-    is noted in the state_dict's `_metadata`, which torch keeps and MONAI does not read.
+    and `made_by`, plain values that say how the weights came about, are noted in the state_dict's `_metadata`, which
+    torch keeps and MONAI does not read; :func:`made_by` gives them back.
     """
     own = model.state_dict()
     state = OrderedDict((name, tensor.cpu().contiguous()) for name, tensor in own.items())
     state._metadata = own._metadata
-    state._metadata[""]["patch_merging"] = _merging_of(model)
+    state._metadata[""] |= {"patch_merging": _merging_of(model), "made_by": dict(made_by or {})}
     with replacing(path) as temporary:
         torch.save(state, temporary)
+
+
+def made_by(checkpoint: str | os.PathLike) -> dict:
+    """Return how the weights in a file came about, as :func:`save_weights` noted it; empty for weights from elsewhere.
+
+    Raises CheckpointError if the file can't be read.
+    """
+    file = _existing(checkpoint)
+    entries, _, _ = _unwrap(file, _read(file))
+    return dict(_note(entries, "made_by") or {})
 
 
 def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:

@@ -10,12 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, write_case
 from monai.networks.nets import SwinUNETR
 from papermill import inspect_notebook
 
 import pretraining
 from benchmarks import kill_and_resume
+from evaluation import SCORES
 from swinunetr_weights import build_swinunetr, load_pretrained
 
 NOTEBOOK, PRETRAINING = PROJECT / "swinunetr_finetune.ipynb", PROJECT / "ssl_train.ipynb"
@@ -87,6 +88,11 @@ def test_demo_leaves_what_the_readme_lists(demo):
     assert list(rows[0])[:4] == ["step", "train_loss", "mean_dice", "spleen"] and len(rows[0]) == 16
     summary = json.loads((run / "summary.json").read_text())
     assert summary["recipe"]["max_steps"] == 4 and len(summary["dice_per_organ"]) == 13
+    rows = list(csv.DictReader((run / "evaluation.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["case", "organ", *SCORES] and len(rows) == 6 * 13
+    liver = [float(row["dice"]) for row in rows if row["organ"] == "liver"]
+    assert summary["dice_per_organ"]["liver"] == pytest.approx(sum(liver) / 6)
+    assert all((run / f"{name}.png").is_file() for name in ("worst_organ", "best_organ", "organ_dice"))
     assert (run / "dice_curve.png").stat().st_size > 10_000
     assert list(run.glob("events.out.tfevents*"))
     assert {f.name for f in run.iterdir() if f.name.startswith(".")} == {".lock"}  # no temporary file is left
@@ -98,7 +104,7 @@ def test_best_model_loads_into_monai_s_network(demo):
 
 
 def test_predictions_lie_on_the_scans(demo):
-    files = sorted((demo / "run/predictions").iterdir())
+    files = sorted((demo / "run/predictions").glob("*.nii.gz"))
     assert [f.name for f in files] == [f"img{n:04d}.nii.gz" for n in range(35, 41)]
     for file in files:
         prediction, scan = nib.load(file), nib.load(PROJECT / "data/phantoms/imagesTr" / file.name)
@@ -140,13 +146,17 @@ def test_two_ranks_under_torchrun_make_one_run(tmp_path):
     done = subprocess.run([*launcher, "bash", "-c", f"{run} {options}"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
-    assert len(list((tmp_path / "run/predictions").iterdir())) == 6
+    assert len(list((tmp_path / "run/predictions").glob("*.nii.gz"))) == 6
+    assert len((tmp_path / "run/evaluation.csv").read_text().splitlines()) == 1 + 6 * 13
     assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
     assert "2 steps of 2 crops from 2 volume(s)" in (tmp_path / "out.0.ipynb").read_text()
 
 
 def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_path):
     json_path, root = small_data
+    unlabelled = write_case(root, 9, affine=np.diag([-1.5, 1.5, 2.0, 1.0]))["image"]
+    content = json.loads(json_path.read_text()) | {"test": [unlabelled, "imagesTs/missing.nii.gz"]}
+    json_path.write_text(json.dumps(content))
     weights = SwinUNETR(in_channels=1, out_channels=5, feature_size=12).state_dict()
     torch.save(weights, tmp_path / "pretrained.pth")
     done = papermill(
@@ -162,6 +172,20 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
     header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
     assert header == "step,train_loss,mean_dice,left box,right box"
     assert len(torch.load(tmp_path / "run/best_model.pth", weights_only=True)["out.conv.conv.bias"]) == 3
+    assert {f.name for f in (tmp_path / "run/predictions").glob("*.nii.gz")} == {"img0003.nii.gz", "img0009.nii.gz"}
+
+    done = papermill(  # its weights, evaluated without training, in their own recipe
+        tmp_path / "again.ipynb",
+        data_root=root,
+        json_path=json_path,
+        pretrained_checkpoint=tmp_path / "run/best_model.pth",
+        logdir=tmp_path / "evaluated",
+        max_steps=0,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("evaluation.csv", "predictions/img0009.nii.gz"):
+        assert (tmp_path / "evaluated" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert not (tmp_path / "evaluated/best_model.pth").exists()
 
 
 @pytest.mark.parametrize(
@@ -170,6 +194,8 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
         ({"json_path": "json_files/none.json"}, "json_path: no file at 'json_files/none.json'"),
         ({"data_root": "/nowhere"}, "data_root: no folder at '/nowhere'"),
         ({"crop_size": 40}, "crop_size: expected"),
+        ({"max_steps": 0}, "max_steps: 0 evaluates given weights"),
+        ({"test_time_flips": True}, "test_time_flips: this recipe does not flip"),
     ],
 )
 def test_a_wrong_parameter_ends_in_a_short_error(tmp_path, parameters, message):

@@ -17,6 +17,7 @@ from conftest import PROJECT, SMALL
 from hardware import find_hardware
 from run_folder import RunFolder, require_finite
 from ssl_helpers import read_dataset, run_settings
+from swinunetr_weights import build_swinunetr, made_by
 from user_errors import InputError, TrainingStopped
 
 SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4}, "seed": 0}
@@ -56,6 +57,18 @@ def test_metrics_are_written_and_the_best_is_known(tmp_path):
     assert [float(v) for v in lines[1].split(",")] == [10, 2, 0.75, 0.5, 1]
     assert run.best["step"] == 10 and run.best_dice == 0.75
     assert list((tmp_path / "run").glob("events.out.tfevents*"))
+
+
+def test_a_table_has_an_empty_field_for_nan(tmp_path):
+    run = open_run(tmp_path / "run")
+    run.write_table([{"organ": "liver", "dice": 0.5}, {"organ": "aorta", "dice": math.nan}], "table.csv")
+    assert (tmp_path / "run/table.csv").read_text().splitlines() == ["organ,dice", "liver,0.5", "aorta,"]
+
+
+def test_weights_note_the_settings_that_made_them(tmp_path):
+    run = open_run(tmp_path / "run")
+    run.save_weights(build_swinunetr(2, feature_size=12), "best_model.pth")
+    assert made_by(tmp_path / "run/best_model.pth") == SETTINGS | {"ranks": 1}
 
 
 def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_path):

@@ -36,7 +36,7 @@ def test_a_given_parameter_wins_and_none_does_not():
         ("spacing_mm", 0),
         ("seed", -1),
         ("seed", "lucky"),
-        ("max_steps", 0),
+        ("max_steps", -1),
         ("max_steps", 2.5),
         ("eval_every", 0),
         ("learning_rate", 0),

@@ -281,6 +281,18 @@ def test_the_reconstruction_head_is_not_taken_for_a_one_class_head(originals, tm
     assert torch.equal(model.state_dict()["out.conv.conv.weight"], before)
 
 
+def test_without_its_decoder_a_file_leaves_decoder_and_head_as_they_were(originals, tmp_path):
+    file = written(tmp_path, LAYOUTS["3, 5b"], originals["v1"].state_dict())
+    model = build_swinunetr(14, file)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = load_pretrained(model, file, decoder=False)
+    for name, tensor in model.state_dict().items():
+        source = before if name.startswith(("decoder", "out.")) else originals["v1"].state_dict()
+        assert torch.equal(tensor, source[name])
+    assert len(report.loaded) == 137 and len(report.dropped) == len(report.left_random) == 22
+    assert "no decoder was asked for" in str(report) and "0 of  20" in str(report)
+
+
 def test_half_precision_weights_are_cast_to_the_networks_type(originals, tmp_path):
     halved = {n: t.half() if t.is_floating_point() else t for n, t in originals["v1"].state_dict().items()}
     file = written(tmp_path, LAYOUTS["4, bare"], halved)

@@ -1,0 +1,96 @@
+"""Segment scans with trained weights: preprocessing, windows and the way back to the scan's voxels are training's own.
+
+Run from the project's root; a run that was stopped goes on with the scans that are left:
+    .venv/bin/python segment.py runs/finetune/best_model.pth SCANS OUTPUT [--flips]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from hardware import find_hardware, place_network
+from inference import claim_folder, save_label_names, segment_case
+from ssl_helpers import Dataset, case_name, check_dataset, find_volumes, prepare_cases, trained_recipe
+from swinunetr_weights import build_swinunetr, load_pretrained, made_by
+from user_errors import InputError
+
+
+def segment(
+    weights: str | Path, scans: str | Path, output: str | Path, flips: bool = False, modality: str | None = None
+) -> list[Path]:
+    """Segment a NIfTI file, or all below a folder, and return the files written to ``output``, one a scan.
+
+    ``weights`` is a ``best_model.pth``; it notes recipe, classes and ``modality`` (None: as noted). ``flips`` averages
+    over the eight ways to mirror a scan. Scans that ``output`` holds already, from the same weights, are left out.
+
+    Raises:
+        InputError: a file or folder is missing, the weights carry no note, ``output`` holds other predictions, or some
+            scans could not be segmented; the others are.
+    """
+    noted, recipe = made_by(weights), trained_recipe(weights)
+    if recipe is None:
+        raise InputError(
+            f"'{weights}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run here; "
+            "for other weights, run swinunetr_finetune.ipynb with max_steps 0, a JSON and the recipe that they need."
+        )
+    recipe = replace(recipe, test_time_flips=flips)
+    entries = _entries(Path(scans).expanduser())
+    modality = modality or noted["modality"]
+    print(check_dataset(Dataset(("background",), modality, [], [], entries), recipe.spacing_mm))
+    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    output = claim_folder(output, {"weights_sha256": digest, "test_time_flips": flips, "modality": modality})
+    save_label_names(output, noted["classes"])
+
+    hardware = find_hardware()
+    model = build_swinunetr(len(noted["classes"]), weights)
+    load_pretrained(model, weights)
+    model = place_network(model, hardware)
+    written, faults = [], []
+    for entry in tqdm(entries, desc="Segmenting"):
+        file = output / f"{entry['name']}.nii.gz"
+        if not file.is_file():
+            try:
+                (case,) = prepare_cases([entry], recipe, modality, description="")
+                segment_case(model, case, recipe, hardware, file)
+            except InputError as error:
+                faults.append(str(error))
+                continue
+        written.append(file)
+    if faults:
+        raise InputError(f"{len(faults)} of {len(entries)} scans could not be segmented:\n" + "\n".join(faults))
+    return written
+
+
+def _entries(scans: Path) -> list[dict[str, str]]:
+    if scans.is_file():
+        return [{"name": case_name(scans), "image": str(scans)}]
+    if not scans.is_dir():
+        raise InputError(f"scans: no file or folder at '{scans}'.")
+    if entries := find_volumes(scans):
+        return entries
+    raise InputError(f"scans: expected .nii or .nii.gz files below '{scans}', found none.")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", help="best_model.pth of a fine-tuning run")
+    parser.add_argument("scans", help="a NIfTI file, or a folder that is searched with its subfolders")
+    parser.add_argument("output", help="folder for the segmentations")
+    parser.add_argument("--flips", action="store_true", help="average over mirrored scans; eight times as long")
+    parser.add_argument("--modality", help="of the scans, if it is not that of the training")
+    args = parser.parse_args()
+    try:
+        segment(args.weights, args.scans, args.output, args.flips, args.modality)
+    except InputError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

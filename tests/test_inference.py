@@ -1,0 +1,174 @@
+"""The way back to the scan's own voxels, the files written there, and windows over mirrored volumes."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from conftest import SMALL, write_case
+from monai.networks.utils import one_hot
+from nibabel.affines import voxel_sizes
+
+import inference
+from evaluation import confusion_matrix, dice_per_organ
+from hardware import find_hardware
+from ssl_helpers import prepare_cases
+from user_errors import InputError
+
+
+def rotation(axis, degrees):
+    angle, (a, b) = np.deg2rad(degrees), [i for i in range(3) if i != axis]
+    turn = np.eye(4)
+    turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    return turn
+
+
+AFFINES = {
+    "flipped": np.diag([-1.2, -1.3, 2.1, 1.0]),
+    "permuted": np.array([[0, 0, 2.0, 4], [1.5, 0, 0, 5], [0, -1.5, 0, 6], [0, 0, 0, 1.0]]),
+    "oblique": rotation(2, 12) @ rotation(0, -7) @ np.diag([-1.4, 1.5, 1.9, 1]) + np.eye(4, k=3) * 30,
+}
+
+
+def prepared_case(folder, **details):
+    """Return one case on the training grid, and its files."""
+    files = {key: str(folder / file) for key, file in write_case(folder, 1, **details).items()}
+    (case,) = prepare_cases([{"name": "c", **files}], SMALL, "CT")
+    return case, files
+
+
+def perfect(case):
+    return one_hot(case["label"].as_tensor()[None].long(), 3)[0]
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_truth_taken_to_the_training_grid_and_back_lands_where_it_was(tmp_path, affine):
+    case, files = prepared_case(tmp_path, affine=affine)
+    labels = inference.to_source_grid(perfect(case), case["image"])
+    truth = np.asarray(nib.load(files["label"]).dataobj)
+    assert labels.shape == truth.shape and labels.dtype == np.uint8
+    assert dice_per_organ(confusion_matrix(torch.tensor(labels), torch.tensor(truth), 3)).min() > 0.93
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_slabs_change_nothing_in_the_way_back(tmp_path, affine, monkeypatch):
+    case, _ = prepared_case(tmp_path, affine=affine)
+    probabilities = torch.rand(4, *case["image"].shape[1:], generator=torch.Generator().manual_seed(0))
+    whole = inference.to_source_grid(probabilities, case["image"])
+    monkeypatch.setattr(inference, "SLAB_VOXELS", 3 * whole.shape[1] * whole.shape[2])
+    slabs = inference.to_source_grid(probabilities, case["image"])
+    assert len(np.unique(whole)) == 4
+    assert (slabs != whole).mean() < 1e-4  # ties, as the sums are rounded otherwise
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_itk_reads_a_prediction_at_the_place_of_its_scan(tmp_path, affine):
+    case, files = prepared_case(tmp_path, affine=affine)
+    scan = nib.load(files["image"])
+    scan.set_qform(scan.affine, code=1)
+    nib.save(scan, files["image"])
+    labels = inference.to_source_grid(perfect(case), case["image"])
+    inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
+
+    saved, source = (nib.load(file) for file in (tmp_path / "out/c.nii.gz", files["image"]))
+    assert saved.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(saved.affine, source.affine, atol=1e-6)
+    for form in ("sform_code", "qform_code"):
+        assert saved.header[form] == source.header[form]
+    itk, itk_scan = (sitk.ReadImage(str(file)) for file in (tmp_path / "out/c.nii.gz", files["image"]))
+    assert itk.GetSize() == itk_scan.GetSize() == labels.shape
+    np.testing.assert_allclose(itk.GetSpacing(), voxel_sizes(affine), atol=1e-4)
+    for corner in [(0, 0, 0), (10, 20, 30), tuple(n - 1 for n in labels.shape)]:
+        place = itk.TransformIndexToPhysicalPoint(corner)
+        np.testing.assert_allclose(place, itk_scan.TransformIndexToPhysicalPoint(corner), atol=1e-4)
+        in_ras = np.multiply(place, [-1, -1, 1])  # ITK counts to the patient's left and back
+        # ITK turns by the header's float32 quaternion, which is off by 2e-4 mm at the far corner, for the scan too
+        np.testing.assert_allclose(in_ras, nib.affines.apply_affine(affine, corner), atol=5e-4)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(itk).transpose(), labels)
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["c.nii.gz"]
+
+
+def test_a_scan_of_one_slice_comes_back_as_one_slice(tmp_path):
+    image, label = np.full((70, 72, 1), 40, np.int16), np.zeros((70, 72, 1), np.uint8)
+    label[20:50, 20:50] = 1
+    for name, array in (("image", image), ("label", label)):
+        nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 5, 1])), tmp_path / f"{name}.nii.gz")
+    files = {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "label")}
+    (case,) = prepare_cases([{"name": "slice", **files}], SMALL, "CT")
+    labels = inference.to_source_grid(perfect(case), case["image"])
+    np.testing.assert_array_equal(labels, label)
+
+
+def test_nothing_but_background_comes_back_as_background(tmp_path):
+    case, _ = prepared_case(tmp_path)
+    probabilities = torch.zeros(3, *case["image"].shape[1:])
+    probabilities[0] = 1
+    assert not inference.to_source_grid(probabilities, case["image"]).any()
+
+
+def test_a_prediction_of_another_shape_is_not_saved(tmp_path):
+    names = write_case(tmp_path, 1)
+    with pytest.raises(InputError, match="shape"):
+        inference.save_prediction(np.zeros((2, 2, 2), np.uint8), tmp_path / names["image"], tmp_path / "p.nii.gz")
+    assert not (tmp_path / "p.nii.gz").exists()
+
+
+def test_a_full_disk_leaves_the_prediction_before(tmp_path, monkeypatch):
+    case, files = prepared_case(tmp_path)
+    labels = inference.to_source_grid(perfect(case), case["image"])
+    inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
+    before = (tmp_path / "out/c.nii.gz").read_bytes()
+
+    def full(image, path):
+        path.write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inference.nib, "save", full)
+    with pytest.raises(InputError, match="No space left on device.*make room"):
+        inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
+    assert (tmp_path / "out/c.nii.gz").read_bytes() == before
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["c.nii.gz"]
+
+
+def test_a_folder_is_taken_again_by_the_same_and_refused_to_others(tmp_path):
+    folder = inference.claim_folder(tmp_path / "p", {"seed": 1, "split": ("a", "b")})
+    assert json.loads((folder / "made_by.json").read_text()) == {"seed": 1, "split": ["a", "b"]}
+    inference.claim_folder(folder, {"seed": 1, "split": ("a", "b")})
+    with pytest.raises(InputError, match=r"other settings made \(seed; .*nothing was overwritten"):
+        inference.claim_folder(folder, {"seed": 2, "split": ("a", "b")})
+
+
+def test_a_folder_of_unknown_predictions_is_refused(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"somebody's")
+    with pytest.raises(InputError, match="holds predictions"):
+        inference.claim_folder(tmp_path, {"seed": 1})
+    assert [f.name for f in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_label_files_name_every_class_in_the_viewers_own_forms(tmp_path):
+    inference.save_label_names(tmp_path, ("background", "left kidney", "liver"))
+    slicer = [line.split() for line in (tmp_path / "labels.ctbl").read_text().splitlines() if line[0] != "#"]
+    assert [row[:2] for row in slicer] == [["0", "background"], ["1", "left_kidney"], ["2", "liver"]]
+    assert all(len(row) == 6 and all(0 <= int(n) <= 255 for n in row[2:]) for row in slicer)
+    snap = (tmp_path / "labels_itksnap.txt").read_text().splitlines()
+    assert snap[1].split(maxsplit=7)[0] == "1" and snap[1].split(maxsplit=7)[7] == '"left kidney"'
+    assert snap[1].split()[1:4] == slicer[1][2:5]
+
+
+class Leftmost(torch.nn.Module):
+    """A network whose answer depends on which way the first axis runs."""
+
+    def forward(self, x):
+        ramp = torch.linspace(0, 1, x.shape[2]).reshape(1, 1, -1, 1, 1).expand_as(x)
+        return torch.cat([ramp, 2 * x], dim=1)
+
+
+def test_flips_average_over_all_mirrored_volumes():
+    image = torch.rand(1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain = inference.predict(Leftmost(), image, SMALL, find_hardware())
+    flipped = inference.predict(Leftmost(), image, SMALL, find_hardware(), flips=True)
+    assert plain[0].std() > 0.2
+    torch.testing.assert_close(flipped[0], torch.full_like(flipped[0], 0.5), atol=0.01, rtol=0)
+    torch.testing.assert_close(flipped[1], plain[1], atol=0.01, rtol=0)  # this answer turns with the volume

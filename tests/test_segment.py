@@ -1,0 +1,108 @@
+"""Segmentation of a folder of scans by trained weights alone."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT, SMALL, write_case
+
+import ssl_helpers as helpers
+from evaluation import read_labels
+from hardware import find_hardware, place_network
+from inference import predict
+from segment import segment
+from swinunetr_weights import build_swinunetr, save_weights
+from user_errors import InputError
+
+CLASSES = ("background", "left box", "right box")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Return weights as a fine-tuning run leaves them, but for the training."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "best_model.pth"
+    noted = {"recipe": asdict(SMALL), "classes": CLASSES, "modality": "CT"}
+    save_weights(build_swinunetr(3, feature_size=12, window_size=4), file, made_by=noted)
+    return file
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Return a folder of two scans, one in a subfolder, and their labels, which are not to be read."""
+    for number, affine in ((1, None), (2, np.diag([-2.0, -1.5, 3.0, 1.0]))):
+        write_case(tmp_path / "scans", number, affine=affine)
+    shutil.move(tmp_path / "scans/imagesTr/img0001.nii.gz", tmp_path / "scans/first.nii.gz")
+    return tmp_path / "scans"
+
+
+def test_scans_are_segmented_as_in_training(weights, scans, tmp_path):
+    written = segment(weights, scans, tmp_path / "out")
+    assert written == [tmp_path / "out/first.nii.gz", tmp_path / "out/imagesTr/img0002.nii.gz"]
+    for file, scan in zip(written, [scans / "first.nii.gz", scans / "imagesTr/img0002.nii.gz"], strict=True):
+        np.testing.assert_array_equal(nib.load(file).affine, nib.load(scan).affine)
+    assert {"made_by.json", "labels.ctbl", "labels_itksnap.txt"} <= {f.name for f in (tmp_path / "out").iterdir()}
+
+    entry = {"name": "first", "image": str(scans / "first.nii.gz")}
+    (case,) = helpers.prepare_cases([entry], SMALL, "CT")
+    model = place_network(build_swinunetr(3, weights), find_hardware())
+    helpers.load_pretrained(model, weights)
+    expected = predict(model, case["image"], SMALL, find_hardware()).argmax(0)
+    share = [(expected == label).float().mean() for label in range(3)]
+    found = read_labels(written[0])
+    np.testing.assert_allclose([(found == label).mean() for label in range(3)], share, atol=0.1)
+
+
+def test_a_second_run_does_only_what_is_left(weights, scans, tmp_path):
+    first, second = segment(weights, scans, tmp_path / "out")
+    second.unlink()
+    kept = first.stat().st_mtime_ns
+    assert segment(weights, scans, tmp_path / "out") == [first, second]
+    assert first.stat().st_mtime_ns == kept and second.is_file()
+
+
+def test_another_model_s_folder_is_refused(weights, scans, tmp_path):
+    segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    before = (tmp_path / "out/first.nii.gz").read_bytes()
+    other = tmp_path / "other.pth"
+    noted = {"recipe": asdict(replace(SMALL, seed=1)), "classes": CLASSES, "modality": "CT"}
+    save_weights(build_swinunetr(3, feature_size=12, window_size=4), other, made_by=noted)
+    with pytest.raises(InputError, match="weights_sha256"):
+        segment(other, scans / "first.nii.gz", tmp_path / "out")
+    assert (tmp_path / "out/first.nii.gz").read_bytes() == before
+
+
+def test_flips_are_refused_where_training_did_not_flip(weights, scans, tmp_path):
+    with pytest.raises(InputError, match="test_time_flips.*right kidney"):
+        segment(weights, scans, tmp_path / "out", flips=True)
+
+
+def test_weights_without_a_note_are_refused(scans, tmp_path):
+    torch.save(build_swinunetr(3, feature_size=12).state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(InputError, match=r"no note of how it was trained.*best_model\.pth"):
+        segment(tmp_path / "plain.pth", scans, tmp_path / "out")
+
+
+def test_broken_and_missing_scans_stop_before_the_network_runs(weights, scans, tmp_path):
+    whole = (scans / "first.nii.gz").read_bytes()
+    (scans / "first.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="first"):
+        segment(weights, scans, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.nii.gz"))
+    with pytest.raises(InputError, match="no file or folder at"):
+        segment(weights, tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"expected \.nii or \.nii\.gz files"):
+        segment(weights, tmp_path / "empty", tmp_path / "out")
+
+
+def test_the_command_line_ends_in_one_line_of_error(tmp_path):
+    command = [sys.executable, "segment.py", str(tmp_path / "none.pth"), str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "none.pth" in done.stderr and "Traceback" not in done.stderr
