@@ -8,6 +8,7 @@ the whole SwinUNETR solves them, decoder included, so that all of it can be fine
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from ssl_helpers import (
 )
 from user_errors import InputError
 
+TASKS = ("reconstruction", "rotation", "contrast")
 TURNS = 4  # by 0, 90, 180 and 270 degrees about the axial axis
 CODE_SIZE = 512  # numbers that stand for a view in the contrastive task
 FIRST_PHANTOM = 1001  # unlabelled phantoms count from here; BTCV's ids, which fine-tuning uses, end at 80
@@ -48,9 +50,10 @@ HELD_OUT_BATCHES = 8  # in each look at the held-out volumes
 
 @dataclass(frozen=True)
 class PretrainingRecipe(CommonRecipe):
-    """Hold every choice of a pre-training run; the three losses weigh 1 each, as in the paper.
+    """Hold every choice of a pre-training run; the losses of all ``tasks`` weigh 1, as in the paper.
 
-    What it shares with fine-tuning means the same there; ``schedule`` is the cosine by default.
+    What it shares with fine-tuning means the same there; ``schedule`` is the cosine by default. ``tasks`` may also be a
+    string of names with commas between them.
 
     Raises:
         InputError: a value that the network or the training loop can't take, naming the parameter.
@@ -58,23 +61,37 @@ class PretrainingRecipe(CommonRecipe):
 
     learning_rate: float = 4e-4
     schedule: str = "cosine"
-    crops_per_volume: int = 2  # each of which is seen in two views
+    tasks: tuple[str, ...] = TASKS
+    crops_per_volume: int = 2  # each of which is seen in two views for the contrastive task, in one without it
     volumes_per_step: int = 1
     mask_ratio: float = 0.3  # of a view's voxels, about
+    mask_block: int = 24  # edge of a masked block in voxels
     temperature: float = 0.5  # of the contrastive task: how much the most alike of the other crops count
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.max_steps < 1:
+            raise InputError("max_steps: expected at least one step, found 0.")
+        names = self.tasks.split(",") if isinstance(self.tasks, str) else self.tasks
+        object.__setattr__(self, "tasks", tuple(name.strip() for name in names))
+        if "reconstruction" not in self.tasks or not set(self.tasks) <= set(TASKS):
+            raise InputError(
+                "tasks: expected reconstruction, which trains the decoder, alone or with rotation and contrast, "
+                f"found {', '.join(self.tasks)!r}."
+            )
+        if not isinstance(self.mask_block, int) or not 2 <= self.mask_block <= min(self.crop_size):
+            raise InputError(f"mask_block: expected 2 voxels up to {min(self.crop_size)}, found {self.mask_block!r}.")
         if not isinstance(self.mask_ratio, int | float) or not 0 < self.mask_ratio < 0.95:
             raise InputError(f"mask_ratio: expected a number above 0 and below 0.95, found {self.mask_ratio!r}.")
         if not isinstance(self.temperature, int | float) or self.temperature <= 0:
             raise InputError(f"temperature: expected a number above 0, found {self.temperature!r}.")
-        if self.volumes_per_step * self.crops_per_volume < 2:
+        if "contrast" in self.tasks and self.volumes_per_step * self.crops_per_volume < 2:
             raise InputError(
                 "volumes_per_step and crops_per_volume: expected at least two crops a step, since the contrastive task "
                 f"tells them apart, found {self.volumes_per_step} x {self.crops_per_volume}."
             )
-        self._require_square("views")
+        if "rotation" in self.tasks:
+            self._require_square("views")
 
 
 PRETRAINING_DEMO = PretrainingRecipe(
@@ -83,6 +100,8 @@ PRETRAINING_DEMO = PretrainingRecipe(
     learning_rate=2e-3,
     crops_per_volume=1,
     volumes_per_step=2,
+    mask_ratio=0.6,
+    mask_block=8,
     crop_size=DEMO.crop_size,
     spacing_mm=DEMO.spacing_mm,
     feature_size=DEMO.feature_size,
@@ -148,11 +167,11 @@ def write_unlabelled_phantoms(root: str | Path, count: int = 40) -> Path:
 
 @dataclass(frozen=True)
 class Views:
-    """Hold two views of each crop of a step: first those of one round, then, in the same order, of the other."""
+    """Hold the views of a step's crops; if each has two, first those of one round, then, in this order, the others."""
 
-    masked: Tensor  # (2B, 1, X, Y, Z) float32, what the network sees
+    masked: Tensor  # (B, 1, X, Y, Z) float32, what the network sees
     whole: Tensor  # the same before it was masked, what it should paint
-    turns: Tensor  # (2B,) int64, how many times each was turned by 90 degrees
+    turns: Tensor  # (B,) int64, how many times each was turned by 90 degrees
     names: str  # of the volumes
 
     def to(self, device: torch.device) -> Views:
@@ -163,14 +182,15 @@ class Views:
 def masking(recipe: PretrainingRecipe) -> Compose:
     """Return the transform of a crop (1, X, Y, Z) that hides blocks of it and stirs the voxels of a few small ones.
 
-    Blocks of a quarter of the crop along each axis, filled with noise, hide about ``mask_ratio`` of it; they overlap.
+    The blocks are filled with noise and hide about ``mask_ratio`` of the crop; they overlap.
     """
-    quarter, small = ([max(2, n // part) for n in recipe.crop_size] for part in (4, 12))
-    holes = max(1, round(math.log(1 - recipe.mask_ratio) / math.log(1 - 1 / 64)))
+    block = (recipe.mask_block,) * 3
+    share = math.prod(block) / math.prod(recipe.crop_size)
+    holes = max(1, round(math.log(1 - recipe.mask_ratio) / math.log(1 - share)))
     return Compose(
         [
-            RandCoarseShuffle(holes=8, spatial_size=small, prob=0.5),
-            RandCoarseDropout(holes=holes, spatial_size=quarter, prob=1.0),
+            RandCoarseShuffle(holes=8, spatial_size=[max(2, n // 12) for n in recipe.crop_size], prob=0.5),
+            RandCoarseDropout(holes=holes, spatial_size=block, prob=1.0),
         ]
     )
 
@@ -187,8 +207,8 @@ def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int)
             for _ in range(recipe.crops_per_volume):
                 crop.set_random_state(int(rng.integers(2**32)))
                 crops.append(crop(case["image"].as_tensor()).float())
-        for one in [*crops, *crops]:
-            turns = int(rng.integers(TURNS))
+        for one in [*crops, *crops] if "contrast" in recipe.tasks else crops:
+            turns = int(rng.integers(TURNS)) if "rotation" in recipe.tasks else 0
             whole = torch.rot90(one, turns, (1, 2))
             mask.set_random_state(int(rng.integers(2**32)))
             views.append((mask(whole.clone()), whole, torch.tensor(turns)))  # MONAI drops voxels in place
@@ -200,37 +220,45 @@ def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int)
 
 
 class PretrainingNetwork(nn.Module):
-    """A SwinUNETR that paints one channel, and two small heads on the deepest features of its encoder."""
+    """A SwinUNETR that paints one channel, and for the other tasks small heads on its encoder's deepest features."""
 
-    def __init__(self, network: SwinUNETR) -> None:
+    def __init__(self, network: SwinUNETR, tasks: Sequence[str] = TASKS) -> None:
         super().__init__()
         channels = 16 * network.swinViT.patch_embed.proj.weight.shape[0]
         self.network = network
-        self.rotation_head = nn.Linear(channels, TURNS)
         # Deep features of all views are nearly alike; without their mean taken off, the codes stayed so for 240 steps.
-        self.contrast_head = nn.Sequential(nn.BatchNorm1d(channels), nn.Linear(channels, CODE_SIZE))
+        heads = {
+            "rotation": nn.Linear(channels, TURNS),
+            "contrast": nn.Sequential(nn.BatchNorm1d(channels), nn.Linear(channels, CODE_SIZE)),
+        }
+        self.heads = nn.ModuleDict({task: head for task, head in heads.items() if task in tasks})
         network.swinViT.register_forward_hook(self._keep_deepest)
 
     def _keep_deepest(self, encoder: nn.Module, inputs: tuple, hidden: list[Tensor]) -> None:
         self._deepest = hidden[-1]
 
-    def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map views (B, 1, X, Y, Z) to their reconstruction, the logits of their turns, and their codes."""
-        reconstruction = self.network(views)
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        """Map views (B, 1, X, Y, Z) to what each task asks for: their painting, the logits of their turns, codes."""
+        painting = self.network(views)
         pooled = self._deepest.mean((2, 3, 4))
         del self._deepest
-        return reconstruction, self.rotation_head(pooled), self.contrast_head(pooled)
+        return {"reconstruction": painting} | {task: head(pooled) for task, head in self.heads.items()}
 
 
-def task_losses(outputs: tuple[Tensor, Tensor, Tensor], views: Views, recipe: PretrainingRecipe) -> dict[str, Tensor]:
-    """Return the loss of each task in float32; ``views`` are on the outputs' device."""
-    reconstruction, turns, codes = (output.float() for output in outputs)
-    first, second = codes.chunk(2)
-    return {
-        "reconstruction": F.l1_loss(reconstruction, views.whole),
-        "rotation": F.cross_entropy(turns, views.turns),
-        "contrast": ContrastiveLoss(recipe.temperature)(first, second),
-    }
+def task_losses(outputs: dict[str, Tensor], views: Views, recipe: PretrainingRecipe) -> dict[str, Tensor]:
+    """Return the loss of each of the recipe's tasks in float32; ``views`` are on the outputs' device.
+
+    Only hidden and stirred voxels count in the reconstruction, as in SimMIM (Xie et al., CVPR 2022): what is in plain
+    sight would only teach the network to copy it.
+    """
+    answers = {task: output.float() for task, output in outputs.items()}
+    hidden = views.masked != views.whole
+    losses = {"reconstruction": F.l1_loss(answers["reconstruction"][hidden], views.whole[hidden])}
+    if "rotation" in recipe.tasks:
+        losses["rotation"] = F.cross_entropy(answers["rotation"], views.turns)
+    if "contrast" in recipe.tasks:
+        losses["contrast"] = ContrastiveLoss(recipe.temperature)(*answers["contrast"].chunk(2))
+    return losses
 
 
 def evaluate_tasks(
@@ -243,7 +271,8 @@ def evaluate_tasks(
             views = pretraining_batch(cases, recipe, number).to(hardware.device)
             with hardware.autocast():
                 outputs = model(views.masked)
-            losses = {name: float(loss) for name, loss in task_losses(outputs, views, recipe).items()}
-            right = (outputs[1].argmax(1) == views.turns).float().mean()
-            batches.append(losses | {"rotation_accuracy": float(right)})
+            scores = {name: float(loss) for name, loss in task_losses(outputs, views, recipe).items()}
+            if "rotation" in recipe.tasks:
+                scores["rotation_accuracy"] = float((outputs["rotation"].argmax(1) == views.turns).float().mean())
+            batches.append(scores)
     return {name: float(np.mean([batch[name] for batch in batches])) for name in batches[0]}

@@ -119,8 +119,17 @@ def test_both_views_of_a_crop_are_the_scan_turned_and_only_the_input_is_masked(s
         back = [torch.rot90(w, -int(t), (1, 2)) for w, t in zip(views.whole, views.turns, strict=True)]
         assert torch.equal(back[0], back[2]) and torch.equal(back[1], back[3])
         changed = (views.masked != views.whole).float().mean((1, 2, 3, 4))
-        assert (changed > 0.1).all() and (changed < 0.5).all()
+        assert (changed > 0.4).all() and (changed < 0.8).all()
     assert all(torch.equal(a, case["image"]) for a, case in zip(before, cases, strict=True))
+
+
+def test_what_is_not_a_task_is_not_made(scans):
+    cases, recipe = prepared(scans), choose_recipe("demo", RECIPES, tasks="reconstruction", crop_size=RECIPE.crop_size)
+    views = pretraining_batch(cases, recipe, 1)
+    assert views.masked.shape == (2, 1, *recipe.crop_size) and not views.turns.any()
+    model = PretrainingNetwork(build_swinunetr(1, feature_size=12, window_size=4), recipe.tasks)
+    assert set(pretraining.task_losses(model(views.masked), views, recipe)) == {"reconstruction"}
+    assert not list(model.heads.parameters())
 
 
 def test_mask_ratio_is_about_what_is_hidden(scans):
@@ -135,6 +144,9 @@ def test_mask_ratio_is_about_what_is_hidden(scans):
     ("changes", "message"),
     [
         ({"mask_ratio": 1}, "mask_ratio: expected"),
+        ({"mask_block": 65}, "mask_block: expected 2 voxels up to 32"),
+        ({"tasks": "rotation"}, "tasks: expected reconstruction"),
+        ({"tasks": "reconstruction, jigsaw"}, "tasks: expected reconstruction"),
         ({"temperature": 0}, "temperature: expected"),
         ({"volumes_per_step": 1}, "at least two crops"),
         ({"volumes_per_step": 0}, "volumes_per_step: expected"),
@@ -152,14 +164,18 @@ def test_a_wrong_value_is_refused_by_name(changes, message):
 
 def test_losses_are_those_of_the_paper_on_answers_worked_out_by_hand():
     whole = torch.rand(4, 1, 4, 4, 4)
-    views = Views(whole, whole, torch.tensor([0, 1, 2, 3]), "")
+    masked = whole.clone()
+    masked[..., :2] = 2  # the other half is in plain sight, so that its painting does not count
+    views = Views(masked, whole, torch.tensor([0, 1, 2, 3]), "")
     codes = torch.eye(2).repeat(2, 1)  # two views of each of two crops: alike within, at right angles across
-    answers = (whole + 0.5, torch.zeros(4, 4), codes)
+    painted = torch.cat([whole[..., :2] + 0.5, whole[..., 2:] + 9], dim=-1)
+    answers = {"reconstruction": painted, "rotation": torch.zeros(4, 4), "contrast": codes}
     losses = pretraining.task_losses(answers, views, replace(RECIPE, temperature=0.5))
     assert float(losses["reconstruction"]) == pytest.approx(0.5)
     assert float(losses["rotation"]) == pytest.approx(math.log(4))
     assert float(losses["contrast"]) == pytest.approx(math.log(math.exp(2) + 2) - 2, rel=1e-5)
-    unlike = pretraining.task_losses((whole, torch.eye(4) * 50, codes.roll(1, 0)[[0, 0, 1, 1]]), views, RECIPE)
+    told = answers | {"rotation": torch.eye(4) * 50, "contrast": codes.roll(1, 0)[[0, 0, 1, 1]]}
+    unlike = pretraining.task_losses(told, views, RECIPE)
     assert float(unlike["rotation"]) < 1e-6 and unlike["contrast"] > losses["contrast"]
 
 
