@@ -7,15 +7,51 @@ Trains the demo's network on phantoms with the older order, then validates the s
 from __future__ import annotations
 
 import torch
+from monai.losses import DiceCELoss
+from monai.networks.nets import SwinUNETR
+from tqdm import tqdm
 
-from benchmarks.training import fine_tune
 from evaluation import dice_per_organ, evaluate, mean_dice
-from hardware import find_hardware, place_network
+from hardware import Hardware, find_hardware, place_network
 from run_folder import versions
-from ssl_helpers import DEMO, prepare_cases, read_dataset, write_phantoms
+from ssl_helpers import (
+    DEMO,
+    Recipe,
+    augmentation,
+    class_weights,
+    learning_rate_at,
+    prepare_cases,
+    read_dataset,
+    training_batch,
+    write_phantoms,
+)
 from swinunetr_weights import build_swinunetr, encoder_response, response_changes
 
 LIST = "json_files/btcv_6.json"
+
+
+def fine_tune(
+    model: SwinUNETR,
+    cases: list[dict],
+    classes: int,
+    recipe: Recipe,
+    hardware: Hardware,
+) -> None:
+    """Train a network that is on its device as the notebook does, without its trimmings."""
+    loss_function = DiceCELoss(to_onehot_y=True, softmax=True, weight=class_weights(cases, classes, recipe))
+    loss_function.to(hardware.device)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay, fused=True)
+    scaler, augment = hardware.scaler(), augmentation(recipe)
+    model.train()
+    for step in tqdm(range(1, recipe.max_steps + 1), unit="step", mininterval=10):
+        images, labels, _ = training_batch(cases, augment, recipe.seed, step)
+        with hardware.autocast():
+            logits = model(images.to(hardware.device))
+        optimizer.zero_grad()
+        scaler.scale(loss_function(logits.float(), labels.to(hardware.device))).backward()
+        optimizer.param_groups[0]["lr"] = learning_rate_at(step, recipe)
+        scaler.step(optimizer)
+        scaler.update()
 
 
 def main() -> None:

@@ -1,0 +1,173 @@
+"""Fill the results table: fine-tune from random and from pre-trained weights with 6, 12 and 24 volumes and some seeds.
+
+Every run is the notebook's, through papermill, in a folder of its own. Run from the project's root; runs that are done
+are left out, so it can be stopped and started again, and machines that share the folder can take a share each:
+    .venv/bin/python -m benchmarks.results_table --weights FILE [--volumes 6 12 24] [--seeds 2] [--share 1/2]
+        [--folder runs/results] [-p name value ...]
+Parameters after ``-p`` go to the notebook as they are, such as ``-p data_root /data/BTCV``; without a ``data_root``,
+phantoms and the demo recipe fill the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from atomic_files import replacing
+from hardware import find_hardware
+from run_folder import versions
+
+STARTS = ("random", "pretrained")
+COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")
+HEAD = """| training volumes | validation volumes | seeds | random init | pre-trained | difference | relative |
+|---|---|---|---|---|---|---|
+"""
+FIELDS = ("volumes", "start", "seed", "mean_dice", "mean_dice_own_grid", "best_step", "seconds")
+
+
+def run(folder: Path, volumes: int, start: str, seed: int, weights: str, parameters: list[list[str]]) -> bool:
+    """Fine-tune once, unless that is done; return whether it is now."""
+    logdir = folder / f"{volumes}_{start}_{seed}"
+    if (logdir / "summary.json").is_file():
+        return True
+    given = [["json_path", f"json_files/btcv_{volumes}.json"], ["logdir", str(logdir)], ["seed", str(seed)]]
+    given += [["pretrained_checkpoint", weights]] if start == "pretrained" else []
+    options = [text for name, value in (*given, *parameters) for text in ("-p", name, value)]
+    notebook = ["swinunetr_finetune.ipynb", str(folder / f"{logdir.name}.ipynb")]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *notebook, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        elsewhere = "is in use by another run" in done.stderr
+        print(f"{logdir.name}: {'under way elsewhere' if elsewhere else done.stderr.strip()[-800:]}", flush=True)
+        return False
+    print(f"{logdir.name}: {json.loads((logdir / 'summary.json').read_text())['mean_dice']:.3f}", flush=True)
+    return True
+
+
+def collect(folder: Path) -> list[dict]:
+    """Return a row for each run that is done, with its curve of (step, mean Dice)."""
+    rows = []
+    for file in sorted(folder.glob("*/summary.json")):
+        volumes, start, seed = file.parent.name.split("_")
+        summary = json.loads(file.read_text()) | {"volumes": int(volumes), "start": start, "seed": int(seed)}
+        with open(file.with_name("metrics.csv"), newline="") as metrics:
+            curve = {int(line["step"]): float(line["mean_dice"]) for line in csv.DictReader(metrics)}
+        cases = len(summary["split"]["validation"])
+        rows.append({name: summary[name] for name in FIELDS} | {"cases": cases, "curve": curve})
+    return rows
+
+
+def paired(rows: list[dict]) -> dict[int, list[tuple[dict, dict]]]:
+    """Return, by number of volumes, the random and the pre-trained run of every seed that has both."""
+    found = {(row["volumes"], row["start"], row["seed"]): row for row in rows}
+    groups: dict[int, list[tuple[dict, dict]]] = {}
+    for volumes, seed in sorted({(row["volumes"], row["seed"]) for row in rows}):
+        pair = tuple(found.get((volumes, start, seed)) for start in STARTS)
+        if all(pair):
+            groups.setdefault(volumes, []).append(pair)
+    return groups
+
+
+def spread(values: np.ndarray) -> str:
+    """Return mean and standard deviation over the seeds, in percent."""
+    return f"{100 * values.mean():.2f}" + (f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def markdown(groups: dict[int, list[tuple[dict, dict]]]) -> str:
+    """Return the table of mean Dice in percent, on the training grid."""
+    table = HEAD
+    for volumes, pairs in groups.items():
+        random, pretrained = np.array([[run["mean_dice"] for run in pair] for pair in pairs]).T
+        gain = f"{pretrained.mean() / random.mean() - 1:+.1%}"
+        cells = (volumes, pairs[0][0]["cases"], len(pairs), *map(spread, (random, pretrained, pretrained - random)))
+        table += f"| {' | '.join(map(str, cells))} | {gain} |\n"
+    return table
+
+
+def describe_curves(groups: dict[int, list[tuple[dict, dict]]]) -> str:
+    """Return the mean Dice at every validation, and when pre-trained weights reach what random ones end at."""
+    lines = []
+    for volumes, pairs in groups.items():
+        steps = list(pairs[0][0]["curve"])
+        curves = np.array([[list(run["curve"].values()) for run in pair] for pair in pairs])  # (seed, start, step)
+        lines += ["", f"{volumes} volumes", f"{'step':>6}{'random':>16}{'pretrained':>16}{'difference':>16}"]
+        for step, (random, pretrained) in zip(steps, np.moveaxis(curves, 0, 2).swapaxes(0, 1), strict=True):
+            lines.append(f"{step:6d}" + "".join(f"{spread(v):>16}" for v in (random, pretrained, pretrained - random)))
+        random, pretrained = curves.mean(axis=0)
+        reached = next((step for step, dice in zip(steps, pretrained, strict=True) if dice >= random[-1]), "no")
+        lines.append(f"The pre-trained mean reaches the last random one after {reached} steps.")
+    return "\n".join(lines)
+
+
+def draw(groups: dict[int, list[tuple[dict, dict]]]) -> plt.Figure:
+    """Draw the Dice of every run against its number of volumes, and the curves of each number with their range."""
+    size = (3.2 * (1 + len(groups)), 3.4)
+    figure, axes = plt.subplots(1, 1 + len(groups), figsize=size, sharey=True, layout="constrained")
+    for which, (start, colour, marker) in enumerate(zip(STARTS, COLOURS, MARKERS, strict=True)):
+        dices = [[pair[which]["mean_dice"] for pair in pairs] for pairs in groups.values()]
+        axes[0].plot(list(groups), [np.mean(values) for values in dices], color=colour, marker=marker, label=start)
+        for volumes, values in zip(groups, dices, strict=True):
+            axes[0].plot([volumes] * len(values), values, marker, color=colour, alpha=0.4, ms=4)
+        for ax, (volumes, pairs) in zip(axes[1:], groups.items(), strict=True):
+            steps = list(pairs[0][which]["curve"])
+            table = np.array([list(pair[which]["curve"].values()) for pair in pairs])
+            ax.plot(steps, table.mean(axis=0), color=colour, marker=marker, ms=4)
+            ax.fill_between(steps, table.min(axis=0), table.max(axis=0), color=colour, alpha=0.2)
+            ax.set(xlabel="step of fine-tuning", title=f"{volumes} training volumes")
+    axes[0].set(xlabel="training volumes", ylabel="mean Dice", ylim=(0, 1), title="best of each run")
+    axes[0].set_xticks(list(groups))
+    axes[0].legend()
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    return figure
+
+
+def show(folder: Path) -> None:
+    """Write ``table.md``, ``runs.csv`` and ``results.png`` from the runs that are done, and print the table."""
+    rows = collect(folder)
+    groups = paired(rows)
+    if not groups:
+        print("No run from random weights has a pre-trained one of the same seed yet.")
+        return
+    with replacing(folder / "table.md") as temporary:
+        temporary.write_text(markdown(groups))
+    with replacing(folder / "runs.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    with replacing(folder / "results.png") as temporary:
+        draw(groups).savefig(temporary, dpi=150)
+    minutes = sum(row["seconds"] for row in rows) / 60
+    print(f"\nMean Dice in percent; {len(rows)} runs, {minutes:.0f} minutes of fine-tuning\n{markdown(groups)}")
+    print(f"{describe_curves(groups)}\n\nThe table, the figure and a line a run are in {folder}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is missing, then show what there is; return 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="checkpoint of the pre-trained runs, or ssl_50k")
+    parser.add_argument("--volumes", type=int, nargs="+", default=[6, 12, 24], choices=[6, 12, 24])
+    parser.add_argument("--seeds", type=int, default=2, help="how many")
+    parser.add_argument("--share", default="1/1", help="part of the runs for this machine: 2/3 is the second of three")
+    parser.add_argument("--folder", type=Path, default=Path("runs/results"), help="of all runs")
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    args = parser.parse_args(arguments)
+    part, parts = map(int, args.share.split("/"))
+    args.folder.mkdir(parents=True, exist_ok=True)
+    print(find_hardware(), versions(), flush=True)
+    runs = list(product(range(args.seeds), args.volumes, STARTS))[part - 1 :: parts]
+    done = [run(args.folder, volumes, start, seed, args.weights, args.parameters) for seed, volumes, start in runs]
+    show(args.folder)
+    return 0 if all(done) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
