@@ -165,7 +165,7 @@ R = TypeVar("R", bound=CommonRecipe)
 DEMO = Recipe(
     max_steps=360,
     eval_every=120,
-    learning_rate=4e-3,
+    learning_rate=8e-3,
     schedule="cosine",
     class_balance=0.5,
     crops_per_volume=1,
