@@ -123,16 +123,14 @@ def plot_tasks(history: Sequence[dict[str, float]], views: torch.Tensor) -> Figu
         "contrast": ("Contrast, NT-Xent loss", float(np.log(len(views) - 1))),
     }
     shown = [(name, *panel) for name, panel in panels.items() if name in history[-1]]
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), layout="constrained")
-    for ax in axes[len(shown) :]:
-        ax.set_axis_off()
-    for ax, (name, title, nothing) in zip(axes, shown, strict=False):
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.4 * len(shown), 3.2), squeeze=False, layout="constrained")
+    for ax, (name, title, nothing) in zip(axes[0], shown, strict=True):
         ax.plot(steps, [row[name] for row in history], marker=".")
         ax.axhline(nothing, color="0.5", linestyle="--", label="knowing nothing")
         ax.set(xlabel="step", title=title)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0, 0].legend()
     return figure
 
 
