@@ -108,24 +108,28 @@ def describe_curves(groups: dict[int, list[tuple[dict, dict]]]) -> str:
 
 
 def draw(groups: dict[int, list[tuple[dict, dict]]]) -> plt.Figure:
-    """Draw the Dice of every run against its number of volumes, and the curves of each number with their range."""
-    size = (3.2 * (1 + len(groups)), 3.4)
-    figure, axes = plt.subplots(1, 1 + len(groups), figsize=size, sharey=True, layout="constrained")
+    """Draw the curves of each number of volumes with their range; of several numbers also the best of every run."""
+    several = len(groups) > 1
+    panels = several + len(groups)
+    figure, axes = plt.subplots(1, panels, figsize=(4 * panels, 3.4), sharey=True, squeeze=False, layout="constrained")
     for which, (start, colour, marker) in enumerate(zip(STARTS, COLOURS, MARKERS, strict=True)):
-        dices = [[pair[which]["mean_dice"] for pair in pairs] for pairs in groups.values()]
-        axes[0].plot(list(groups), [np.mean(values) for values in dices], color=colour, marker=marker, label=start)
-        for volumes, values in zip(groups, dices, strict=True):
-            axes[0].plot([volumes] * len(values), values, marker, color=colour, alpha=0.4, ms=4)
-        for ax, (volumes, pairs) in zip(axes[1:], groups.items(), strict=True):
+        style = {"color": colour, "marker": marker, "label": start}
+        if several:
+            dices = [[pair[which]["mean_dice"] for pair in pairs] for pairs in groups.values()]
+            axes[0, 0].plot(list(groups), [np.mean(values) for values in dices], **style)
+            for volumes, values in zip(groups, dices, strict=True):
+                axes[0, 0].plot([volumes] * len(values), values, marker, color=colour, alpha=0.4, ms=4)
+        for ax, (volumes, pairs) in zip(axes[0, several:], groups.items(), strict=True):
             steps = list(pairs[0][which]["curve"])
             table = np.array([list(pair[which]["curve"].values()) for pair in pairs])
-            ax.plot(steps, table.mean(axis=0), color=colour, marker=marker, ms=4)
+            ax.plot(steps, table.mean(axis=0), **style, ms=4)
             ax.fill_between(steps, table.min(axis=0), table.max(axis=0), color=colour, alpha=0.2)
-            ax.set(xlabel="step of fine-tuning", title=f"{volumes} training volumes")
-    axes[0].set(xlabel="training volumes", ylabel="mean Dice", ylim=(0, 1), title="best of each run")
-    axes[0].set_xticks(list(groups))
-    axes[0].legend()
-    for ax in axes:
+            ax.set(xlabel="step of fine-tuning", title=f"{volumes} training volumes, {len(pairs)} seeds")
+    if several:
+        axes[0, 0].set(xlabel="training volumes", title="best of each run", xticks=list(groups))
+    axes[0, 0].set(ylabel="mean Dice", ylim=(0, 1))
+    axes[0, 0].legend(loc="lower right")
+    for ax in axes[0]:
         ax.grid(alpha=0.3)
     return figure
 
