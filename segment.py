@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def segment(
     over the eight ways to mirror a scan. Scans that ``output`` holds already, from the same weights, are left out.
 
     Raises:
-        InputError: a file or folder is missing, the weights carry no note, ``output`` holds other predictions, or some
-            scans could not be segmented; the others are.
+        InputError: a file or folder is missing, the weights carry no note, ``output`` holds the scans, other
+            predictions or no more room, or some scans could not be segmented; the others are.
     """
+    scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
     noted, recipe = made_by(weights), trained_recipe(weights)
     if recipe is None:
         raise InputError(
@@ -40,7 +42,7 @@ def segment(
             "for other weights, run swinunetr_finetune.ipynb with max_steps 0, a JSON and the recipe that they need."
         )
     recipe = replace(recipe, test_time_flips=flips)
-    entries = _entries(Path(scans).expanduser())
+    entries = _entries(scans, output)
     modality = modality or noted["modality"]
     print(check_dataset(Dataset(("background",), modality, [], [], entries), recipe.spacing_mm))
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
@@ -57,24 +59,32 @@ def segment(
         if not file.is_file():
             try:
                 (case,) = prepare_cases([entry], recipe, modality, description="")
-                segment_case(model, case, recipe, hardware, file)
             except InputError as error:
                 faults.append(str(error))
                 continue
+            segment_case(model, case, recipe, hardware, file)
         written.append(file)
     if faults:
         raise InputError(f"{len(faults)} of {len(entries)} scans could not be segmented:\n" + "\n".join(faults))
     return written
 
 
-def _entries(scans: Path) -> list[dict[str, str]]:
+def _entries(scans: Path, output: Path) -> list[dict[str, str]]:
+    """Return name and file of each scan; segmentations of an earlier run, below the scans' folder, are none."""
+    if not scans.exists():
+        raise InputError(f"scans: no file or folder at '{scans}'.")
+    if output in (scans, *scans.parents):
+        raise InputError(
+            f"output: '{output}' holds the scans. Choose a folder of its own, so that no scan is replaced."
+        )
     if scans.is_file():
         return [{"name": case_name(scans), "image": str(scans)}]
-    if not scans.is_dir():
-        raise InputError(f"scans: no file or folder at '{scans}'.")
-    if entries := find_volumes(scans):
-        return entries
-    raise InputError(f"scans: expected .nii or .nii.gz files below '{scans}', found none.")
+    entries = [entry for entry in find_volumes(scans) if output not in Path(entry["image"]).parents]
+    if not entries:
+        raise InputError(f"scans: expected .nii or .nii.gz files below '{scans}', found none.")
+    if twice := [name for name, count in Counter(entry["name"] for entry in entries).items() if count > 1]:
+        raise InputError(f"scans: {', '.join(twice)} is there as .nii and as .nii.gz. Move one of the two away.")
+    return entries
 
 
 def main() -> None:

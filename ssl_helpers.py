@@ -228,6 +228,7 @@ class Dataset:
     training: list[dict[str, str]]
     validation: list[dict[str, str]]
     test: list[dict[str, str]]  # images without labels; those missing on disk are left out
+    test_listed: int = 0  # those missing on disk included
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -248,8 +249,12 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
     if not root.is_dir():
         raise InputError(f"data_root: no folder at '{root}'. Give the folder that holds imagesTr/ or RawData/.")
     sections = {name: [locate(entry, root) for entry in content.get(name, [])] for name in SECTIONS}
+    names = _distinct_names({entry["image"] for entries in sections.values() for entry in entries})
+    for entry in (entry for entries in sections.values() for entry in entries):
+        entry["name"] = names[entry["image"]]
+    listed = len(sections["test"])
     sections["test"] = [entry for entry in sections["test"] if Path(entry["image"]).is_file()]
-    return Dataset(classes, next(iter(content.get("modality", {"0": "CT"}).values())), **sections)
+    return Dataset(classes, next(iter(content.get("modality", {"0": "CT"}).values())), **sections, test_listed=listed)
 
 
 SECTIONS = ("training", "validation", "test")
@@ -311,6 +316,16 @@ def _first_existing(file: str, root: Path) -> Path:
 def case_name(image: str | Path) -> str:
     """Return the file name of an image without its endings: ``imagesTr/img0035.nii.gz`` is case ``img0035``."""
     return Path(image).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _distinct_names(images: set[str]) -> dict[str, str]:
+    """Return a case name for each image: that of its file, after as many of its folders as tell all images apart."""
+    names = {}
+    for depth in range(1, max(len(Path(image).parts) for image in images) + 1):
+        names = {image: "_".join((*Path(image).parts[-depth:-1], case_name(image))) for image in images}
+        if len(set(names.values())) == len(images):
+            break
+    return names
 
 
 def find_volumes(root: Path) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surfac
 from monai.networks.utils import one_hot
 
 import evaluation
+from evaluation import read_labels
 from hardware import find_hardware
 from ssl_helpers import choose_recipe, prepare_cases
 
@@ -93,7 +94,7 @@ def scored(folder, change, **details):
     """Return the rows of one case whose prediction is the truth with a change."""
     files = {key: str(folder / file) for key, file in write_case(folder, 1, **details).items()}
     (case,) = prepare_cases([{"name": "c", **files}], SMALL, "CT")
-    labels = evaluation.read_labels(files["label"])
+    labels = read_labels(files["label"])
     change(labels)
     return evaluation.score_case(case, case["label"].as_tensor()[0].long(), labels, ("left box", "right box"))
 
@@ -123,6 +124,14 @@ def test_an_organ_that_was_missed_has_no_distance_and_one_that_is_not_there_no_s
     assert "left box       " in table and "absent from the truth of all cases" in table
     assert evaluation.case_means(rows)["c"] == pytest.approx((right["dice"], right["dice_own_grid"]))
     assert set(evaluation.worst_and_best(rows)) == {"worst", "best"}
+
+
+def test_labels_stored_with_a_slope_are_read_as_whole_numbers(tmp_path):
+    image = nib.Nifti1Image(np.full((2, 2, 2), 10, np.uint8), np.eye(4))
+    image.header.set_slope_inter(0.7, 0)  # which the header keeps in float32: 10 of them are 6.9999999
+    nib.save(image, tmp_path / "label.nii.gz")
+    assert np.unique(np.asarray(nib.load(tmp_path / "label.nii.gz").dataobj))[0] < 7
+    assert np.unique(read_labels(tmp_path / "label.nii.gz")).tolist() == [7]
 
 
 def test_a_scan_without_any_organ_is_scored_without_a_mean(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import PROJECT, SMALL, write_case
 
+import inference
 import ssl_helpers as helpers
 from evaluation import read_labels
 from hardware import find_hardware, place_network
@@ -75,6 +76,36 @@ def test_another_model_s_folder_is_refused(weights, scans, tmp_path):
     with pytest.raises(InputError, match="weights_sha256"):
         segment(other, scans / "first.nii.gz", tmp_path / "out")
     assert (tmp_path / "out/first.nii.gz").read_bytes() == before
+
+
+def test_segmentations_below_the_scans_are_no_scans_of_the_next_run(weights, scans):
+    first = segment(weights, scans, scans / "out")
+    assert segment(weights, scans, scans / "out") == first and len(first) == 2
+
+
+@pytest.mark.parametrize("place", ["scans", "."])
+def test_a_folder_that_holds_the_scans_is_no_output(weights, scans, place):
+    with pytest.raises(InputError, match="holds the scans"):
+        segment(weights, scans, scans.parent / place)
+    with pytest.raises(InputError, match="holds the scans"):
+        segment(weights, scans / "first.nii.gz", scans.parent / place)
+
+
+def test_a_scan_in_two_forms_is_refused(weights, scans, tmp_path):
+    nib.save(nib.load(scans / "first.nii.gz"), scans / "first.nii")
+    with pytest.raises(InputError, match=r"first is there as \.nii and as \.nii\.gz"):
+        segment(weights, scans, tmp_path / "out")
+
+
+def test_a_full_disk_stops_at_the_first_scan(weights, scans, tmp_path, monkeypatch):
+    def full(image, path):
+        path.write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inference.nib, "save", full)
+    with pytest.raises(InputError, match=r"first\.nii\.gz' could not be written .*No space left.*make room"):
+        segment(weights, scans, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.nii.gz"))
 
 
 def test_flips_are_refused_where_training_did_not_flip(weights, scans, tmp_path):

@@ -94,6 +94,17 @@ def test_classes_come_from_the_json_and_missing_test_images_are_left_out(small_d
     dataset = helpers.read_dataset(json_path, root)
     assert dataset.organs == ("left box", "right box")
     assert [case["name"] for case in dataset.test] == ["img0001"]
+    assert dataset.test_listed == 2
+
+
+def test_cases_whose_files_have_one_name_are_told_apart_by_their_folders(small_data):
+    json_path, root = small_data
+    content = json.loads(json_path.read_text())
+    for section, patients in (("training", ("a", "b")), ("validation", ("c",))):
+        content[section] = [{"image": f"{p}/ct/scan.nii.gz", "label": f"{p}/ct/label.nii.gz"} for p in patients]
+    json_path.write_text(json.dumps(content))
+    dataset = helpers.read_dataset(json_path, root)
+    assert [case["name"] for case in dataset.training + dataset.validation] == ["a_ct_scan", "b_ct_scan", "c_ct_scan"]
 
 
 @pytest.mark.parametrize(
