@@ -90,7 +90,10 @@ def segment_case(
     Returns:
         The labels on the training grid (X, Y, Z), int64, and those on the scan's own grid, uint8.
     """
-    probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips).softmax(0).cpu()
+    probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips)
+    for plane in probabilities.unbind(1):  # in place: a second volume of all classes may not fit
+        plane.copy_(plane.softmax(0))
+    probabilities = probabilities.cpu()
     labels = to_source_grid(probabilities, case["image"])
     save_prediction(labels, case["source"], path)
     return probabilities.argmax(0), labels

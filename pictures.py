@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
 # Neighbours in the body differ in lightness as well as in hue, for readers who don't tell red from green.
@@ -40,6 +40,7 @@ def organ_colours(count: int) -> list[str]:
 
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name and the axis that the plane cuts
+NEAR_MM = 30  # to each side of the middle of an organ in the close view, or 0.7 of a larger organ's extent
 OUTLINED = [withStroke(linewidth=1.5, foreground="black")]  # so that a number can be read on any grey
 
 
@@ -78,25 +79,35 @@ def plot_features(image: torch.Tensor, before: torch.Tensor, after: torch.Tensor
 def plot_contours(
     case: dict, prediction: str | Path, organ: str, organs: Sequence[str], window: tuple[float, float] | None
 ) -> Figure:
-    """Show the outlines of truth and prediction on three planes through an organ, on the scan's own voxels.
+    """Show truth and prediction as outlines on three planes through an organ, whole and close by, on the scan's voxels.
 
     ``case`` names the files of scan and truth, ``prediction`` is the file to compare. The planes go through the middle
     of the true organ. ``window`` is the range of intensities from black to white; None takes the 0.5th to 99.5th
-    percentile. Numbers, as well as colours, tell the organs apart.
+    percentile. Numbers, as well as colours, tell the organs apart. The width is that of a page.
     """
     image, spacing = _upright(case["source"])
     truth, predicted = (_upright(file)[0].astype(np.uint8) for file in (case["label_source"], prediction))
     low, high = window or np.percentile(image, (0.5, 99.5))
     image = (np.clip(image, low, high) - low) / max(high - low, 1e-6)
-    middle = np.argwhere(truth == organs.index(organ) + 1).mean(axis=0).round().astype(int)
-    widths = [image.shape[axis] * spacing[axis] for axis in (0, 0, 1)]  # mm, of the three planes
-    figure, axes = plt.subplots(1, 3, figsize=(10, 4.2), width_ratios=widths, layout="constrained")
-    for ax, (plane, axis) in zip(axes, PLANES, strict=True):
-        _draw(ax, image, None, axis, middle[axis], spacing, organs)
-        _outline(ax, truth.take(middle[axis], axis).T, len(organs), "solid", numbers=True)
-        _outline(ax, predicted.take(middle[axis], axis).T, len(organs), "dashed")
-        ax.set_title(plane)
-    figure.suptitle(f"{case['name']}, at the {organ}")
+    voxels = np.argwhere(truth == organs.index(organ) + 1)
+    middle = voxels.mean(axis=0).round().astype(int)
+    near = max(NEAR_MM, *(0.7 * np.ptp(voxels, axis=0) * spacing)) / spacing  # voxels to each side of the middle
+    first, last = np.maximum(middle - near, -0.5), np.minimum(middle + near, np.array(image.shape) - 0.5)
+    figure, axes = plt.subplots(2, 3, figsize=(7.2, 5.8), layout="constrained")
+    for column, (plane, axis) in zip(axes.T, PLANES, strict=True):
+        across, up = (a for a in range(3) if a != axis)
+        for ax in column:
+            _draw(ax, image, None, axis, middle[axis], spacing, organs)
+            _outline(ax, truth.take(middle[axis], axis).T, len(organs), "solid", numbers=True)
+            _outline(ax, predicted.take(middle[axis], axis).T, len(organs), "dashed")
+        column[0].set_title(plane, fontsize=9)
+        column[0].set_anchor("S")
+        box = (first[across], first[up]), *(last - first)[[across, up]]
+        column[0].add_patch(Rectangle(*box, fill=False, color="white", linewidth=0.8))
+        column[1].set_anchor("N")
+        column[1].set(xlim=(first[across], last[across]), ylim=(first[up], last[up]))
+        column[1].xaxis.set_inverted(column[0].xaxis_inverted())
+    figure.suptitle(f"{case['name']}, at the {organ}", fontsize=10)
     shown = np.concatenate([np.unique(v.take(middle[a], a)) for v in (truth, predicted) for _, a in PLANES])
     _legend(figure, shown, organs, numbers=True)
     return figure
@@ -186,7 +197,8 @@ def _outline(ax: Axes, labels: np.ndarray, organs: int, style: str, numbers: boo
         ax.contour(across, up, padded, [0.5], colors=[colour], linestyles=style, linewidths=1.2)
         if numbers:
             y, x = np.argwhere(mask).mean(axis=0)
-            ax.text(x, y, str(label), color=colour, fontsize=7, ha="center", va="center", path_effects=OUTLINED)
+            place = {"ha": "center", "va": "center", "clip_on": True}
+            ax.text(x, y, str(label), color=colour, fontsize=7, path_effects=OUTLINED, **place)
 
 
 def _volumes(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -239,4 +251,12 @@ def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str], numbers: b
         lines = (("truth", "solid"), ("prediction", "dashed"))
         handles += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=5,
+            fontsize=8,
+            frameon=False,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
