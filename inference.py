@@ -123,12 +123,12 @@ def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray
 
 
 def claim_folder(folder: str | Path, made_by: dict) -> Path:
-    """Make a folder for predictions, note in ``made_by.json`` what makes them, and return it.
+    """Make a folder for results, note in ``made_by.json`` what makes them, and return it.
 
     A folder that the same made before is taken again, so that a run can go on.
 
     Raises:
-        InputError: the folder holds predictions that something else made, or it can't be written to.
+        InputError: the folder holds results that something else made, or it can't be written to.
     """
     folder, made_by = Path(folder).expanduser(), json.loads(json.dumps(made_by))
     note = folder / "made_by.json"
@@ -139,7 +139,7 @@ def claim_folder(folder: str | Path, made_by: dict) -> Path:
         others = ["all"] if next(folder.rglob("*.nii.gz"), None) else []
     if others:
         raise InputError(
-            f"'{folder}' holds predictions that other settings made ({', '.join(others)}; see made_by.json there). "
+            f"'{folder}' holds results of other settings ({', '.join(others)}; see made_by.json there). "
             "Move them away or choose another folder; nothing was overwritten."
         )
     try:

@@ -23,7 +23,9 @@ import numpy as np
 
 from atomic_files import replacing
 from hardware import find_hardware
+from inference import claim_folder
 from run_folder import versions
+from user_errors import InputError
 
 STARTS = ("random", "pretrained")
 COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")
@@ -154,18 +156,29 @@ def show(folder: Path) -> None:
     print(f"{describe_curves(groups)}\n\nThe table, the figure and a line a run are in {folder}")
 
 
+def share(text: str) -> tuple[int, int]:
+    """Read a share such as "2/3"."""
+    part, parts = map(int, text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, then show what there is; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="checkpoint of the pre-trained runs, or ssl_50k")
     parser.add_argument("--volumes", type=int, nargs="+", default=[6, 12, 24], choices=[6, 12, 24])
     parser.add_argument("--seeds", type=int, default=2, help="how many")
-    parser.add_argument("--share", default="1/1", help="part of the runs for this machine: 2/3 is the second of three")
+    parser.add_argument("--share", type=share, default=(1, 1), help="part of the runs: 2/3 is the second of three")
     parser.add_argument("--folder", type=Path, default=Path("runs/results"), help="of all runs")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     args = parser.parse_args(arguments)
-    part, parts = map(int, args.share.split("/"))
-    args.folder.mkdir(parents=True, exist_ok=True)
+    part, parts = args.share
+    try:
+        claim_folder(args.folder, {"weights": args.weights, "parameters": dict(args.parameters)})
+    except InputError as error:
+        parser.error(str(error))
     print(find_hardware(), versions(), flush=True)
     runs = list(product(range(args.seeds), args.volumes, STARTS))[part - 1 :: parts]
     done = [run(args.folder, volumes, start, seed, args.weights, args.parameters) for seed, volumes, start in runs]

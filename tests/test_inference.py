@@ -136,13 +136,13 @@ def test_a_folder_is_taken_again_by_the_same_and_refused_to_others(tmp_path):
     folder = inference.claim_folder(tmp_path / "p", {"seed": 1, "split": ("a", "b")})
     assert json.loads((folder / "made_by.json").read_text()) == {"seed": 1, "split": ["a", "b"]}
     inference.claim_folder(folder, {"seed": 1, "split": ("a", "b")})
-    with pytest.raises(InputError, match=r"other settings made \(seed; .*nothing was overwritten"):
+    with pytest.raises(InputError, match=r"of other settings \(seed; .*nothing was overwritten"):
         inference.claim_folder(folder, {"seed": 2, "split": ("a", "b")})
 
 
 def test_a_folder_of_unknown_predictions_is_refused(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"somebody's")
-    with pytest.raises(InputError, match="holds predictions"):
+    with pytest.raises(InputError, match="holds results"):
         inference.claim_folder(tmp_path, {"seed": 1})
     assert [f.name for f in tmp_path.iterdir()] == ["a.nii.gz"]
 

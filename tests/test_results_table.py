@@ -1,0 +1,100 @@
+"""The results table from finished runs, and which runs are started."""
+
+import csv
+import json
+import subprocess
+
+import pytest
+
+from benchmarks import results_table
+
+DICE = {  # best of the run, by start and seed
+    ("random", 0): 0.40,
+    ("random", 1): 0.60,
+    ("pretrained", 0): 0.50,
+    ("pretrained", 1): 0.80,
+}
+
+
+def finish(logdir, dice):
+    """Leave what a finished run of the notebook leaves, as far as the table reads it."""
+    logdir.mkdir(parents=True)
+    scores = {"mean_dice": dice, "mean_dice_own_grid": dice, "best_step": 20, "seconds": 30}
+    (logdir / "summary.json").write_text(json.dumps(scores | {"split": {"validation": ["a", "b"]}}))
+    (logdir / "metrics.csv").write_text(f"step,train_loss,mean_dice\n10,1.0,{dice / 2}\n20,0.5,{dice}\n")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return the list of log folders whose runs are started, each finishing at once."""
+    folders = []
+
+    def instead_of_papermill(command, **_):
+        given = dict(zip(command[command.index("-p") + 1 :: 3], command[command.index("-p") + 2 :: 3], strict=True))
+        folder = results_table.Path(given["logdir"])
+        start = "pretrained" if "pretrained_checkpoint" in given else "random"
+        assert folder.name == f"6_{start}_{given['seed']}" and given["json_path"] == "json_files/btcv_6.json"
+        folders.append(folder.name)
+        finish(folder, DICE[start, int(given["seed"])])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(results_table.subprocess, "run", instead_of_papermill)
+    return folders
+
+
+def fill(folder, *more):
+    return results_table.main(["--weights", "w.pth", "--folder", str(folder), "--volumes", "6", *more])
+
+
+def test_means_spread_and_paired_difference_counted_by_hand(started, tmp_path, capsys):
+    assert fill(tmp_path) == 0
+    # random 40 and 60, pre-trained 50 and 80: differences 10 and 20, and 65 is 30% more than 50
+    row = "| 6 | 2 | 2 | 50.00 ± 14.14 | 65.00 ± 21.21 | 15.00 ± 7.07 | +30.0% |"
+    assert (tmp_path / "table.md").read_text().splitlines()[-1] == row
+    assert row in (shown := capsys.readouterr().out)
+    assert "4 runs, 2 minutes" in shown
+    assert "reaches the last random one after 20 steps" in shown
+    with open(tmp_path / "runs.csv", newline="") as file:
+        rows = {(row["start"], int(row["seed"])): float(row["mean_dice"]) for row in csv.DictReader(file)}
+    assert rows == DICE
+    assert (tmp_path / "results.png").stat().st_size > 0
+
+
+def test_finished_runs_are_left_out_and_a_seed_without_its_pair_does_not_count(started, tmp_path):
+    finish(tmp_path / "folder/6_random_1", 0.9)
+    (tmp_path / "folder/made_by.json").write_text(json.dumps({"weights": "w.pth", "parameters": {}}))
+    fill(tmp_path / "folder", "--seeds", "1")
+    assert started == ["6_random_0", "6_pretrained_0"]
+    assert "| 6 | 2 | 1 | 40.00 | 50.00 | 10.00 | +25.0% |" in (tmp_path / "folder/table.md").read_text()
+
+
+def test_shares_split_the_runs_without_overlap(started, tmp_path):
+    fill(tmp_path, "--share", "1/3")
+    assert started == ["6_random_0", "6_pretrained_1"]
+    fill(tmp_path, "--share", "2/3")
+    fill(tmp_path, "--share", "3/3")
+    assert sorted(started) == ["6_pretrained_0", "6_pretrained_1", "6_random_0", "6_random_1"]
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "half"])
+def test_a_share_that_is_none_is_refused(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        fill(tmp_path, "--share", text)
+    assert "--share" in capsys.readouterr().err
+
+
+def test_runs_of_other_weights_are_not_mixed_in(started, tmp_path, capsys):
+    fill(tmp_path, "--seeds", "1")
+    with pytest.raises(SystemExit):
+        results_table.main(["--weights", "other.pth", "--folder", str(tmp_path), "--volumes", "6"])
+    assert "holds results of other settings (weights" in capsys.readouterr().err
+    assert len(started) == 2
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):
+    failed = subprocess.CompletedProcess([], 1, "", "InputError: data_root: no such folder")
+    monkeypatch.setattr(results_table.subprocess, "run", lambda *_, **__: failed)
+    assert fill(tmp_path, "--seeds", "1") == 1
+    shown = capsys.readouterr().out
+    assert "6_random_0: InputError: data_root" in shown and "6_pretrained_0: InputError" in shown
+    assert "No run from random weights has a pre-trained one" in shown
