@@ -154,8 +154,8 @@ def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
     left.set(xlabel="step", ylabel="DiceCE loss", title="Training loss, mean since the validation before")
     right.plot(steps, [row["mean_dice"] for row in history], marker=".")
     right.plot(best["step"], best["mean_dice"], "o", mfc="none", ms=12, color="C3")
-    right.annotate(f"{best['mean_dice']:.3f}", (best["step"], best["mean_dice"]), (-4, -18), textcoords="offset points")
-    right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1), title="Validation Dice, best marked")
+    title = f"Validation Dice, best {best['mean_dice']:.3f} at step {best['step']}"
+    right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1), title=title)
     for ax in (left, right):
         ax.grid(alpha=0.3)
     return figure
