@@ -100,8 +100,10 @@ class DatasetReport:
             f"shape        {_ranges(self.shapes)} voxels",
             f"spacing      {_ranges(self.spacings)} mm",
             "orientation  " + _counts(self.orientations),
-            f"caching      {self.cache_bytes / 1e9:.2f} GB of the {self.memory_bytes / 1e9:.2f} GB that are available",
         ]
+        if self.cache_bytes:
+            caching, available = self.cache_bytes / 1e9, self.memory_bytes / 1e9
+            lines.append(f"caching      {caching:.2f} GB of the {available:.2f} GB that are available")
         width = max(map(len, ["organ, ml", *self.organ_ml]))
         if self.organ_ml:
             lines.append(f"{'organ, ml':{width}}   median      min      max  cases")
@@ -165,7 +167,7 @@ def _look(check: Callable[[Scan], Fault | None], scans: list[Scan], workers: int
 def _trains_on_what_it_validates(dataset: Dataset) -> bool:
     """Tell a trial of the tools, whose two lists are the same, from a leak, where one slipped into the other."""
     images = [[os.path.realpath(entry["image"]) for entry in cases] for cases in (dataset.training, dataset.validation)]
-    return images[0] == images[1] and len(images[0]) == len(set(images[0]))
+    return bool(images[0]) and images[0] == images[1] and len(images[0]) == len(set(images[0]))
 
 
 def _flag_repeats(scans: list[Scan], key: Callable[[Scan], tuple], same: str, on_purpose: bool) -> list[Scan]:

@@ -42,8 +42,10 @@ def scans(tmp_path):
     return tmp_path / "scans"
 
 
-def test_scans_are_segmented_as_in_training(weights, scans, tmp_path):
+def test_scans_are_segmented_as_in_training(weights, scans, tmp_path, capsys):
     written = segment(weights, scans, tmp_path / "out")
+    report = capsys.readouterr().out
+    assert "2 test" in report and "warning" not in report and "caching" not in report
     assert written == [tmp_path / "out/first.nii.gz", tmp_path / "out/imagesTr/img0002.nii.gz"]
     for file, scan in zip(written, [scans / "first.nii.gz", scans / "imagesTr/img0002.nii.gz"], strict=True):
         np.testing.assert_array_equal(nib.load(file).affine, nib.load(scan).affine)
