@@ -97,9 +97,10 @@ def main() -> None:
     parser.add_argument("--modality", help="of the scans, if it is not that of the training")
     args = parser.parse_args()
     try:
-        segment(args.weights, args.scans, args.output, args.flips, args.modality)
+        written = segment(args.weights, args.scans, args.output, args.flips, args.modality)
     except InputError as error:
         sys.exit(str(error))
+    print(f"{len(written)} segmentations in '{args.output}', with label names for 3D Slicer and ITK-SNAP")
 
 
 if __name__ == "__main__":
