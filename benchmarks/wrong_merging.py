@@ -49,6 +49,9 @@ def fine_tune(
             logits = model(images.to(hardware.device))
         optimizer.zero_grad()
         scaler.scale(loss_function(logits.float(), labels.to(hardware.device))).backward()
+        if recipe.clip_norm:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, recipe)
         scaler.step(optimizer)
         scaler.update()

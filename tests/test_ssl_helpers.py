@@ -44,6 +44,7 @@ def test_a_given_parameter_wins_and_none_does_not():
         ("crops_per_volume", 0),
         ("feature_size", 20),
         ("schedule", "linear"),
+        ("clip_norm", 0),
     ],
 )
 def test_a_value_that_can_not_work_is_refused_by_name(name, value):
