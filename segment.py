@@ -100,7 +100,7 @@ def main() -> None:
         written = segment(args.weights, args.scans, args.output, args.flips, args.modality)
     except InputError as error:
         sys.exit(str(error))
-    print(f"{len(written)} segmentations in '{args.output}', with label names for 3D Slicer and ITK-SNAP")
+    print(f"Segmentations in '{args.output}': {len(written)}, with label names for 3D Slicer and ITK-SNAP")
 
 
 if __name__ == "__main__":
