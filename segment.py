@@ -15,11 +15,17 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hardware import find_hardware, place_network
-from inference import claim_folder, save_label_names, segment_case
-from ssl_helpers import Dataset, case_name, check_dataset, find_volumes, prepare_cases, trained_recipe
-from swinunetr_weights import build_swinunetr, load_pretrained, made_by
-from user_errors import InputError
+from swinunetr.checkpoints import build_swinunetr, load_pretrained, training_note
+from swinunetr.checks import check_dataset
+from swinunetr.colours import save_label_names
+from swinunetr.dataset import Dataset, case_name, find_volumes
+from swinunetr.devices import find_hardware
+from swinunetr.errors import InputError
+from swinunetr.files import claim_folder
+from swinunetr.inference import segment_case
+from swinunetr.network import place_network
+from swinunetr.preprocessing import prepare_cases
+from swinunetr.settings import trained_recipe
 
 
 def segment(
@@ -35,7 +41,7 @@ def segment(
             predictions or no more room, or some scans could not be segmented; the others are.
     """
     scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
-    noted, recipe = made_by(weights), trained_recipe(weights)
+    noted, recipe = training_note(weights), trained_recipe(weights)
     if recipe is None:
         raise InputError(
             f"'{weights}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run here; "

@@ -21,11 +21,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from atomic_files import replacing
-from hardware import find_hardware
-from inference import claim_folder
-from run_folder import versions
-from user_errors import InputError
+from swinunetr.devices import find_hardware
+from swinunetr.errors import InputError
+from swinunetr.files import claim_folder, replacing
+from swinunetr.run import versions
 
 STARTS = ("random", "pretrained")
 COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")

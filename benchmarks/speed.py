@@ -48,13 +48,18 @@ from monai.transforms import (
     Spacingd,
 )
 
-from ct_phantoms import write_phantom
-from evaluation import confusion_matrix, dice_per_organ, score_case
-from hardware import Hardware, find_hardware, place_network
-from inference import predict, save_prediction, to_source_grid
-from run_folder import versions
-from ssl_helpers import Recipe, augmentation, choose_recipe, prepare_cases, training_batch
-from swinunetr_weights import build_swinunetr
+from swinunetr.batches import augmentation, training_batch
+from swinunetr.checkpoints import build_swinunetr
+from swinunetr.devices import Hardware, find_hardware
+from swinunetr.evaluation import score_case
+from swinunetr.inference import predict, save_prediction, to_source_grid
+from swinunetr.metrics import confusion_matrix, dice_per_organ
+from swinunetr.network import place_network
+from swinunetr.phantoms import write_phantom
+from swinunetr.preprocessing import prepare_cases
+from swinunetr.recipe import Recipe
+from swinunetr.run import versions
+from swinunetr.settings import choose_recipe
 
 CLASSES, MODALITY, CROPS = 14, "CT", 4
 SAMPLED_STEPS = 10  # one alone is too short to time

@@ -11,21 +11,17 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import SwinUNETR
 from tqdm import tqdm
 
-from evaluation import dice_per_organ, evaluate, mean_dice
-from hardware import Hardware, find_hardware, place_network
-from run_folder import versions
-from ssl_helpers import (
-    DEMO,
-    Recipe,
-    augmentation,
-    class_weights,
-    learning_rate_at,
-    prepare_cases,
-    read_dataset,
-    training_batch,
-    write_phantoms,
-)
-from swinunetr_weights import build_swinunetr, encoder_response, response_changes
+from swinunetr.batches import augmentation, class_weights, training_batch
+from swinunetr.checkpoints import build_swinunetr, encoder_response, response_changes
+from swinunetr.dataset import read_dataset
+from swinunetr.devices import Hardware, find_hardware
+from swinunetr.evaluation import evaluate
+from swinunetr.metrics import dice_per_organ, mean_dice
+from swinunetr.network import place_network
+from swinunetr.phantoms import write_phantoms
+from swinunetr.preprocessing import prepare_cases
+from swinunetr.recipe import DEMO, Recipe, learning_rate_at
+from swinunetr.run import versions
 
 LIST = "json_files/btcv_6.json"
 

@@ -1,4 +1,4 @@
-"""A small data set in BTCV's layout that several test files share."""
+"""What several test files share: a small data set in BTCV's layout, and small networks that no two tensors agree in."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from checkpoint_files import known_network
 
-import ssl_helpers as helpers
+from swinunetr.dataset import Dataset, read_dataset
+from swinunetr.preprocessing import prepare_cases
+from swinunetr.recipe import Recipe
+from swinunetr.settings import choose_recipe
 
 PROJECT = Path(__file__).parent.parent
-SMALL = helpers.choose_recipe("demo", crops_per_volume=2, crop_size=64, spacing_mm=(1.5, 1.5, 2.0))
+SMALL = choose_recipe("demo", crops_per_volume=2, crop_size=64, spacing_mm=(1.5, 1.5, 2.0))
 
 
 def write_case(folder: Path, number: int, shape=(70, 72, 68), affine=None) -> dict[str, str]:
@@ -44,7 +49,27 @@ def small_data(tmp_path: Path) -> tuple[Path, Path]:
     return json_path, tmp_path
 
 
-def prepared(small_data: tuple[Path, Path], recipe: helpers.Recipe = SMALL) -> tuple[helpers.Dataset, list[dict]]:
+def prepared(small_data: tuple[Path, Path], recipe: Recipe = SMALL) -> tuple[Dataset, list[dict]]:
     """Return the data set and its training cases on the training grid."""
-    dataset = helpers.read_dataset(*small_data)
-    return dataset, helpers.prepare_cases(dataset.training, recipe, dataset.modality)
+    dataset = read_dataset(*small_data)
+    return dataset, prepare_cases(dataset.training, recipe, dataset.modality)
+
+
+@pytest.fixture(scope="session")
+def originals() -> dict[str, torch.nn.Module]:
+    """Return the networks that the written checkpoints hold."""
+    return {
+        "v1": known_network(),
+        "v2": known_network(use_v2=True),
+        "four channels": known_network(classes=3, in_channels=4),
+        "current": known_network(downsample="merging"),
+    }
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Keep to one thread: tensors this small make several of them wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -7,8 +7,8 @@ import torch
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import compute_mask
 
-from fast_swin import FASTER, FastInstanceNorm3d, attend, attend_fused, shift_mask, speed_up
-from swinunetr_weights import LegacyPatchMerging
+from swinunetr.fast_swin import FASTER, FastInstanceNorm3d, attend, attend_fused, shift_mask, speed_up
+from swinunetr.network import LegacyPatchMerging
 
 
 def twins(window: int = 4, **options) -> tuple[SwinUNETR, SwinUNETR]:

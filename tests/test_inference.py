@@ -1,6 +1,4 @@
-"""The way back to the scan's own voxels, the files written there, and windows over mirrored volumes."""
-
-import json
+"""The way back to the scan's own voxels, the files written there, and the sliding window over mirrored volumes."""
 
 import nibabel as nib
 import numpy as np
@@ -11,11 +9,11 @@ from conftest import SMALL, write_case
 from monai.networks.utils import one_hot
 from nibabel.affines import voxel_sizes
 
-import inference
-from evaluation import confusion_matrix, dice_per_organ
-from hardware import find_hardware
-from ssl_helpers import prepare_cases
-from user_errors import InputError
+from swinunetr import inference
+from swinunetr.devices import find_hardware
+from swinunetr.errors import InputError
+from swinunetr.metrics import confusion_matrix, dice_per_organ
+from swinunetr.preprocessing import prepare_cases
 
 
 def rotation(axis, degrees):
@@ -130,31 +128,6 @@ def test_a_full_disk_leaves_the_prediction_before(tmp_path, monkeypatch):
         inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
     assert (tmp_path / "out/c.nii.gz").read_bytes() == before
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["c.nii.gz"]
-
-
-def test_a_folder_is_taken_again_by_the_same_and_refused_to_others(tmp_path):
-    folder = inference.claim_folder(tmp_path / "p", {"seed": 1, "split": ("a", "b")})
-    assert json.loads((folder / "made_by.json").read_text()) == {"seed": 1, "split": ["a", "b"]}
-    inference.claim_folder(folder, {"seed": 1, "split": ("a", "b")})
-    with pytest.raises(InputError, match=r"of other settings \(seed; .*nothing was overwritten"):
-        inference.claim_folder(folder, {"seed": 2, "split": ("a", "b")})
-
-
-def test_a_folder_of_unknown_predictions_is_refused(tmp_path):
-    (tmp_path / "a.nii.gz").write_bytes(b"somebody's")
-    with pytest.raises(InputError, match="holds results"):
-        inference.claim_folder(tmp_path, {"seed": 1})
-    assert [f.name for f in tmp_path.iterdir()] == ["a.nii.gz"]
-
-
-def test_label_files_name_every_class_in_the_viewers_own_forms(tmp_path):
-    inference.save_label_names(tmp_path, ("background", "left kidney", "liver"))
-    slicer = [line.split() for line in (tmp_path / "labels.ctbl").read_text().splitlines() if line[0] != "#"]
-    assert [row[:2] for row in slicer] == [["0", "background"], ["1", "left_kidney"], ["2", "liver"]]
-    assert all(len(row) == 6 and all(0 <= int(n) <= 255 for n in row[2:]) for row in slicer)
-    snap = (tmp_path / "labels_itksnap.txt").read_text().splitlines()
-    assert snap[1].split(maxsplit=7)[0] == "1" and snap[1].split(maxsplit=7)[7] == '"left kidney"'
-    assert snap[1].split()[1:4] == slicer[1][2:5]
 
 
 class Leftmost(torch.nn.Module):

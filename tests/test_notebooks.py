@@ -4,20 +4,21 @@ import csv
 import json
 import subprocess
 import sys
+import time
 
 import nbformat
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import PROJECT, write_case
 from monai.networks.nets import SwinUNETR
 from papermill import inspect_notebook
 
-import pretraining
-from benchmarks import kill_and_resume
-from evaluation import SCORES
-from swinunetr_weights import build_swinunetr, load_pretrained
+from swinunetr.checkpoints import build_swinunetr, load_pretrained
+from swinunetr.evaluation import SCORES
+from swinunetr.phantoms import write_unlabelled_phantoms
 
 NOTEBOOK, PRETRAINING = PROJECT / "swinunetr_finetune.ipynb", PROJECT / "ssl_train.ipynb"
 # What a user of BTCV sets, and what the README and other tools rely on.
@@ -65,11 +66,34 @@ def test_every_heading_level_follows_from_the_one_above(path):
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
-def papermill(output, notebook=NOTEBOOK, **parameters) -> subprocess.CompletedProcess:
-    """Run a notebook in a process of its own, as the README does."""
+def command(output, notebook=NOTEBOOK, **parameters) -> list[str]:
+    """Return the command that runs a notebook as the README does."""
     options = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(output), *options]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
+    return [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(output), *options]
+
+
+def papermill(output, notebook=NOTEBOOK, **parameters) -> subprocess.CompletedProcess:
+    """Run a notebook in a process of its own."""
+    call = command(output, notebook, **parameters)
+    return subprocess.run(call, cwd=PROJECT, capture_output=True, text=True, timeout=500)
+
+
+def killed_after(file, output, notebook=NOTEBOOK, **parameters) -> None:
+    """Start a notebook, and kill papermill and its kernel as soon as ``file`` is there."""
+    process = subprocess.Popen(command(output, notebook, **parameters), cwd=PROJECT, stderr=subprocess.DEVNULL)
+    while not file.exists() and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None
+    processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for victim in processes:
+        victim.kill()
+    psutil.wait_procs(processes)
+    process.wait()
+
+
+def weights(file) -> dict[str, torch.Tensor]:
+    content = torch.load(file, weights_only=True)
+    return content.get("model", content)
 
 
 @pytest.fixture(scope="module")
@@ -130,13 +154,13 @@ def test_a_finished_run_shows_its_results_and_does_not_train_again(demo):
 
 
 def test_a_killed_run_goes_on_to_the_very_same_result(demo, tmp_path):
-    parameters = SHORT | {"save_every": 0}
-    process = kill_and_resume.start(tmp_path / "run", parameters)
-    kill_and_resume.wait_for(tmp_path / "run/state.pt", process)
-    assert process.poll() is None
-    kill_and_resume.kill(process)
-    kill_and_resume.finish(tmp_path / "run", parameters)
-    assert kill_and_resume.differences(demo / "run", tmp_path / "run") == []
+    parameters = SHORT | {"save_every": 0, "logdir": tmp_path / "run"}
+    killed_after(tmp_path / "run/state.pt", tmp_path / "killed.ipynb", **parameters)
+    assert papermill(tmp_path / "again.ipynb", **parameters).returncode == 0
+    for name in ("state.pt", "best_model.pth"):
+        whole, killed = (weights(folder / "run" / name) for folder in (demo, tmp_path))
+        assert whole.keys() == killed.keys() and all(torch.equal(whole[key], killed[key]) for key in whole)
+    assert (tmp_path / "run/metrics.csv").read_bytes() == (demo / "run/metrics.csv").read_bytes()
 
 
 def test_two_ranks_under_torchrun_make_one_run(tmp_path):
@@ -211,7 +235,7 @@ def test_a_wrong_parameter_ends_in_a_short_error(tmp_path, parameters, message):
 def scans(tmp_path_factory):
     """Return a folder of three volumes without labels."""
     folder = tmp_path_factory.mktemp("scans")
-    return pretraining.write_unlabelled_phantoms(folder, 3)
+    return write_unlabelled_phantoms(folder, 3)
 
 
 def test_pretraining_leaves_weights_that_fine_tuning_takes(scans, tmp_path):
@@ -239,11 +263,10 @@ def test_pretraining_leaves_weights_that_fine_tuning_takes(scans, tmp_path):
 def test_a_killed_pretraining_goes_on_to_the_very_same_weights(scans, tmp_path):
     options = {"data_root": scans, "recipe_name": "demo", "eval_every": 2, "save_every": 0, "max_steps": 4}
     assert papermill(tmp_path / "whole.ipynb", PRETRAINING, logdir=tmp_path / "whole", **options).returncode == 0
-    process = kill_and_resume.start(tmp_path / "killed", options, PRETRAINING)
-    kill_and_resume.wait_for(tmp_path / "killed/metrics.csv", process)
-    assert process.poll() is None
-    kill_and_resume.kill(process)
+    killed_after(
+        tmp_path / "killed/metrics.csv", tmp_path / "killed.ipynb", PRETRAINING, logdir=tmp_path / "killed", **options
+    )
     assert papermill(tmp_path / "again.ipynb", PRETRAINING, logdir=tmp_path / "killed", **options).returncode == 0
     files = [tmp_path / name / "ssl_pretrained_weights.pth" for name in ("whole", "killed")]
-    whole, killed = (torch.load(file, weights_only=True) for file in files)
+    whole, killed = (weights(file) for file in files)
     assert all(torch.equal(whole[name], killed[name]) for name in whole)

@@ -1,4 +1,4 @@
-"""Unlabelled volumes, their views, and the tasks."""
+"""Views of unlabelled volumes, and the tasks."""
 
 import json
 import math
@@ -10,12 +10,16 @@ import pytest
 import torch
 from conftest import PROJECT, write_case
 
-import pretraining
-from hardware import Hardware
-from pretraining import PRETRAINING_DEMO, RECIPES, PretrainingNetwork, Views, pretraining_batch
-from ssl_helpers import check_dataset, choose_recipe, prepare_cases
-from swinunetr_weights import build_swinunetr
-from user_errors import InputError
+from swinunetr import pretraining
+from swinunetr.checkpoints import build_swinunetr
+from swinunetr.checks import check_dataset
+from swinunetr.dataset import read_unlabelled
+from swinunetr.devices import Hardware
+from swinunetr.errors import InputError
+from swinunetr.phantoms import FIRST_UNLABELLED, write_unlabelled_phantoms
+from swinunetr.preprocessing import prepare_cases
+from swinunetr.pretraining import PretrainingNetwork, Views, pretraining_batch
+from swinunetr.recipe import PRETRAINING_DEMO
 
 RECIPE = replace(PRETRAINING_DEMO, spacing_mm=(1.5, 1.5, 2.0))
 CPU = Hardware(torch.device("cpu"), None, "CPU")
@@ -31,43 +35,8 @@ def scans(tmp_path):
 
 
 def prepared(root, recipe=RECIPE, modality="CT"):
-    dataset = pretraining.read_unlabelled(root, modality=modality)
+    dataset = read_unlabelled(root, modality=modality)
     return prepare_cases(dataset.training, recipe, dataset.modality)
-
-
-# ------------------------------------------------------------------------------------------------------------- data
-
-
-def test_a_folder_is_searched_and_its_labels_are_left_alone(scans):
-    dataset = pretraining.read_unlabelled(scans)
-    assert [e["name"] for e in dataset.validation + dataset.training] == [f"imagesTr/img{n:04d}" for n in (1, 2, 3)]
-    assert all(set(entry) == {"name", "image"} for entry in dataset.training)
-    assert check_dataset(dataset, RECIPE.spacing_mm).cases == {"training": 2, "validation": 1}
-
-
-def test_of_a_json_the_images_are_read_and_its_validation_is_held_out(scans):
-    entries = [f"imagesTr/img{n:04d}.nii.gz" for n in (1, 2)]
-    held_out = [{"image": "imagesTr/img0003.nii.gz", "label": "labelsTr/label0003.nii.gz"}]
-    content = {"modality": {"0": "MR"}, "training": entries, "validation": held_out}
-    (scans / "list.json").write_text(json.dumps(content))
-    dataset = pretraining.read_unlabelled(scans, scans / "list.json")
-    assert [entry["name"] for entry in dataset.training] == ["img0001", "img0002"]
-    assert [set(entry) for entry in dataset.validation] == [{"name", "image"}] and dataset.modality == "MR"
-
-
-@pytest.mark.parametrize("training", [[{"label": "a.nii.gz"}], [3], {"image": "a.nii.gz"}])
-def test_a_malformed_list_is_refused(scans, training):
-    (scans / "list.json").write_text(json.dumps({"training": training}))
-    with pytest.raises(InputError, match='list.json.*"image" in each case of "training"'):
-        pretraining.read_unlabelled(scans, scans / "list.json")
-
-
-def test_no_folder_and_too_few_volumes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="data_root: no folder"):
-        pretraining.read_unlabelled(tmp_path / "none")
-    write_case(tmp_path, 1)
-    with pytest.raises(InputError, match="at least two volumes in .*, found 1"):
-        pretraining.read_unlabelled(tmp_path)
 
 
 def test_a_constant_volume_is_refused_and_a_small_one_is_padded(scans):
@@ -76,7 +45,7 @@ def test_a_constant_volume_is_refused_and_a_small_one_is_padded(scans):
     assert batch.masked.shape == (4, 1, *RECIPE.crop_size)
     nib.save(nib.Nifti1Image(np.full((40, 40, 40), -1000, np.int16), np.eye(4)), scans / "imagesTr/constant.nii.gz")
     with pytest.raises(InputError, match="all voxels are -1000"):
-        check_dataset(pretraining.read_unlabelled(scans), RECIPE.spacing_mm)
+        check_dataset(read_unlabelled(scans), RECIPE.spacing_mm)
 
 
 def test_other_modalities_are_scaled_by_percentiles(tmp_path):
@@ -93,13 +62,10 @@ def test_phantoms_are_none_of_those_that_fine_tuning_uses(tmp_path):
         for file in (PROJECT / "json_files").iterdir()
         for entry in [*json.loads(file.read_text())["training"], *json.loads(file.read_text())["validation"]]
     }
-    assert max(used) < pretraining.FIRST_PHANTOM
-    folder = pretraining.write_unlabelled_phantoms(tmp_path, 2)
+    assert max(used) < FIRST_UNLABELLED
+    folder = write_unlabelled_phantoms(tmp_path, 2)
     one, other = (nib.load(file).get_fdata() for file in sorted(folder.iterdir()))
     assert one.shape != other.shape or not np.array_equal(one, other)
-
-
-# ------------------------------------------------------------------------------------------------------------ views
 
 
 def test_a_batch_is_a_function_of_seed_and_number(scans):
@@ -124,7 +90,7 @@ def test_both_views_of_a_crop_are_the_scan_turned_and_only_the_input_is_masked(s
 
 
 def test_what_is_not_a_task_is_not_made(scans):
-    cases, recipe = prepared(scans), choose_recipe("demo", RECIPES, tasks="reconstruction", crop_size=RECIPE.crop_size)
+    cases, recipe = prepared(scans), replace(RECIPE, tasks="reconstruction")
     views = pretraining_batch(cases, recipe, 1)
     assert views.masked.shape == (2, 1, *recipe.crop_size) and not views.turns.any()
     model = PretrainingNetwork(build_swinunetr(1, feature_size=12, window_size=4), recipe.tasks)
@@ -138,28 +104,6 @@ def test_mask_ratio_is_about_what_is_hidden(scans):
         views = [pretraining_batch(cases, replace(RECIPE, mask_ratio=ratio), number) for number in range(1, 13)]
         hidden.append(float(np.mean([(v.masked != v.whole).float().mean() for v in views])))
     assert hidden == pytest.approx([0.15, 0.6], abs=0.1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"mask_ratio": 1}, "mask_ratio: expected"),
-        ({"mask_block": 65}, "mask_block: expected 2 voxels up to 32"),
-        ({"tasks": "rotation"}, "tasks: expected reconstruction"),
-        ({"tasks": "reconstruction, jigsaw"}, "tasks: expected reconstruction"),
-        ({"temperature": 0}, "temperature: expected"),
-        ({"volumes_per_step": 1}, "at least two crops"),
-        ({"volumes_per_step": 0}, "volumes_per_step: expected"),
-        ({"crop_size": (64, 96, 64)}, "must agree"),
-        ({"crop_size": 33}, "multiples of 32"),
-    ],
-)
-def test_a_wrong_value_is_refused_by_name(changes, message):
-    with pytest.raises(InputError, match=message):
-        choose_recipe("demo", RECIPES, **changes)
-
-
-# ------------------------------------------------------------------------------------------------------------ tasks
 
 
 def test_losses_are_those_of_the_paper_on_answers_worked_out_by_hand():

@@ -11,14 +11,15 @@ import pytest
 import torch
 from conftest import PROJECT, SMALL, write_case
 
-import inference
-import ssl_helpers as helpers
-from evaluation import read_labels
-from hardware import find_hardware, place_network
-from inference import predict
 from segment import segment
-from swinunetr_weights import build_swinunetr, save_weights
-from user_errors import InputError
+from swinunetr import inference
+from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
+from swinunetr.devices import find_hardware
+from swinunetr.errors import InputError
+from swinunetr.evaluation import read_labels
+from swinunetr.inference import predict
+from swinunetr.network import place_network
+from swinunetr.preprocessing import prepare_cases
 
 CLASSES = ("background", "left box", "right box")
 
@@ -29,7 +30,7 @@ def weights(tmp_path_factory):
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / "best_model.pth"
     noted = {"recipe": asdict(SMALL), "classes": CLASSES, "modality": "CT"}
-    save_weights(build_swinunetr(3, feature_size=12, window_size=4), file, made_by=noted)
+    save_weights(build_swinunetr(3, feature_size=12, window_size=4), file, note=noted)
     return file
 
 
@@ -52,9 +53,9 @@ def test_scans_are_segmented_as_in_training(weights, scans, tmp_path, capsys):
     assert {"made_by.json", "labels.ctbl", "labels_itksnap.txt"} <= {f.name for f in (tmp_path / "out").iterdir()}
 
     entry = {"name": "first", "image": str(scans / "first.nii.gz")}
-    (case,) = helpers.prepare_cases([entry], SMALL, "CT")
+    (case,) = prepare_cases([entry], SMALL, "CT")
     model = place_network(build_swinunetr(3, weights), find_hardware())
-    helpers.load_pretrained(model, weights)
+    load_pretrained(model, weights)
     expected = predict(model, case["image"], SMALL, find_hardware()).argmax(0)
     share = [(expected == label).float().mean() for label in range(3)]
     found = read_labels(written[0])
@@ -74,7 +75,7 @@ def test_another_model_s_folder_is_refused(weights, scans, tmp_path):
     before = (tmp_path / "out/first.nii.gz").read_bytes()
     other = tmp_path / "other.pth"
     noted = {"recipe": asdict(replace(SMALL, seed=1)), "classes": CLASSES, "modality": "CT"}
-    save_weights(build_swinunetr(3, feature_size=12, window_size=4), other, made_by=noted)
+    save_weights(build_swinunetr(3, feature_size=12, window_size=4), other, note=noted)
     with pytest.raises(InputError, match="weights_sha256"):
         segment(other, scans / "first.nii.gz", tmp_path / "out")
     assert (tmp_path / "out/first.nii.gz").read_bytes() == before

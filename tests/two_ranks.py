@@ -1,4 +1,4 @@
-"""Train a few steps in each of the processes that torchrun starts, and write the losses; test_hardware.py compares."""
+"""Train a few steps in each of the processes that torchrun starts, and write the losses; test_devices.py compares."""
 
 import json
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from monai.losses import DiceCELoss
 
-from hardware import Hardware, find_hardware, parallel
-from swinunetr_weights import build_swinunetr
+from swinunetr.checkpoints import build_swinunetr
+from swinunetr.devices import Hardware, find_hardware, parallel
 
 STEPS = 3
 

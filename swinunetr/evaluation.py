@@ -1,68 +1,25 @@
-"""Scores of a segmentation: Dice from confusion matrices, and on the scan's own voxels distances and volumes too."""
+"""Scores of a network on labelled cases, on the training grid and on the scans' own, and what stands out in them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import torch
 from monai.networks.utils import one_hot
 from nibabel.affines import voxel_sizes
-from scipy.ndimage import binary_erosion, find_objects
-from scipy.spatial import KDTree
+from scipy.ndimage import find_objects
 from tqdm.auto import tqdm
 
-from hardware import Hardware
-from inference import predict, to_source_grid
+from swinunetr.devices import Hardware
+from swinunetr.inference import predict, to_source_grid
+from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_means, surface_scores
+from swinunetr.recipe import Recipe
+from swinunetr.tables import Table
 
-if TYPE_CHECKING:
-    from ssl_helpers import Recipe
-
-SURFACE_TOLERANCE_MM = 2.0  # two surfaces this near count as one; about a voxel of the published training grid
 SCORES = ("dice", "dice_own_grid", "surface_dice", "hd95_mm", "volume_true_ml", "volume_predicted_ml")
-
-# -------------------------------------------------------------------------------------------- Dice on the training grid
-
-
-def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> np.ndarray:
-    """Count voxels by true class (row) and predicted class (column), as an int64 array (classes, classes)."""
-    pairs = truth.flatten().long() * classes + prediction.flatten().long()
-    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).cpu().numpy()
-
-
-def dice_per_organ(counts: np.ndarray) -> np.ndarray:
-    """Return the Dice (..., organs) of confusion matrices (..., classes, classes).
-
-    NaN stands where the truth has no voxel of the organ; such an organ is left out of every mean.
-    """
-    true, predicted = counts.sum(-1)[..., 1:], counts.sum(-2)[..., 1:]
-    hits = counts.diagonal(axis1=-2, axis2=-1)[..., 1:]
-    return np.where(true > 0, 2 * hits / np.maximum(true + predicted, 1), np.nan)
-
-
-def mean_dice(dice: np.ndarray) -> float:
-    """Return the mean over cases of each case's mean over the organs that it has; NaN if no case has any.
-
-    ``dice`` is (cases, organs). This is MONAI's ``DiceMetric(include_background=False)``, aggregated once.
-    """
-    present = dice[~np.isnan(dice).all(axis=1)]
-    return float(np.nanmean(present, axis=1).mean()) if len(present) else math.nan
-
-
-def organ_means(dice: np.ndarray) -> np.ndarray:
-    """Return the mean Dice of each organ over the cases that have it; NaN where none has."""
-    counts = (~np.isnan(dice)).sum(axis=0)
-    return np.where(counts > 0, np.nansum(dice, axis=0) / np.maximum(counts, 1), np.nan)
-
-
-def organ_scores(counts: np.ndarray, organs: tuple[str, ...]) -> dict[str, float]:
-    """Return ``mean_dice`` and the mean Dice of each organ, from confusion matrices (cases, classes, classes)."""
-    dice = dice_per_organ(counts)
-    return {"mean_dice": mean_dice(dice), **dict(zip(organs, organ_means(dice).tolist(), strict=True))}
 
 
 def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware: Hardware) -> np.ndarray:
@@ -76,9 +33,6 @@ def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware
         truth = cases[number]["label"].as_tensor()[0].to(logits.device)
         own.append((number, confusion_matrix(logits.argmax(0), truth, len(logits))))
     return np.stack([counts for _, counts in sorted(hardware.gather(own), key=lambda pair: pair[0])])
-
-
-# --------------------------------------------------------------------------------------- scores on the scan's own grid
 
 
 def score_case(case: dict, prediction: torch.Tensor, labels: np.ndarray, organs: Sequence[str]) -> list[dict]:
@@ -112,19 +66,6 @@ def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
     """Return the smallest box around those that are not None; an empty one if all are."""
     axes = zip(*(box for box in boxes if box), strict=True)
     return tuple(slice(min(side.start for side in axis), max(side.stop for side in axis)) for axis in axes)
-
-
-def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """Return normalised surface Dice and 95th percentile Hausdorff distance in mm of two masks, neither of them empty.
-
-    Between the outermost voxels of both masks: the share of them that lie within ``SURFACE_TOLERANCE_MM`` of the other
-    surface, and the larger of both directions' 95th percentiles. Equal to MONAI's ``SurfaceDiceMetric`` and
-    ``HausdorffDistanceMetric``, but each distance is measured once, not twice.
-    """
-    surfaces = [np.argwhere(mask & ~binary_erosion(mask)) * spacing_mm for mask in (prediction, truth)]
-    there, back = (KDTree(b).query(a)[0] for a, b in (surfaces, surfaces[::-1]))
-    near = np.concatenate([there, back]) <= SURFACE_TOLERANCE_MM
-    return float(near.mean()), float(max(np.percentile(there, 95), np.percentile(back, 95)))
 
 
 def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardware) -> dict[str, float]:
@@ -176,54 +117,54 @@ def worst_and_best(rows: list[dict]) -> dict[str, dict]:
     return {"worst": present[0], "best": present[-1]} if present else {}
 
 
-def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -> str:
-    """Return a table of mean and standard deviation over the cases of each organ's scores, and what stands out in it.
+def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -> Table:
+    """Return mean and standard deviation over the cases of each organ's scores, and what stands out in them.
 
-    ``rows`` are those of :func:`score_case`. An organ is averaged over the cases whose truth has it, the distance over
-    those whose prediction has it too. ``ceiling`` is the highest Dice that the resolution allows, by organ.
+    An organ is averaged over the cases whose ground truth has it, the distance over those whose prediction has it too.
+
+    Args:
+        rows: Those of :func:`score_case`.
+        ceiling: The highest Dice that the resolution allows, by organ; None leaves the column out.
     """
     organs = list(dict.fromkeys(row["organ"] for row in rows))
-    width = max(map(len, (*organs, "mean of cases")))
-    heads = ("Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "cases", "ceiling")
-
-    def line(name: str, cells: Sequence[str]) -> str:
-        sizes = (14, 14, 14, 14, 9, 9, 7, 9)
-        return f"{name:{width}}" + "".join(f"{cell:>{size}}" for cell, size in zip(cells, sizes, strict=False))
-
-    lines = [line("organ", heads)]
+    heads = ["organ", "Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "cases"]
+    lines, absent = [], []
     for organ in organs:
         present = [row for row in rows if row["organ"] == organ and row["volume_true_ml"] > 0]
         if not present:
-            lines.append(f"{organ:{width}}   absent from the truth of all cases")
+            absent.append(organ)
+            lines.append([organ, *"-" * (len(heads) - 2), 0] + ["-"] * bool(ceiling))
             continue
         columns = {name: np.array([row[name] for row in present]) for name in SCORES}
-        cells = [_spread(columns[name], 2) for name in SCORES[:3]] + [_spread(columns["hd95_mm"], 1)]
+        cells = [organ, *(_spread(columns[name], 2) for name in SCORES[:3]), _spread(columns["hd95_mm"], 1)]
         cells += [f"{columns[name].mean():.1f}" for name in ("volume_predicted_ml", "volume_true_ml")]
-        cells += [str(len(present)), f"{ceiling[organ]:.2f}" if ceiling else "-"]
-        lines.append(line(organ, cells))
+        lines.append([*cells, len(present)] + ([f"{ceiling[organ]:.2f}"] if ceiling else []))
     if means := case_means(rows):
-        cells = [_spread(np.array(column), 2) for column in zip(*means.values(), strict=True)]
-        lines.append(line("mean of cases", cells))
+        dices = [_spread(np.array(column), 2) for column in zip(*means.values(), strict=True)]
+        lines.append(["mean of cases", *dices, *[""] * (len(heads) - 3 + bool(ceiling))])
+    return Table(heads + ["ceiling"] * bool(ceiling), lines, _what_stands_out(rows, organs, absent))
+
+
+def _what_stands_out(rows: list[dict], organs: list[str], absent: list[str]) -> list[str]:
+    """Return sentences on organs that no ground truth has, and on those that were never found."""
+    notes = [f"Absent from the ground truth of all cases: {', '.join(absent)}."] if absent else []
+    missed = [organ for organ in organs if _never_found([row for row in rows if row["organ"] == organ])]
     if sum(row["volume_predicted_ml"] for row in rows) == 0:
-        lines.append(
-            "The model predicts only background: train longer, or check labels, learning rate and intensities."
-        )
-    elif missed := [organ for organ in organs if _never_found([row for row in rows if row["organ"] == organ])]:
-        lines.append(f"Not found in any case: {', '.join(missed)}.")
-    return "\n".join(lines)
+        notes.append("The model predicts only background: train longer, or check labels, learning rate, intensities.")
+    elif missed:
+        notes.append(f"Not found in any case: {', '.join(missed)}.")
+    return notes
 
 
-def describe_worst_cases(rows: list[dict], most: int = 6) -> str:
-    """Return a table of the cases with the lowest mean Dice on their own grid, worst first, and their worst organs."""
-    means = sorted(case_means(rows).items(), key=lambda pair: pair[1][1])[:most]
-    width = max(map(len, ("case", *(case for case, _ in means))))
-    lines = [f"{'case':{width}}   Dice  own grid  worst organs"]
-    for case, (dice, own_dice) in means:
+def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
+    """Return the cases with the lowest mean Dice on their own grid, worst first, and their worst organs."""
+    lines = []
+    for case, (dice, own_dice) in sorted(case_means(rows).items(), key=lambda pair: pair[1][1])[:most]:
         there = [row for row in rows if row["case"] == case and row["volume_true_ml"] > 0]
         worst = sorted(there, key=lambda row: row["dice_own_grid"])[:3]
         names = ", ".join(f"{row['organ']} {row['dice_own_grid']:.2f}" for row in worst)
-        lines.append(f"{case:{width}}  {dice:.3f}     {own_dice:.3f}  {names}")
-    return "\n".join(lines)
+        lines.append((case, f"{dice:.3f}", f"{own_dice:.3f}", names))
+    return Table(("case", "Dice", "own grid", "worst organs"), lines)
 
 
 def _never_found(rows: list[dict]) -> bool:

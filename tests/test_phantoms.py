@@ -1,15 +1,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import ct_phantoms
-from ct_phantoms import CODE, GRIDS, ORGAN_VOLUMES_ML, Grid, Phantom, make_phantom, write_phantom
+from swinunetr import phantoms
+from swinunetr.errors import InputError
+from swinunetr.phantoms import CODE, GRIDS, ORGAN_VOLUMES_ML, Grid, Phantom, make_phantom, write_phantom
 
 ORGANS = [  # BTCV ids 1 to 13
     "spleen",
@@ -132,16 +131,16 @@ def test_a_finer_grid_shows_the_same_patient(monkeypatch):
 
 def test_full_grid_has_the_size_of_btcv():
     for seed in range(5):
-        x, y, z = ct_phantoms.draw_axes(GRIDS["full"], np.random.default_rng(seed))
+        x, y, z = phantoms.draw_axes(GRIDS["full"], np.random.default_rng(seed))
         assert len(x) == len(y) == 512 and 140 <= len(z) <= 160
         assert 0.7 <= x[1] - x[0] <= 0.85 and 1.7 <= z[1] - z[0] <= 2.1
 
 
 def test_affine_follows_the_orientation_code():
     axes = [np.arange(4.0), np.arange(5.0) * 2, np.arange(6.0) * 3]  # voxels of 1 x 2 x 3 mm
-    las = ct_phantoms.make_affine(axes, np.zeros(3), "LAS")
+    las = phantoms.make_affine(axes, np.zeros(3), "LAS")
     np.testing.assert_array_equal(las, [[-1, 0, 0, 3], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
-    pir = ct_phantoms.make_affine(axes, np.zeros(3), "PIR")
+    pir = phantoms.make_affine(axes, np.zeros(3), "PIR")
     np.testing.assert_array_equal(pir, [[0, 0, 1, 0], [-2, 0, 0, 8], [0, -3, 0, 15], [0, 0, 0, 1]])
 
 
@@ -153,9 +152,9 @@ def test_cases_differ_in_orientation_and_spacing(cases):
 
 def test_orient_reverses_and_permutes_as_nibabel_does():
     array = np.arange(24).reshape(2, 3, 4)
-    for code in ct_phantoms.ORIENTATIONS:
+    for code in phantoms.ORIENTATIONS:
         transform = nibabel.orientations.axcodes2ornt(code)
-        back = nibabel.orientations.apply_orientation(ct_phantoms.orient(array, code), transform)
+        back = nibabel.orientations.apply_orientation(phantoms.orient(array, code), transform)
         np.testing.assert_array_equal(back, array)
 
 
@@ -163,20 +162,20 @@ def test_capsule_distance_is_zero_on_its_surface():
     start, end = np.array([0.0, 0, 0, 5]), np.array([10.0, 0, 0, 5])
     x = np.array([5.0, 5, 15, -8])
     y = np.array([0.0, 5, 0, 0])
-    np.testing.assert_allclose(ct_phantoms.capsule(x, y, np.zeros(4), start, end), [-5, 0, 0, 3])
+    np.testing.assert_allclose(phantoms.capsule(x, y, np.zeros(4), start, end), [-5, 0, 0, 3])
 
 
 def test_smooth_field_keeps_a_constant():
     axes = [np.linspace(0, 10, n) for n in (4, 5, 6)]
-    field = ct_phantoms.smooth_field(np.full((2, 3, 3, 3), 7.0), axes, (0, 0, 0), (10, 10, 10))
+    field = phantoms.smooth_field(np.full((2, 3, 3, 3), 7.0), axes, (0, 0, 0), (10, 10, 10))
     assert field.shape == (2, 4, 5, 6)
     np.testing.assert_allclose(field, 7, rtol=1e-6)
 
 
 def test_a_later_stroke_covers_an_earlier_one():
-    patient = ct_phantoms.draw_patient(np.random.default_rng(0))
-    axes = ct_phantoms.draw_axes(GRIDS["demo"], np.random.default_rng(0))
-    canvas = ct_phantoms.Canvas(patient, axes)
+    patient = phantoms.draw_patient(np.random.default_rng(0))
+    axes = phantoms.draw_axes(GRIDS["demo"], np.random.default_rng(0))
+    canvas = phantoms.Canvas(patient, axes)
     canvas.tube("fat", [(0, 0, 100, 30), (0, 0, 140, 30)])
     before = np.count_nonzero(canvas.tissue == CODE["fat"])
     canvas.tube("liver", [(0, 0, 100, 15), (0, 0, 140, 15)])
@@ -217,7 +216,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_command_writes_btcv_layout(tmp_path):
-    subprocess.run([sys.executable, ct_phantoms.__file__, tmp_path, "--cases", "1", "2"], check=True)
+    subprocess.run([sys.executable, "-m", "swinunetr.phantoms", tmp_path, "--cases", "1", "2"], check=True)
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.gz"))
     assert written == [
         f"{folder}{case}.nii.gz" for folder in ("imagesTr/img000", "labelsTr/label000") for case in (1, 2)
@@ -232,3 +231,8 @@ def test_unknown_grid_is_refused():
 def test_negative_case_id_is_refused():
     with pytest.raises(ValueError, match="0 or more, found -1"):
         make_phantom(-1)
+
+
+def test_phantoms_need_btcv_organs(small_data):
+    with pytest.raises(InputError, match="data_root"):
+        phantoms.write_phantoms(small_data[0], small_data[1])

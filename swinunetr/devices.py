@@ -1,4 +1,4 @@
-"""What a run computes on: device, precision and the processes that train together, found out once and passed on."""
+"""What a run computes on: device, precision, memory and the processes that train together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from typing import TypeVar
 
 import psutil
 import torch
-from monai.networks.nets import SwinUNETR
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-
-from fast_swin import speed_up
 
 T = TypeVar("T")
 
@@ -92,50 +89,16 @@ def parallel(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module:
     return DistributedDataParallel(model) if hardware.ranks > 1 else model
 
 
-def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -> SwinUNETR:
-    """Move a SwinUNETR to the device, ready to train there fast on batches of ``batch_voxels`` voxels, and return it.
-
-    Activations are worked out twice instead of being kept (activation checkpointing) only where they would not fit.
-
-    On a CPU in bfloat16 the bottleneck block stays in float32: there a crop of 64 voxels is 2 voxels wide, and oneDNN's
-    bfloat16 weight gradient of a 3x3x3 convolution on so few reads memory that it never wrote (seen with PyTorch 2.13
-    on AVX512-BF16: NaN or 1e38 every few steps). ``tests/test_hardware.py`` holds the case.
-    """
-    keep = training_bytes(model, batch_voxels, hardware) < memory_bytes(hardware)
-    for module in model.swinViT.modules():
-        if hasattr(module, "use_checkpoint"):
-            module.use_checkpoint = not keep
-    if hardware.device.type == "cpu":
-        keep_freed_memory()
-    if hardware.device.type == "cpu" and hardware.autocast_dtype is torch.bfloat16:
-        block = model.encoder10
-        block.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
-        block.forward = torch.autocast("cpu", enabled=False)(block.forward)
-        model = model.to(memory_format=torch.channels_last_3d)  # a fifth faster here
-    return speed_up(model).to(hardware.device)
+def memory_bytes(hardware: Hardware) -> int:
+    """Return the bytes that are free on the device."""
+    return torch.cuda.mem_get_info()[0] if hardware.device.type == "cuda" else available_memory()
 
 
-def describe_speed(model: SwinUNETR, hardware: Hardware) -> str:
-    """Return what was switched on for a network that :func:`place_network` has placed, and why, a line each."""
-    on_gpu = hardware.device.type == "cuda"
-    precision = {
-        torch.bfloat16: "bfloat16, which this hardware computes in; the loss in float32",
-        torch.float16: "float16, as there is no bfloat16 here, with scaled gradients; the loss in float32",
-        None: "float32, as this hardware computes in nothing shorter",
-    }[hardware.autocast_dtype]
-    kept = not any(getattr(module, "use_checkpoint", False) for module in model.swinViT.modules())
-    activations = "kept, as they fit into memory" if kept else "worked out twice, as they don't fit into memory"
-    lines = [
-        f"device       {hardware.name}, {hardware.ranks} process(es)",
-        f"precision    {precision}",
-        f"activations  {activations}",
-        f"attention    {'fused, ' if on_gpu else ''}with masks made once",
-    ]
-    if not on_gpu:
-        lines.append("memory       reused when freed, as asking the system for it again takes long")
-    if not on_gpu and hardware.autocast_dtype:
-        lines.append("layout       channels-last, which convolutions here are faster in")
-    return "\n".join(lines)
+def available_memory() -> int:
+    """Return the bytes of the CPU's memory that are free, at most what a container may use."""
+    limits = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
+    return min([psutil.virtual_memory().available, *(int(text) for text in texts if text.isdigit())])
 
 
 def keep_freed_memory() -> None:
@@ -149,28 +112,3 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def training_bytes(model: SwinUNETR, batch_voxels: int, hardware: Hardware) -> int:
-    """Estimate the bytes that training takes when all activations are kept.
-
-    Counted with PyTorch's saved-tensor hooks at feature size 48: 5.9 kB of activations a voxel in bfloat16, which grow
-    with the feature size; float32 takes twice that. A quarter is added for what autograd does not keep. Weights,
-    gradients and AdamW's two moments take 16 bytes a parameter.
-    """
-    feature_size = model.swinViT.patch_embed.proj.weight.shape[0]
-    bytes_a_voxel = 123 * feature_size * (1 if hardware.autocast_dtype else 2)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return int(1.25 * bytes_a_voxel * batch_voxels + 16 * parameters)
-
-
-def memory_bytes(hardware: Hardware) -> int:
-    """Return the bytes that are free on the device."""
-    return torch.cuda.mem_get_info()[0] if hardware.device.type == "cuda" else available_memory()
-
-
-def available_memory() -> int:
-    """Return the bytes of the CPU's memory that are free, at most what a container may use."""
-    limits = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
-    texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
-    return min([psutil.virtual_memory().available, *(int(text) for text in texts if text.isdigit())])

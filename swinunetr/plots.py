@@ -16,28 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-# Neighbours in the body differ in lightness as well as in hue, for readers who don't tell red from green.
-ORGAN_COLOURS = (
-    "#CC79A7",  # spleen
-    "#F0E442",  # right kidney
-    "#B8860B",  # left kidney
-    "#009E73",  # gallbladder
-    "#FF00FF",  # esophagus
-    "#A6611A",  # liver
-    "#56B4E9",  # stomach
-    "#D7191C",  # aorta
-    "#0057B7",  # inferior vena cava
-    "#00E5EE",  # portal and splenic veins
-    "#FDAE61",  # pancreas
-    "#7CFC00",  # right adrenal gland
-    "#B266FF",  # left adrenal gland
-)
-
-
-def organ_colours(count: int) -> list[str]:
-    """Return one colour, as in HTML, for each of ``count`` organs, over again where there are more than colours."""
-    return [ORGAN_COLOURS[number % len(ORGAN_COLOURS)] for number in range(count)]
-
+from swinunetr.colours import organ_colours
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name and the axis that the plane cuts
 NEAR_MM = 30  # to each side of the middle of an organ in the close view, or 0.7 of a larger organ's extent

@@ -1,4 +1,4 @@
-"""Errors that the reader can mend: Jupyter and papermill show the message alone, not a page of traceback."""
+"""Errors that a user can resolve: Jupyter and papermill show the message alone, without a traceback."""
 
 
 class ShortError(Exception):
@@ -10,6 +10,14 @@ class ShortError(Exception):
 
 class InputError(ShortError, ValueError):
     """Refuse a parameter, a file or a folder; the message says what was expected, what was found and what to do."""
+
+
+class CheckpointError(InputError):
+    """Refuse a file: the message names it, what it seems to be, what was expected and what to do."""
+
+
+class DatasetError(InputError):
+    """Refuse a data set; the message is one table of all faults."""
 
 
 class TrainingStopped(ShortError, RuntimeError):

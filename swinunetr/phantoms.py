@@ -18,8 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
+from tqdm.auto import tqdm
 
-from atomic_files import replacing
+from swinunetr.dataset import case_name, read_datalist
+from swinunetr.errors import InputError
+from swinunetr.files import replacing
 
 # Adult volumes in ml of what is labelled. Source: masses of the reference adult male in ICRP Publication 89 (2002), at
 # 1.05 g/ml for tissue and 1 g/ml for contents. Where mm stand, chosen instead: usual calibre x length within the scan.
@@ -238,6 +241,40 @@ def write_phantom(
     write_nifti(phantom.image, phantom.affine, Path(image_path))
     if label_path is not None:
         write_nifti(phantom.label, phantom.affine, Path(label_path))
+
+
+def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
+    """Write a synthetic CT for each labelled case that the JSON names, where ``root`` lacks it, and return ``root``.
+
+    Raises:
+        InputError: the JSON is not about BTCV's 13 organs, which are all that a phantom has.
+    """
+    content, classes = read_datalist(Path(json_path))
+    if len(classes) != len(ORGAN_VOLUMES_ML) + 1:
+        raise InputError(
+            f"json_path: '{json_path}' has {len(classes) - 1} organs, the phantoms have BTCV's 13. Set data_root to "
+            "the folder of your own data, or take a list from json_files/."
+        )
+    root = Path(root)
+    cases = [entry for name in ("training", "validation") for entry in content[name]]
+    missing = [e for e in cases if not ((root / e["image"]).is_file() and (root / e["label"]).is_file())]
+    for entry in tqdm(missing, desc="Making CT phantoms", disable=not missing):
+        digits = "".join(filter(str.isdigit, case_name(entry["image"])))
+        write_phantom(int(digits or 0), root / entry["image"], root / entry["label"])
+    return root
+
+
+FIRST_UNLABELLED = 1001  # BTCV's ids, which fine-tuning uses, end at 80
+
+
+def write_unlabelled_phantoms(root: str | Path, count: int = 40) -> Path:
+    """Write ``count`` synthetic CTs without labels where ``root`` lacks them, and return ``root``."""
+    numbers = range(FIRST_UNLABELLED, FIRST_UNLABELLED + count)
+    files = {number: Path(root, f"phantom{number}.nii.gz") for number in numbers}
+    missing = {number: file for number, file in files.items() if not file.is_file()}
+    for number, file in tqdm(missing.items(), desc="Making CT phantoms", disable=not missing):
+        write_phantom(number, file)
+    return Path(root)
 
 
 def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -1,14 +1,12 @@
-"""The network in use: windows over a volume, the way back to the scan's own voxels, and files that viewers open."""
+"""The network applied to whole scans: sliding window, and the way back to the voxels of the scan."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -18,18 +16,12 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms import SpatialResample
 from nibabel.affines import from_matvec
 
-from atomic_files import replacing
-from hardware import Hardware
-from pictures import organ_colours
-from user_errors import InputError
-
-if TYPE_CHECKING:
-    from ssl_helpers import Recipe
+from swinunetr.devices import Hardware
+from swinunetr.errors import InputError
+from swinunetr.files import replacing
+from swinunetr.recipe import Recipe
 
 SLAB_VOXELS = 2**21  # of the scan, whose probabilities are in memory at a time
-
-
-# ------------------------------------------------------------------------------------------------- on the training grid
 
 
 @contextmanager
@@ -119,37 +111,6 @@ def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray
     return labels.numpy()
 
 
-# -------------------------------------------------------------------------------------------------------------- files
-
-
-def claim_folder(folder: str | Path, made_by: dict) -> Path:
-    """Make a folder for results, note in ``made_by.json`` what makes them, and return it.
-
-    A folder that the same made before is taken again, so that a run can go on.
-
-    Raises:
-        InputError: the folder holds results that something else made, or it can't be written to.
-    """
-    folder, made_by = Path(folder).expanduser(), json.loads(json.dumps(made_by))
-    note = folder / "made_by.json"
-    if note.is_file():
-        found = json.loads(note.read_text())
-        others = [key for key in made_by | found if made_by.get(key) != found.get(key)]
-    else:
-        others = ["all"] if next(folder.rglob("*.nii.gz"), None) else []
-    if others:
-        raise InputError(
-            f"'{folder}' holds results of other settings ({', '.join(others)}; see made_by.json there). "
-            "Move them away or choose another folder; nothing was overwritten."
-        )
-    try:
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(made_by, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"'{folder}' can't be written to ({error}). Choose another folder.") from None
-    return folder
-
-
 def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path) -> None:
     """Write a segmentation as uint8 NIfTI with the geometry, sform and qform of the scan ``source``.
 
@@ -170,16 +131,3 @@ def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path) ->
         raise InputError(
             f"'{path}' could not be written ({error}). Predictions before it are whole: make room and run again."
         ) from error
-
-
-def save_label_names(folder: str | Path, classes: Sequence[str]) -> None:
-    """Write the labels' names and colours for 3D Slicer (``labels.ctbl``) and ITK-SNAP (``labels_itksnap.txt``)."""
-    colours = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in organ_colours(len(classes) - 1)]
-    slicer = [f"# Color table file\n# {len(classes)} values\n0 {classes[0]} 0 0 0 0"]
-    snap = ['0 0 0 0 0 0 0 "Clear Label"']
-    for label, (name, (red, green, blue)) in enumerate(zip(classes[1:], colours, strict=True), start=1):
-        slicer.append(f"{label} {name.replace(' ', '_')} {red} {green} {blue} 255")
-        snap.append(f'{label} {red} {green} {blue} 1 1 1 "{name}"')
-    for file, lines in (("labels.ctbl", slicer), ("labels_itksnap.txt", snap)):
-        with replacing(Path(folder, file)) as temporary:
-            temporary.write_text("\n".join(lines) + "\n")

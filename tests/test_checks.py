@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import dataset_checks
-from dataset_checks import DatasetError, check_dataset
-from ssl_helpers import Dataset, case_name
-from user_errors import InputError
+from swinunetr import checks
+from swinunetr.checks import check_dataset
+from swinunetr.dataset import Dataset, case_name
+from swinunetr.errors import DatasetError, InputError
 
 SPACING = (1.5, 1.5, 2.0)  # mm, of the cases here
 
@@ -87,7 +87,7 @@ QFORM = {"sform_code": 0, "qform_code": 1}
 BROKEN_IMAGES = {
     "missing": (os.remove, "file is missing"),
     "a folder": (lambda p: (os.remove(p), os.mkdir(p)), "file is missing"),
-    "empty": (lambda p: Path(p).write_bytes(b""), "file is empty"),
+    "empty": (lambda p: Path(p).write_bytes(b""), "an empty file, not a scan"),
     "truncated": (lambda p: cut(p, slice(3000)), "file is truncated"),
     "truncated in its header": (lambda p: cut(p, slice(40)), "file is truncated"),
     "complete gzip of half a file": (
@@ -125,6 +125,7 @@ BROKEN_IMAGES = {
     "nothing above 0": (lambda p: write(p, ct(1) - 1000), "can't be HU"),
     "other shape than its label": (lambda p: write(p, ct(1, (16, 16, 20))), "its image has 16 x 16 x 20"),
 }
+
 BROKEN_LABELS = {
     "missing": (os.remove, "file is missing"),
     "truncated": (lambda p: cut(p, slice(-20)), "file is truncated"),
@@ -287,7 +288,7 @@ def test_cache_estimate_follows_the_axes_of_the_file(good):
 
 
 def test_cache_beyond_memory_warns(good, monkeypatch):
-    monkeypatch.setattr(dataset_checks, "available_memory", lambda: 1000)
+    monkeypatch.setattr(checks, "available_memory", lambda: 1000)
     assert "may not fit into memory" in str(check_dataset(good, SPACING))
 
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from conftest import PROJECT, SMALL
 
-from hardware import find_hardware
-from run_folder import RunFolder, require_finite
-from ssl_helpers import read_dataset, run_settings
-from swinunetr_weights import build_swinunetr, made_by
-from user_errors import InputError, TrainingStopped
+from swinunetr.checkpoints import build_swinunetr, training_note
+from swinunetr.dataset import read_dataset
+from swinunetr.devices import find_hardware
+from swinunetr.errors import InputError, TrainingStopped
+from swinunetr.run import RunFolder, require_finite
+from swinunetr.settings import run_settings
 
 SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4}, "seed": 0}
 
@@ -43,9 +44,6 @@ def train_step(step, model, optimizer) -> float:
     return loss.item()
 
 
-# ------------------------------------------------------------------------------------------------------ what it writes
-
-
 def test_metrics_are_written_and_the_best_is_known(tmp_path):
     run = open_run(tmp_path / "run")
     run.losses = [1.0, 3.0]
@@ -68,7 +66,7 @@ def test_a_table_has_an_empty_field_for_nan(tmp_path):
 def test_weights_note_the_settings_that_made_them(tmp_path):
     run = open_run(tmp_path / "run")
     run.save_weights(build_swinunetr(2, feature_size=12), "best_model.pth")
-    assert made_by(tmp_path / "run/best_model.pth") == SETTINGS | {"ranks": 1}
+    assert training_note(tmp_path / "run/best_model.pth") == SETTINGS | {"ranks": 1}
 
 
 def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_path):
@@ -80,9 +78,6 @@ def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_pat
     assert summary["split"] == {"training": ["img0001", "img0002"], "validation": ["img0003"]}
     assert summary["recipe"]["crop_size"] == [64, 64, 64] and summary["pretrained_checkpoint"] == "a.pth"
     assert {"seed", "versions", "hardware", "seconds", "data_root"} <= set(summary)
-
-
-# ------------------------------------------------------------------------------------------------------------ going on
 
 
 def run_steps(folder, until, stop_at=None, save_every=1e9):
@@ -187,9 +182,6 @@ def test_settings_survive_being_written_and_read(small_data, tmp_path):
         open_run(tmp_path, settings=run_settings(replace(SMALL, learning_rate=0.5), dataset, ""))
 
 
-# ---------------------------------------------------------------------------------------------- what it must not touch
-
-
 def test_a_folder_with_results_but_no_state_is_left_alone(tmp_path):
     (tmp_path / "metrics.csv").write_text("mine")
     with pytest.raises(InputError, match="logdir"):
@@ -230,7 +222,7 @@ def test_an_unwritable_folder_is_refused(tmp_path):
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     open_run(tmp_path)
-    code = "import run_folder, hardware; run_folder.RunFolder({!r}, {{}}, hardware.find_hardware())"
+    code = "from ssl_helpers import RunFolder, find_hardware; RunFolder({!r}, {{}}, find_hardware())"
     other = subprocess.run(
         [sys.executable, "-c", code.format(str(tmp_path))], cwd=PROJECT, capture_output=True, text=True
     )

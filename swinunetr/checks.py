@@ -16,29 +16,24 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 from monai.data.utils import correct_nifti_header_if_necessary
 from tqdm.auto import tqdm
 
-from hardware import available_memory
-from user_errors import InputError
+from swinunetr.dataset import Dataset
+from swinunetr.devices import available_memory
+from swinunetr.errors import DatasetError
+from swinunetr.files import stand_in
+from swinunetr.recipe import SPACING_LIMITS_MM
+from swinunetr.tables import Shown, Table
 
-if TYPE_CHECKING:
-    from ssl_helpers import Dataset
-
-SPACING_MM = (0.1, 20.0)  # a scan of a body lies well inside; outside, the header's units are wrong
 THICK_SLICE_MM = 8.0
 USUAL_HU = (-4000, 31_000)  # padding goes down to -3024; metal, on an extended scale, up to some 30 000
 MOST_LABEL_VALUES = 1000  # a file with more of them is no label map
 CACHED_BYTES = 3  # a voxel: float16 image and uint8 label
 TABLE_ROWS = 16  # before a table of faults is cut
-
-
-class DatasetError(InputError):
-    """Refuse a data set; the message is one table of all faults."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +76,8 @@ class Scan:
         return nib.affines.voxel_sizes(self.affine)  # mm, along the file's axes
 
 
-@dataclass(frozen=True)
-class DatasetReport:
+@dataclass(frozen=True, repr=False)
+class DatasetReport(Shown):
     """Hold what a sound data set contains; printed, it is a short table."""
 
     cases: dict[str, int]  # by split
@@ -94,26 +89,26 @@ class DatasetReport:
     memory_bytes: int  # available now
     warnings: list[str]
 
-    def __str__(self) -> str:
-        lines = [
-            "cases        " + _counts(self.cases),
-            f"shape        {_ranges(self.shapes)} voxels",
-            f"spacing      {_ranges(self.spacings)} mm",
-            "orientation  " + _counts(self.orientations),
+    def tables(self) -> list[Table]:
+        """Return what was found, then the volumes of the organs, where there are labels; warnings come last."""
+        found = [
+            ("cases", _counts(self.cases)),
+            ("shape", f"{_ranges(self.shapes)} voxels"),
+            ("spacing", f"{_ranges(self.spacings)} mm"),
+            ("orientation", _counts(self.orientations)),
         ]
         if self.cache_bytes:
             caching, available = self.cache_bytes / 1e9, self.memory_bytes / 1e9
-            lines.append(f"caching      {caching:.2f} GB of the {available:.2f} GB that are available")
-        width = max(map(len, ["organ, ml", *self.organ_ml]))
-        if self.organ_ml:
-            lines.append(f"{'organ, ml':{width}}   median      min      max  cases")
-        for organ, ml in self.organ_ml.items():
-            spread = f"{np.median(ml):9.1f}{min(ml):9.1f}{max(ml):9.1f}" if ml else "in no case".rjust(27)
-            lines.append(f"{organ:{width}}{spread}{len(ml):7d}")
-        lines += [f"warning: {warning}" for warning in self.warnings[:TABLE_ROWS]]
+            found.append(("memory", f"{caching:.2f} GB of the {available:.2f} GB that are available"))
+        organs = [
+            (organ, *(f"{value(ml):.1f}" if ml else "-" for value in (np.median, min, max)), len(ml))
+            for organ, ml in self.organ_ml.items()
+        ]
+        notes = [f"warning: {warning}" for warning in self.warnings[:TABLE_ROWS]]
         if len(self.warnings) > TABLE_ROWS:
-            lines.append(f"... and {len(self.warnings) - TABLE_ROWS} more in .warnings")
-        return "\n".join(lines)
+            notes.append(f"... and {len(self.warnings) - TABLE_ROWS} more in .warnings")
+        volumes = Table(("organ", "median, ml", "min", "max", "cases"), organs, notes)
+        return [Table(("data set", "found"), found), volumes]
 
 
 def check_dataset(dataset: Dataset, spacing_mm: Sequence[float], *, workers: int | None = None) -> DatasetReport:
@@ -214,15 +209,12 @@ def _open(path: str):
 
 def unreadable(path: str, error: Exception) -> Fault:
     """Say in plain words why a file can't be read."""
+    if found := stand_in(path):
+        what, remedy = found
+        return Fault(f"{what}, not a scan", remedy)
     with open(path, "rb") as file:
-        start = file.read(200)
+        start = file.read(2)
     again = "copy or download it again"
-    if not start:
-        return Fault("file is empty", again)
-    if start.startswith(b"version https://git-lfs"):
-        return Fault("a Git LFS pointer, not the scan itself", "run git lfs pull")
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return Fault("a web page, not a scan", "log in and download it again")
     if path.lower().endswith(".gz") != start.startswith(b"\x1f\x8b"):
         return Fault("the name says gzip and the content does not, or the reverse", "rename it to .nii.gz or .nii")
     if isinstance(error, zlib.error | gzip.BadGzipFile):
@@ -244,7 +236,7 @@ def _volume_fault(scan: Scan) -> Fault | None:
 
 
 def _geometry_fault(scan: Scan) -> Fault | None:
-    least, most = SPACING_MM
+    least, most = SPACING_LIMITS_MM
     remedy = "mend the header or convert the scan again"
     matrix, pixdim = scan.stored_affine[:3, :3], scan.header["pixdim"][1:4]
     lengths = np.linalg.norm(matrix, axis=0)  # mm

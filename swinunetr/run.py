@@ -1,6 +1,6 @@
 """The folder of a run: its only writer, and all that it takes to go on with a run where it stopped.
 
-What step k trains on is a function of the seed and k (``ssl_helpers.training_batch``), so nothing about the data path
+What step k trains on is a function of the seed and k (``batches.training_batch``), so nothing about the data path
 needs saving: the state of a run is the number of its last step, model, optimizer, history and the seconds that it took.
 Every file is replaced whole, so a kill at any moment leaves the last state or the one before.
 """
@@ -29,10 +29,10 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from atomic_files import replacing
-from hardware import Hardware
-from swinunetr_weights import save_weights
-from user_errors import InputError, TrainingStopped
+from swinunetr.checkpoints import save_weights
+from swinunetr.devices import Hardware
+from swinunetr.errors import InputError, TrainingStopped
+from swinunetr.files import replacing
 
 try:
     import fcntl
@@ -196,7 +196,7 @@ class RunFolder:
     def save_weights(self, model: torch.nn.Module, name: str) -> None:
         """Write the weights of a SwinUNETR, with a note of the settings, to the file ``name``; plain MONAI loads it."""
         if self.writes:
-            save_weights(model, self.path / name, made_by=self.settings)
+            save_weights(model, self.path / name, note=self.settings)
 
     def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
         """Write the state of ``parts`` after ``step`` if it is time to, if it is the last, or if a stop was asked for.

@@ -1,0 +1,43 @@
+"""The colour of each organ, in pictures and in the label files of viewers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from swinunetr.files import replacing
+
+# Neighbours in the body differ in lightness as well as in hue, for readers who don't tell red from green.
+ORGAN_COLOURS = (
+    "#CC79A7",  # spleen
+    "#F0E442",  # right kidney
+    "#B8860B",  # left kidney
+    "#009E73",  # gallbladder
+    "#FF00FF",  # esophagus
+    "#A6611A",  # liver
+    "#56B4E9",  # stomach
+    "#D7191C",  # aorta
+    "#0057B7",  # inferior vena cava
+    "#00E5EE",  # portal and splenic veins
+    "#FDAE61",  # pancreas
+    "#7CFC00",  # right adrenal gland
+    "#B266FF",  # left adrenal gland
+)
+
+
+def organ_colours(count: int) -> list[str]:
+    """Return one colour, as in HTML, for each of ``count`` organs, over again where there are more than colours."""
+    return [ORGAN_COLOURS[number % len(ORGAN_COLOURS)] for number in range(count)]
+
+
+def save_label_names(folder: str | Path, classes: Sequence[str]) -> None:
+    """Write the labels' names and colours for 3D Slicer (``labels.ctbl``) and ITK-SNAP (``labels_itksnap.txt``)."""
+    colours = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in organ_colours(len(classes) - 1)]
+    slicer = [f"# Color table file\n# {len(classes)} values\n0 {classes[0]} 0 0 0 0"]
+    snap = ['0 0 0 0 0 0 0 "Clear Label"']
+    for label, (name, (red, green, blue)) in enumerate(zip(classes[1:], colours, strict=True), start=1):
+        slicer.append(f"{label} {name.replace(' ', '_')} {red} {green} {blue} 255")
+        snap.append(f'{label} {red} {green} {blue} 1 1 1 "{name}"')
+    for file, lines in (("labels.ctbl", slicer), ("labels_itksnap.txt", snap)):
+        with replacing(Path(folder, file)) as temporary:
+            temporary.write_text("\n".join(lines) + "\n")

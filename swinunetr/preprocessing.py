@@ -1,0 +1,137 @@
+"""From the files of a case to small tensors on the training grid: one definition for training, inference and export."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    CastToTyped,
+    Compose,
+    CropForegroundd,
+    EnsureChannelFirstd,
+    LoadImaged,
+    Orientationd,
+    ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
+    Spacingd,
+    SpatialPadd,
+)
+from tqdm.auto import tqdm
+
+from swinunetr.cache import cache_file, read_cache, write_cache
+from swinunetr.errors import InputError
+from swinunetr.recipe import CommonRecipe
+
+MOST_CENTRES = 2**16  # voxels of each kind to choose from; all of a BTCV case would take more memory than the case
+
+
+def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
+    """Return the transforms that take files to the training grid: the one definition for training, Dice and export.
+
+    The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS order with their affine. For CT,
+    ``recipe.hu_window`` is mapped to 0..1; for any other ``modality`` the 0.5th to 99.5th percentile is.
+    """
+    modes = ["bilinear" if key == "image" else "nearest" for key in keys]
+    window = intensity_window(recipe, modality)
+    to_unit = (
+        ScaleIntensityRanged("image", *window, 0.0, 1.0, clip=True)
+        if window
+        else ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
+    )
+    return Compose(
+        [
+            LoadImaged(keys, reader="NibabelReader", simple_keys=True),
+            EnsureChannelFirstd(keys),
+            Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+            Spacingd(keys, pixdim=recipe.spacing_mm, mode=modes, dtype=np.float32),
+            to_unit,
+            CropForegroundd(keys, source_key="image"),  # drops the air around the body
+            SpatialPadd(keys, spatial_size=recipe.crop_size),  # a scan smaller than a crop is padded, not refused
+            CastToTyped(keys, dtype=[torch.float16 if key == "image" else torch.uint8 for key in keys]),
+        ]
+    )
+
+
+def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:
+    """Return the Hounsfield units that become 0 and 1; None for other modalities than CT, which have percentiles."""
+    return recipe.hu_window if modality.upper().startswith("CT") else None
+
+
+def prepare_cases(
+    entries: list[dict[str, str]],
+    recipe: CommonRecipe,
+    modality: str,
+    description: str = "Preparing cases",
+    cache_dir: str | Path | None = None,
+    in_memory: bool = True,
+) -> list[dict]:
+    """Take every entry to the training grid once, in parallel, and return the cases in order.
+
+    A case holds ``name``, the files ``source`` and ``label_source`` (None without labels), ``image`` and, if labelled,
+    ``label`` and the places where crops may be centred. An empty ``description`` shows no progress bar.
+
+    ``cache_dir`` keeps cases across runs, under a name made from the files' size and time, the settings and the code
+    that prepared them, so that a stale one is never found; None keeps nothing. Without ``in_memory`` voxels are mapped
+    from there: the system reads what is used and forgets it where memory is short.
+
+    Raises:
+        InputError: a case could not be read or transformed, naming it.
+    """
+
+    def prepare(entry: dict[str, str]) -> dict:
+        file = _cache_file(entry, recipe, modality, cache_dir) if cache_dir else None
+        parts = read_cache(file, in_memory) if file else None
+        if parts is None:
+            parts = _prepare(entry, recipe, modality)
+            if file:
+                write_cache(parts, file)
+                if not in_memory:
+                    parts = read_cache(file, in_memory) or parts
+        volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
+        files = {"source": entry["image"], "label_source": entry.get("label")}
+        return parts | volumes | {"name": entry["name"]} | files
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(prepare, entries), total=len(entries), desc=description, disable=not description))
+
+
+def _prepare(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:
+    """Apply the transforms and keep what later work needs, as plain tensors."""
+    keys = tuple(key for key in ("image", "label") if key in entry)
+    try:
+        case = preprocessing(recipe, modality, keys)(entry)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise InputError(
+            f"Case '{entry['name']}' could not be prepared from '{entry['image']}' and '{entry.get('label')}': "
+            f"{type(cause).__name__}: {cause}. Replace the file, or take the case out of the JSON."
+        ) from error
+    parts = {key: {"x": case[key].as_tensor().contiguous(), "affine": case[key].affine} for key in keys}
+    parts["image"]["meta"] = {  # where the scan's own voxels lie, for the way back
+        "original_affine": torch.as_tensor(case["image"].meta["original_affine"]),
+        "spatial_shape": [int(n) for n in case["image"].meta["spatial_shape"]],
+    }
+    return parts | (_crop_centres(parts["image"]["x"], parts["label"]["x"]) if "label" in parts else {})
+
+
+def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path:
+    files = {key: entry[key] for key in ("image", "label") if key in entry}
+    settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality]
+    return cache_file(cache_dir, files, settings, code=(preprocessing, _prepare, _crop_centres))
+
+
+def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return flat indices (int32) of organ voxels and of other voxels in the body, at most MOST_CENTRES of each."""
+    centres = {}
+    for name, mask in (("organ_voxels", label > 0), ("other_voxels", (label == 0) & (image > 0))):
+        indices = mask.flatten().nonzero()[:, 0].int()
+        if len(indices) > MOST_CENTRES:
+            chosen = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:MOST_CENTRES]
+            indices = indices[chosen.sort().values]
+        centres[name] = indices
+    return centres

@@ -1,0 +1,212 @@
+"""The settings of fine-tuning and pre-training: published values, the demo's, and the bounds of each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from swinunetr.errors import InputError
+from swinunetr.tables import Table
+
+LEAST = {
+    "max_steps": 0,  # without training, given weights are evaluated
+    "eval_every": 1,
+    "crops_per_volume": 1,
+    "windows_per_batch": 1,
+    "volumes_per_step": 1,
+    "seed": 0,
+}
+
+SPACING_LIMITS_MM = (0.1, 20.0)  # a scan of a body lies well inside; outside, the units are wrong
+
+
+@dataclass(frozen=True)
+class CommonRecipe:
+    """Hold the choices that fine-tuning and pre-training share; the defaults are those of fine-tuning.
+
+    Raises:
+        InputError: a value that the network or the training loop can't take, naming the parameter.
+    """
+
+    max_steps: int = 30_000
+    eval_every: int = 100  # steps between two validations
+    learning_rate: float = 1e-4
+    schedule: str = "constant"  # or "cosine": from learning_rate down to 0 at max_steps, after a warm-up of 5%
+    weight_decay: float = 1e-5
+    crops_per_volume: int = 4  # the batch of fine-tuning: one volume a step, this many crops of it
+    crop_size: tuple[int, int, int] = (96, 96, 96)  # voxels of the training grid; also the window of inference
+    spacing_mm: tuple[float, float, float] = (1.5, 1.5, 2.0)  # training grid: right, anterior, superior
+    hu_window: tuple[float, float] = (-175.0, 250.0)  # mapped to 0..1 and clipped: fat to enhanced vessels
+    feature_size: int = 48  # channels after the patch embedding; a checkpoint overrides it
+    window_size: int = 7  # tokens along each edge of an attention window; a checkpoint overrides it
+    seed: int = 0  # decides initial weights, order of volumes, crops and augmentation
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "spacing_mm"):  # one number stands for three
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,) * 3)
+        for name, least in LEAST.items():
+            value = getattr(self, name, least)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
+        if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < 1:
+            raise InputError(f"learning_rate: expected a number between 0 and 1, found {self.learning_rate!r}.")
+        if self.schedule not in ("constant", "cosine"):
+            raise InputError(f"schedule: expected 'constant' or 'cosine', found {self.schedule!r}.")
+        if self.feature_size < 12 or self.feature_size % 12:
+            raise InputError(
+                f"feature_size: expected a multiple of 12 (heads: 3, 6, 12, 24), found {self.feature_size}."
+            )
+        if len(self.spacing_mm) != 3 or not all(isinstance(s, int | float) and 0.1 <= s <= 20 for s in self.spacing_mm):
+            raise InputError(f"spacing_mm: expected one or three numbers from 0.1 to 20 mm, found {self.spacing_mm}.")
+        crop = self.crop_size
+        if len(crop) != 3 or any(not isinstance(c, int) or c < 32 or c % 32 for c in crop) or math.prod(crop) <= 32**3:
+            raise InputError(
+                f"crop_size: expected one or three multiples of 32 (the network halves each axis five times), above "
+                f"32 x 32 x 32 (one voxel at the bottleneck can't be normalised), found {crop}. Try 64 or 96."
+            )
+
+    def _require_square(self, turned: str) -> None:
+        if self.crop_size[0] != self.crop_size[1]:
+            raise InputError(
+                f"crop_size: the first two of {self.crop_size} must agree, as {turned} are rotated in that plane."
+            )
+
+
+@dataclass(frozen=True)
+class Recipe(CommonRecipe):
+    """Hold every choice of a fine-tuning run; the defaults are the published ones (Tang et al., CVPR 2022).
+
+    Raises:
+        InputError: a value that the network or the training loop can't take, naming the parameter.
+    """
+
+    clip_norm: float | None = None  # a longer gradient, over all weights, is shortened to this; None: none is
+    class_balance: float = 0.0  # weight classes in the loss by frequency ** -class_balance; 0: all alike, 0.5: root
+    flip_probability: float = 0.1  # on each axis
+    rotate_probability: float = 0.1  # by 90, 180 or 270 degrees in the axial plane
+    shift_probability: float = 0.5  # add up to +-0.1 to all intensities
+    overlap: float = 0.25  # of neighbouring windows in inference
+    windows_per_batch: int = 4  # in inference
+    test_time_flips: bool = False  # average the final predictions over the eight ways to mirror a scan
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip_norm is not None and not (isinstance(self.clip_norm, int | float) and self.clip_norm > 0):
+            raise InputError(f"clip_norm: expected a number above 0, or None, found {self.clip_norm!r}.")
+        if self.rotate_probability:
+            self._require_square("crops")
+        if self.test_time_flips and not self.flip_probability:
+            raise InputError(
+                "test_time_flips: this recipe does not flip in training (flip_probability 0), so its network would "
+                "take the right kidney of a mirrored scan for the left one. Leave it False."
+            )
+
+
+# Two CPU cores and a few minutes: a coarse grid, a small network, a large step that decays, with short gradients, since
+# without (8e-3, three seeds) some runs lost an organ or two in the first steps and did not find them again.
+DEMO = Recipe(
+    max_steps=360,
+    eval_every=120,
+    learning_rate=8e-3,
+    schedule="cosine",
+    clip_norm=1.0,
+    class_balance=0.5,
+    crops_per_volume=1,
+    crop_size=(64, 64, 32),
+    spacing_mm=(4.5, 4.5, 4.5),
+    flip_probability=0.0,
+    rotate_probability=0.0,
+    feature_size=12,
+    window_size=4,
+)
+
+RECIPES = {"published": Recipe(), "demo": DEMO}
+TASKS = ("reconstruction", "rotation", "contrast")
+
+
+@dataclass(frozen=True)
+class PretrainingRecipe(CommonRecipe):
+    """Hold every choice of a pre-training run; the losses of all ``tasks`` weigh 1, as in the paper.
+
+    What it shares with fine-tuning means the same there; ``schedule`` is the cosine by default. ``tasks`` may also be a
+    string of names with commas between them.
+
+    Raises:
+        InputError: a value that the network or the training loop can't take, naming the parameter.
+    """
+
+    learning_rate: float = 4e-4
+    schedule: str = "cosine"
+    tasks: tuple[str, ...] = TASKS
+    crops_per_volume: int = 2  # each of which is seen in two views for the contrastive task, in one without it
+    volumes_per_step: int = 1
+    mask_ratio: float = 0.3  # of a view's voxels, about
+    mask_block: int = 24  # edge of a masked block in voxels
+    temperature: float = 0.5  # of the contrastive task: how much the most alike of the other crops count
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_steps < 1:
+            raise InputError("max_steps: expected at least one step, found 0.")
+        names = self.tasks.split(",") if isinstance(self.tasks, str) else self.tasks
+        object.__setattr__(self, "tasks", tuple(name.strip() for name in names))
+        if "reconstruction" not in self.tasks or not set(self.tasks) <= set(TASKS):
+            raise InputError(
+                "tasks: expected reconstruction, which trains the decoder, alone or with rotation and contrast, "
+                f"found {', '.join(self.tasks)!r}."
+            )
+        if not isinstance(self.mask_block, int) or not 2 <= self.mask_block <= min(self.crop_size):
+            raise InputError(f"mask_block: expected 2 voxels up to {min(self.crop_size)}, found {self.mask_block!r}.")
+        if not isinstance(self.mask_ratio, int | float) or not 0 < self.mask_ratio < 0.95:
+            raise InputError(f"mask_ratio: expected a number above 0 and below 0.95, found {self.mask_ratio!r}.")
+        if not isinstance(self.temperature, int | float) or self.temperature <= 0:
+            raise InputError(f"temperature: expected a number above 0, found {self.temperature!r}.")
+        if "contrast" in self.tasks and self.volumes_per_step * self.crops_per_volume < 2:
+            raise InputError(
+                "volumes_per_step and crops_per_volume: expected at least two crops a step, since the contrastive task "
+                f"tells them apart, found {self.volumes_per_step} x {self.crops_per_volume}."
+            )
+        if "rotation" in self.tasks:
+            self._require_square("views")
+
+
+PRETRAINING_DEMO = PretrainingRecipe(
+    max_steps=180,
+    eval_every=45,
+    learning_rate=2e-3,
+    crops_per_volume=1,
+    volumes_per_step=2,
+    mask_ratio=0.6,
+    mask_block=8,
+    crop_size=DEMO.crop_size,
+    spacing_mm=DEMO.spacing_mm,
+    feature_size=DEMO.feature_size,
+    window_size=DEMO.window_size,
+)
+
+PRETRAINING_RECIPES = {"published": PretrainingRecipe(), "demo": PRETRAINING_DEMO}
+
+
+def learning_rate_at(step: int, recipe: CommonRecipe) -> float:
+    """Return the learning rate of step 1..max_steps, as a function of the step alone."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    warmup = max(1, recipe.max_steps // 20)
+    if step <= warmup:
+        return recipe.learning_rate * step / warmup
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (recipe.max_steps - warmup)))
+
+
+def describe_recipe(recipe: CommonRecipe) -> Table:
+    """Return one row per setting, with the published value beside each one that differs from it."""
+    published = asdict(type(recipe)())
+    rows = [
+        (name, _in_words(value), "" if value == published[name] else _in_words(published[name]))
+        for name, value in asdict(recipe).items()
+    ]
+    return Table(("setting", "this run", "published, where it differs"), rows)
+
+
+def _in_words(value: object) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, tuple) and len(value) == 3 else str(value)

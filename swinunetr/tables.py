@@ -1,0 +1,60 @@
+"""Tables that a notebook's front end shows as tables, and a terminal or a batch log as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class Shown:
+    """Base of what has tables to show: Jupyter takes Markdown; ``print``, and Jupyter without a front end, text.
+
+    A dataclass built on it needs ``repr=False``, so that its representation is this text.
+    """
+
+    def tables(self) -> list[Table]:
+        """Return the tables, in order."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "\n".join(filter(None, (table.text() for table in self.tables())))
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(filter(None, (table.markdown() for table in self.tables())))
+
+
+@dataclass(frozen=True, repr=False)
+class Table(Shown):
+    """Rows of cells under their headings, a title above and notes below; no rows, no headings."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    notes: Sequence[str] = ()
+    title: str = ""
+
+    def tables(self) -> list[Table]:
+        """Return the table itself."""
+        return [self]
+
+    def text(self) -> str:
+        """Return lines with aligned columns: words to the left, numbers to the right."""
+        lines = [tuple(map(str, row)) for row in (self.columns, *self.rows)] if self.rows else []
+        columns = list(zip(*lines, strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        numeric = [all(map(_is_number, column[1:])) for column in columns]
+        aligned = [
+            "  ".join(cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric, strict=True))
+            for row in lines
+        ]
+        return "\n".join([self.title] * bool(self.title) + [line.rstrip() for line in aligned] + list(self.notes))
+
+    def markdown(self) -> str:
+        """Return the table in Markdown, and the notes as a list."""
+        lines = [tuple(str(cell).replace("|", "\\|") for cell in row) for row in (self.columns, *self.rows)]
+        lines.insert(1, ("---",) * len(self.columns))
+        table = "\n".join("| " + " | ".join(row) + " |" for row in lines) if self.rows else ""
+        return "\n\n".join(filter(None, (self.title, table, "\n".join(f"- {note}" for note in self.notes))))
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell == "-" or cell.lstrip("-+")[:1].isdigit()

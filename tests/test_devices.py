@@ -1,0 +1,40 @@
+"""Device, precision, and several processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import two_ranks
+from conftest import PROJECT
+
+from swinunetr.devices import Hardware, parallel
+
+
+def test_two_ranks_train_as_one_process_that_sees_both_volumes(tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    command = [*launcher, str(PROJECT / "tests/two_ranks.py"), str(tmp_path / "out.json")]
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["ranks"] == 2
+    assert result["shared"] == [[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]
+    alone = Hardware(torch.device("cpu"), None, "CPU")
+    assert result["losses"] == pytest.approx(two_ranks.train(alone, samples_per_step=2), rel=1e-4)
+
+
+def test_alone_nothing_is_shared():
+    alone = Hardware(torch.device("cpu"), None, "CPU")
+    assert alone.share([1, 2]) == alone.gather([1, 2]) == [1, 2]
+    assert alone.mean(0.1) == 0.1 and [alone.sample_number(step) for step in (1, 2, 3)] == [1, 2, 3]
+    model = torch.nn.Linear(1, 1)
+    assert parallel(model, alone) is model
+
+
+def test_float16_alone_scales_its_gradients():
+    dtypes = (None, torch.bfloat16, torch.float16)
+    assert [Hardware(torch.device("cuda"), dtype, "").autocast_dtype is torch.float16 for dtype in dtypes] == [
+        Hardware(torch.device("cpu"), dtype, "").scaler().is_enabled() for dtype in dtypes
+    ]

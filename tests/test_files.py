@@ -1,0 +1,52 @@
+"""Files written whole or not at all, and folders of results."""
+
+import json
+
+import pytest
+
+from swinunetr.errors import InputError
+from swinunetr.files import claim_folder, replacing, stand_in
+
+
+def test_a_folder_is_taken_again_by_the_same_and_refused_to_others(tmp_path):
+    folder = claim_folder(tmp_path / "p", {"seed": 1, "split": ("a", "b")})
+    assert json.loads((folder / "made_by.json").read_text()) == {"seed": 1, "split": ["a", "b"]}
+    claim_folder(folder, {"seed": 1, "split": ("a", "b")})
+    with pytest.raises(InputError, match=r"of other settings \(seed; .*nothing was overwritten"):
+        claim_folder(folder, {"seed": 2, "split": ("a", "b")})
+
+
+def test_a_folder_of_unknown_predictions_is_refused(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"somebody's")
+    with pytest.raises(InputError, match="holds results"):
+        claim_folder(tmp_path, {"seed": 1})
+    assert [f.name for f in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"),
+        (b"\xef\xbb\xbf <html>Not Found", "a web page"),
+        (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
+        (b"\x5c\x01\x00\x00", None),
+        (b"PK\x03\x04", None),
+    ],
+)
+def test_what_lies_in_place_of_data_is_recognised_by_its_first_bytes(tmp_path, content, found):
+    (tmp_path / "file").write_bytes(content)
+    stand = stand_in(tmp_path / "file")
+    assert (stand and stand[0]) == found
+    assert stand is None or stand[1]
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    for text in ("one", "two"):
+        with replacing(tmp_path / "new/file.txt") as temporary:
+            temporary.write_text(text)
+    with pytest.raises(RuntimeError), replacing(tmp_path / "new/file.txt") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["file.txt"]
+    assert (tmp_path / "new/file.txt").read_text() == "two"

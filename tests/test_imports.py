@@ -1,0 +1,79 @@
+"""The structure: imports run one way, no room hides one, and tests and benchmarks stand apart."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+import ssl_helpers
+
+PACKAGE = PROJECT / "swinunetr"
+ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules that a file imports anywhere, in functions and under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def rooms_below(room: str) -> set[str]:
+    return {other for other in ROOMS if f"swinunetr.{other}" in imported(PACKAGE / f"{room}.py")}
+
+
+def circles(below: dict[str, set[str]]) -> list[str]:
+    """Return the rooms that are left when those that stand on nothing left are taken away, again and again."""
+    left = dict(below)
+    while free := [room for room, others in left.items() if not others & left.keys()]:
+        for room in free:
+            del left[room]
+    return sorted(left)
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+    assert circles({"a": {"b"}, "b": set()}) == []
+
+
+def test_imports_run_one_way():
+    assert circles({room: rooms_below(room) for room in ROOMS}) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_nothing_from_above_the_package(room):
+    names = imported(PACKAGE / f"{room}.py")
+    assert not {name.split(".")[0] for name in names} & {"ssl_helpers", "segment", "tests", "benchmarks", "conftest"}
+    assert "TYPE_CHECKING" not in (PACKAGE / f"{room}.py").read_text()
+
+
+def test_tests_import_no_benchmarks_and_benchmarks_no_tests():
+    for folder, other in (("tests", "benchmarks"), ("benchmarks", "tests")):
+        for file in (PROJECT / folder).glob("*.py"):
+            assert other not in {name.split(".")[0] for name in imported(file)} - {folder}, file.name
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "notebooks", "imports"])
+def test_every_room_has_its_tests(room):
+    assert (PROJECT / f"tests/test_{room}.py").is_file()
+
+
+# Other projects import these.
+NAMES = """CommonRecipe DEMO Dataset InputError LEAST LoadReport MOST_CENTRES NOT_A_LIST RECIPES Recipe SECTIONS
+SYNAPSE_FOLDERS augmentation build_swinunetr case_name check_dataset choose_recipe class_weights confusion_matrix
+dice_per_organ evaluate find_checkpoint find_volumes intensity_window learning_rate_at load_pretrained locate made_by
+mean_dice next_case prepare_cases preprocessing read_dataset read_json replacing run_settings trained_recipe
+training_batch without_metadata write_phantoms"""
+
+
+def test_names_that_others_import_stay_in_ssl_helpers():
+    assert not [name for name in NAMES.split() if not hasattr(ssl_helpers, name)]
+    lines = (PROJECT / "ssl_helpers.py").read_text().splitlines()
+    assert len(lines) < 150
+    assert all(room in ssl_helpers.__doc__ for room in ROOMS)

@@ -1,0 +1,74 @@
+"""Dice and distances between surfaces, against counts by hand and MONAI."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import DiceMetric, compute_hausdorff_distance, compute_surface_dice
+from monai.networks.utils import one_hot
+
+from swinunetr.metrics import (
+    SURFACE_TOLERANCE_MM,
+    confusion_matrix,
+    dice_per_organ,
+    mean_dice,
+    organ_means,
+    surface_scores,
+)
+
+
+def test_confusion_matrix_and_dice_of_a_case_counted_by_hand():
+    truth = torch.tensor([0, 0, 1, 1, 1, 2])
+    prediction = torch.tensor([0, 1, 1, 1, 0, 0])
+    counts = confusion_matrix(prediction, truth, 4)
+    assert counts.tolist() == [[1, 1, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(dice_per_organ(counts), [2 * 2 / (3 + 3), 0.0, math.nan])
+
+
+def test_dice_equals_monai_s_with_absent_organs():
+    generator = torch.Generator().manual_seed(0)
+    metric = DiceMetric(include_background=False)
+    counts = []
+    for absent in (1, 3, None):
+        truth = torch.randint(0, 4, (1, 1, 12, 12, 12), generator=generator)
+        truth[truth == absent] = 0
+        prediction = torch.where(torch.rand(truth.shape, generator=generator) < 0.6, truth, 2)
+        metric(one_hot(prediction, 4), one_hot(truth, 4))
+        counts.append(confusion_matrix(prediction, truth, 4))
+    dice = dice_per_organ(np.stack(counts))
+    assert mean_dice(dice) == pytest.approx(metric.aggregate().item(), abs=1e-6)
+    np.testing.assert_allclose(organ_means(dice), metric.aggregate("mean_batch").numpy(), atol=1e-6)
+
+
+def test_mean_dice_of_cases_without_any_organ_is_nan():
+    assert math.isnan(mean_dice(np.full((2, 3), np.nan)))
+
+
+def ball(radius, centre, shape=(40, 40, 40), spacing=(1, 1, 1)):
+    offsets = [(np.arange(n) - c) * s for n, c, s in zip(shape, centre, spacing, strict=True)]
+    return sum(axis**2 for axis in np.meshgrid(*offsets, indexing="ij")) <= radius**2
+
+
+def test_surface_scores_of_shifted_cubes_counted_by_hand():
+    truth, prediction = np.zeros((2, 12, 12, 12), bool)
+    truth[2:6, 2:6, 2:6], prediction[2:6, 2:6, 3:7] = True, True
+    spacing = (1, 1, 5)  # the shift is 5 mm: only the faces along it are near, where the cubes overlap
+    surface_dice, hd95 = surface_scores(prediction, truth, spacing)
+    # Of the 56 surface voxels of each cube 3 of 4 slices lie in the other cube; there, its inner slices lie on its
+    # surface but for a 2 x 2 core that faces the other's, at most 1 mm away; the slice outside is 5 mm off.
+    assert surface_dice == pytest.approx((56 - 16) / 56)
+    assert hd95 == 5
+
+
+@pytest.mark.parametrize("shift", [0, 2, 7])
+def test_surface_scores_equal_monai_s(shift):
+    spacing = (0.8, 0.8, 2.5)
+    truth, prediction = ball(9, (18, 20, 16), spacing=spacing), ball(10, (18 + shift, 20, 17), spacing=spacing)
+    masks = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]
+    expected = (
+        compute_surface_dice(*masks, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing),
+        compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing),
+    )
+    found = surface_scores(prediction, truth, spacing)
+    np.testing.assert_allclose(found, [float(value) for value in expected], rtol=1e-5)

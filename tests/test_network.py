@@ -1,0 +1,68 @@
+"""Both orders of patch merging, and the network placed on a device."""
+
+import math
+
+import pytest
+import torch
+from checkpoint_files import response
+from monai.networks.nets import SwinUNETR
+from torch import nn
+
+from swinunetr import network
+from swinunetr.checkpoints import build_swinunetr, load_pretrained
+from swinunetr.devices import Hardware
+from swinunetr.network import LegacyPatchMerging, describe_speed, place_network, training_bytes
+
+
+def test_todays_merging_equals_monai_to_the_last_bit_and_the_older_order_differs(originals, tmp_path):
+    file = tmp_path / "elsewhere.pt"
+    torch.save(originals["current"].state_dict(), file)
+    outputs = {}
+    for merging in ("current", "legacy"):
+        model = build_swinunetr(14, file, merging=merging)
+        assert load_pretrained(model, file, merging=merging).merging == merging
+        outputs[merging] = response(model, "head")[0]
+    monai = response(originals["current"], "head")[0]
+    assert torch.equal(outputs["current"], monai)
+    assert (outputs["legacy"] - monai).abs().max() > 0.1 * monai.std()
+
+
+def test_the_older_merging_concatenates_the_eight_corners_in_the_order_of_the_table():
+    merging = LegacyPatchMerging(dim=1)
+    merging.norm = merging.reduction = nn.Identity()
+    volume = torch.tensor([[[[100 * d + 10 * h + w] for w in (0, 1)] for h in (0, 1)] for d in (0, 1, 2)])[None]
+    merged = merging(volume)  # three slices along d: the fourth is padding
+    assert merged.reshape(2, 8).tolist() == [[0, 100, 10, 1, 101, 10, 1, 111], [200, 0, 210, 201, 0, 210, 201, 0]]
+
+
+def test_bottleneck_gradient_is_right_where_onednn_s_bfloat16_one_is_not():
+    hardware = Hardware(torch.device("cpu"), torch.bfloat16, "CPU")
+    torch.manual_seed(0)
+    model = SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=4)
+    place_network(model, hardware)
+    names = set(model.state_dict())
+    x = torch.randn(1, 192, 2, 2, 2)
+    gradients = []
+    for context in (torch.autocast("cpu", enabled=False), hardware.autocast()):
+        model.zero_grad()
+        poison = [torch.full((192 * 192 * 54,), math.nan) for _ in range(3)]
+        del poison  # memory that is read before it is written then holds NaN
+        with context:
+            model.encoder10(x).square().sum().backward()
+        gradients.append(model.encoder10.layer.conv1.conv.weight.grad.clone())
+    assert torch.equal(*gradients)
+    assert names == set(SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=4).state_dict())
+
+
+@pytest.mark.parametrize(("free_gb", "kept"), [(100, True), (16, False)])
+def test_activations_are_kept_only_where_they_fit(monkeypatch, free_gb, kept):
+    monkeypatch.setattr(network, "memory_bytes", lambda hardware: free_gb * 10**9)
+    cpu = Hardware(torch.device("cpu"), torch.bfloat16, "CPU")
+    model = SwinUNETR(in_channels=1, out_channels=14, feature_size=12)
+    voxels = 16 * 96**3
+    assert 16e9 < training_bytes(model, voxels, cpu) < 32e9 < training_bytes(model, 2 * voxels, cpu)
+    place_network(model, cpu, voxels)
+    assert model.swinViT.layers1[0].blocks[0].use_checkpoint is not kept
+    shown = str(describe_speed(model, cpu))
+    assert ("kept, as they fit" in shown) is kept
+    assert "bfloat16" in shown and "channels-last" in shown

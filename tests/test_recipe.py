@@ -1,0 +1,76 @@
+"""Values of the recipes, and their bounds."""
+
+from dataclasses import replace
+
+import pytest
+
+from swinunetr.errors import InputError
+from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe, describe_recipe, learning_rate_at
+from swinunetr.settings import choose_recipe
+
+
+def test_published_recipe_holds_the_published_values():
+    recipe = choose_recipe("published")
+    assert (recipe.max_steps, recipe.eval_every, recipe.learning_rate) == (30_000, 100, 1e-4)
+    assert (recipe.crops_per_volume, recipe.crop_size, recipe.spacing_mm) == (4, (96, 96, 96), (1.5, 1.5, 2.0))
+    assert (recipe.feature_size, recipe.weight_decay, recipe.hu_window) == (48, 1e-5, (-175, 250))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("crop_size", 32),
+        ("crop_size", 80),
+        ("crop_size", (64, 96, 64)),
+        ("crop_size", "large"),
+        ("spacing_mm", [1.5, 1.5]),
+        ("spacing_mm", 0),
+        ("seed", -1),
+        ("seed", "lucky"),
+        ("max_steps", -1),
+        ("max_steps", 2.5),
+        ("eval_every", 0),
+        ("learning_rate", 0),
+        ("learning_rate", "fast"),
+        ("crops_per_volume", 0),
+        ("feature_size", 20),
+        ("schedule", "linear"),
+        ("clip_norm", 0),
+    ],
+)
+def test_a_value_that_can_not_work_is_refused_by_name(name, value):
+    with pytest.raises(InputError, match=name):
+        choose_recipe("published", **{name: value})
+
+
+def test_cosine_rate_warms_up_peaks_and_ends_at_zero():
+    recipe = replace(DEMO, max_steps=100, learning_rate=1.0e-2)
+    rates = [learning_rate_at(step, recipe) for step in range(1, 101)]
+    assert rates[0] == pytest.approx(2e-3) and rates[4] == max(rates) == 1e-2 and rates[-1] == pytest.approx(0)
+    assert learning_rate_at(29_999, Recipe()) == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask_ratio": 1}, "mask_ratio: expected"),
+        ({"mask_block": 65}, "mask_block: expected 2 voxels up to 32"),
+        ({"tasks": "rotation"}, "tasks: expected reconstruction"),
+        ({"tasks": "reconstruction, jigsaw"}, "tasks: expected reconstruction"),
+        ({"temperature": 0}, "temperature: expected"),
+        ({"volumes_per_step": 1}, "at least two crops"),
+        ({"volumes_per_step": 0}, "volumes_per_step: expected"),
+        ({"crop_size": (64, 96, 64)}, "must agree"),
+        ({"crop_size": 33}, "multiples of 32"),
+    ],
+)
+def test_a_pretraining_value_that_can_not_work_is_refused_by_name(changes, message):
+    with pytest.raises(InputError, match=message):
+        choose_recipe("demo", PRETRAINING_RECIPES, **changes)
+
+
+def test_a_recipe_is_shown_with_the_published_value_where_it_differs():
+    rows = {name: values for name, *values in describe_recipe(replace(DEMO, weight_decay=1e-5)).rows}
+    assert rows["max_steps"] == ["360", "30000"] and rows["crop_size"] == ["64 x 64 x 32", "96 x 96 x 96"]
+    assert rows["weight_decay"] == ["1e-05", ""]
+    assert not any(published for *_, published in describe_recipe(Recipe()).rows)

@@ -1,0 +1,47 @@
+"""Tables as text and as Markdown."""
+
+from IPython.lib.pretty import pretty
+
+from swinunetr.tables import Shown, Table
+
+TABLE = Table(
+    ("organ", "Dice", "where"), [("liver", "0.93 ± 0.01", "right"), ("a|b", "-", "left")], ["One note."], "Title"
+)
+
+
+def test_numbers_are_aligned_to_the_right_and_words_to_the_left():
+    assert str(TABLE).splitlines() == [
+        "Title",
+        "organ         Dice  where",
+        "liver  0.93 ± 0.01  right",
+        "a|b              -  left",
+        "One note.",
+    ]
+
+
+def test_jupyter_gets_markdown_and_a_batch_log_the_text():
+    assert TABLE._repr_markdown_().splitlines() == [
+        "Title",
+        "",
+        "| organ | Dice | where |",
+        "| --- | --- | --- |",
+        "| liver | 0.93 ± 0.01 | right |",
+        "| a\\|b | - | left |",
+        "",
+        "- One note.",
+    ]
+    assert pretty(TABLE) == str(TABLE)
+
+
+def test_without_rows_there_are_no_headings():
+    assert str(Table(("a", "b"), [])) == Table(("a", "b"), [])._repr_markdown_() == ""
+    assert str(Table(("a", "b"), [], ["only a note"])) == "only a note"
+
+
+def test_several_tables_follow_each_other_without_the_empty_ones():
+    class Report(Shown):
+        def tables(self):
+            return [TABLE, Table(("a",), []), Table(("b",), [("c",)])]
+
+    assert str(Report()).splitlines()[-3:] == ["One note.", "b", "c"]
+    assert Report()._repr_markdown_().endswith("- One note.\n\n| b |\n| --- |\n| c |")
