@@ -68,7 +68,7 @@ STEP_FLOP = 7.6e12  # forward and backward of four crops of 96^3 at feature size
 PEAK_FLOP_S, HOPPER = 790e12, re.compile("H100|H200")  # bfloat16
 NUMBERS = ("published_s", "ours_s", "ratio", "published_peak_mb", "ours_peak_mb")
 QUICK_HELP = "at most 10 minutes on two cores: fewer rounds, one crop a step, two windows of the validation case"
-HALF_ROUNDING = 2**-11  # of a prepared image in 0..1, which this project keeps in float16
+HALF_ROUNDING = 2**-11  # of a preprocessed image in 0..1, which this project keeps in float16
 LOW_PRECISION_TOLERANCE = 0.03  # relative RMS of logits: eight roundings to bfloat16 (2^-8), in tens of layers
 FLOAT32_TOLERANCE = 1e-4  # relative RMS of logits; also the largest difference of any organ's Dice
 
@@ -96,7 +96,7 @@ MODES = {
 
 
 class Published:
-    """The published recipe in plain MONAI: float32, checkpointing, one-hot Dice, nothing worked out ahead."""
+    """The published recipe in plain MONAI: float32, checkpointing, one-hot Dice, nothing computed ahead."""
 
     def __init__(self, recipe: Recipe, hardware: Hardware, cache_dir: Path) -> None:
         self.device, self.crop = hardware.device, recipe.crop_size
@@ -253,7 +253,7 @@ class Stages:
         self.side.dice(self.side.logits(image), label)
 
     def make_logits(self) -> None:
-        """Make what a trained network might answer to the validation case: the truth, moved a little and in noise."""
+        """Make logits as of a trained network for the validation case: the ground truth, shifted a little, with noise."""
         moved = torch.roll(self.label[0].long(), (2, 1, 1), (0, 1, 2))
         self.answer = torch.randn(CLASSES, *moved.shape, generator=torch.Generator().manual_seed(0))
         self.answer.scatter_add_(0, moved[None], torch.full((1, *moved.shape), 8.0))
@@ -342,14 +342,14 @@ def agree(recipe: Recipe, folder: Path, entry: dict) -> bool:
     (_, image, label), (_, own_image, own_label) = (side.ask("load_validation", entry) for side in (published, ours))
     reference, exact = published.ask("logits", image), ours.ask("logits", image, float32=True)
     fast = ours.ask("logits", image)
-    # The truth, moved and in noise: random weights hardly hit an organ, so that their Dice alone would prove little.
+    # The ground truth, shifted, with noise: random weights hardly hit an organ, so their Dice alone would prove little.
     guess = np.moveaxis(np.eye(CLASSES, dtype=np.float32)[np.roll(label[0].astype(int), (2, 1, 1), (0, 1, 2))], -1, 0)
     guess = guess + 0.25 * np.random.default_rng(0).standard_normal(guess.shape, np.float32)
     dice, own_dice = published.ask("dice", reference, label), ours.ask("dice", exact, label)
     guess_dice, own_guess = published.ask("dice", guess, label), ours.ask("dice", guess, label)
     differences = [
-        ("prepared images, largest", np.abs(image - own_image).max(), HALF_ROUNDING),
-        ("prepared labels, share of voxels", (label != own_label).mean(), 0),
+        ("preprocessed images, largest", np.abs(image - own_image).max(), HALF_ROUNDING),
+        ("preprocessed labels, share of voxels", (label != own_label).mean(), 0),
         (
             "logits, ours as it runs",
             np.linalg.norm(fast - reference) / np.linalg.norm(reference),
@@ -373,7 +373,7 @@ def agree(recipe: Recipe, folder: Path, entry: dict) -> bool:
 
 
 class Table:
-    """Measure stages of both sides by turns and keep a row for each."""
+    """Measure stages of both sides alternately and keep a row for each."""
 
     def __init__(self, mode: Mode, device: str, sides: tuple[Side, Side]) -> None:
         self.mode, self.device, self.sides = mode, device, sides
@@ -414,7 +414,7 @@ class Table:
         peaks = [max(row[f"{side.name}_peak_mb"] for row in self.rows) for side in self.sides]
         self.put("whole_run", totals, peaks)
         print(
-            f"  whole_run is worked out: {sum(CASES.values())} cases prepared one after another without a cache, "
+            f"  whole_run is extrapolated: {sum(CASES.values())} cases preprocessed one after another without a cache, "
             f"{recipe.max_steps} x (sample + train), {validations} validations of {CASES['validation']} cases. "
             "Sampling counts in full on both sides, though it can be hidden behind a GPU's training step."
         )
@@ -455,7 +455,7 @@ def find_phantoms(folder: Path, grid: str) -> list[dict[str, str]]:
 
 
 def compare(mode: Mode, data: Path, folder: Path) -> Table | None:
-    """Return the table; None if the two sides don't compute the same."""
+    """Return the table; None if the two sides do not compute the same."""
     recipe, device = choose_recipe("published", **mode.changes), find_hardware().name
     print(f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {device}, {platform.machine()}, {versions()}")
     training, validation = find_phantoms(data, mode.grid)
@@ -480,7 +480,7 @@ def compare(mode: Mode, data: Path, folder: Path) -> Table | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table and return 0, or return 1 if the two sides don't compute the same."""
+    """Print the table and return 0, or return 1 if the two sides do not compute the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", dest="mode", action="store_const", const="quick", default="full", help=QUICK_HELP)
     parser.add_argument("--tiny", dest="mode", action="store_const", const="tiny", help=argparse.SUPPRESS)
@@ -490,7 +490,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         table = compare(MODES[args.mode], args.data, Path(folder))
     if table is None:
-        print("The two sides don't compute the same, so nothing was measured.")
+        print("The two sides do not compute the same, so nothing was measured.")
         return 1
     table.show()
     if args.json:

@@ -33,7 +33,7 @@ def fine_tune(
     recipe: Recipe,
     hardware: Hardware,
 ) -> None:
-    """Train a network that is on its device as the notebook does, without its trimmings."""
+    """Train a network that is on its device with the notebook's steps; nothing is validated or saved."""
     loss_function = DiceCELoss(to_onehot_y=True, softmax=True, weight=class_weights(cases, classes, recipe))
     loss_function.to(hardware.device)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay, fused=True)
@@ -71,7 +71,7 @@ def main() -> None:
         print(f"trained with the legacy order, validated with the {merging} order: mean Dice {dice:.3f}")
     image = validation[0]["image"].as_tensor()[None, :, :64, :64, :32].float().to(hardware.device)
     changes = response_changes(*(encoder_response(model, image) for model in models.values()))
-    print("encoder stages 0 to 4 answer otherwise by " + ", ".join(f"{change:.0%}" for change in changes))
+    print("the outputs of encoder stages 0 to 4 differ by " + ", ".join(f"{change:.0%}" for change in changes))
 
 
 if __name__ == "__main__":

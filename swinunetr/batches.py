@@ -1,4 +1,4 @@
-"""The batch of each training step, as a function of the seed and the number of the step."""
+"""Training batches, as a function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from swinunetr.recipe import Recipe
 
 
 def class_weights(cases: list[dict], classes: int, recipe: Recipe) -> torch.Tensor | None:
-    """Return the weight of each class in the loss, float32 with mean 1, from the labels of ``cases``; None: all alike.
+    """Return the weight of each class in the loss, computed from the class frequencies.
 
-    A class that no case holds gets the weight of the rarest one that some case does.
+    A class without voxels gets the weight of the rarest class that has some.
+
+    Args:
+        cases: Preprocessed cases with labels.
+        classes: Number of classes, including the background.
+        recipe: Recipe with ``class_balance``: a weight is the frequency to the power ``-class_balance``.
+
+    Returns:
+        Tensor (classes,), float32, with mean 1; None if ``class_balance`` is 0, where all classes have equal weight.
     """
     if not recipe.class_balance:
         return None
@@ -26,7 +34,10 @@ def class_weights(cases: list[dict], classes: int, recipe: Recipe) -> torch.Tens
 
 
 def augmentation(recipe: Recipe) -> Compose:
-    """Return the random transforms of training: crops of one case, centred on organ or background 1:1, then varied."""
+    """Return the random transforms of training: crops, flips, rotations and intensity shifts.
+
+    Half of the crops are expected to be centred on an organ voxel, the others on another voxel of the body.
+    """
     keys = ("image", "label")
     return Compose(
         [
@@ -35,7 +46,7 @@ def augmentation(recipe: Recipe) -> Compose:
                 "label",
                 recipe.crop_size,
                 num_samples=recipe.crops_per_volume,
-                fg_indices_key="organ_voxels",  # worked out once a case: searching the volume takes ten times as long
+                fg_indices_key="organ_voxels",  # computed once per case; finding them per step is ten times slower
                 bg_indices_key="other_voxels",
             ),
             *(RandFlipd(keys, prob=recipe.flip_probability, spatial_axis=axis) for axis in range(3)),
@@ -46,15 +57,22 @@ def augmentation(recipe: Recipe) -> Compose:
 
 
 def next_case(cases: list[dict], seed: int, number: int) -> dict:
-    """Return the case that comes as ``number`` (from 1): a new random order each time that all have been seen."""
+    """Return the case at position ``number`` (from 1) of the training order, which is shuffled again in each epoch."""
     epoch, position = divmod(number - 1, len(cases))
     return cases[np.random.default_rng([seed, epoch]).permutation(len(cases))[position]]
 
 
 def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """Return what step ``step`` (from 1) trains on, as a pure function of ``seed`` and ``step``.
+    """Return the batch of one step, which depends only on the arguments.
 
-    Images are (B, 1, X, Y, Z) float32, labels the same shape in uint8, and the name is that of the volume.
+    Args:
+        cases: Preprocessed cases with labels.
+        augment: Transforms from :func:`augmentation`; its random state is set here.
+        seed: Seed of the run.
+        step: Number of the step, from 1.
+
+    Returns:
+        Images (B, 1, X, Y, Z), float32; labels of the same shape, uint8; and the name of the case.
     """
     case = next_case(cases, seed, step)
     augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
@@ -66,7 +84,7 @@ def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) ->
 
 @contextmanager
 def without_metadata() -> Iterator[None]:
-    """Let MONAI's transforms take plain tensors as such; following affines and histories takes most of their time."""
+    """Turn off MONAI's tracking of affines and histories, which takes most of the time of its transforms."""
     tracking = get_track_meta()
     set_track_meta(False)
     try:

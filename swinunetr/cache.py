@@ -1,4 +1,4 @@
-"""Preprocessed cases on disk, where the next run finds them."""
+"""Cache of preprocessed cases on disk, which later runs read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from swinunetr.files import replacing
 def cache_file(
     folder: str | Path, files: Mapping[str, str], settings: Sequence[object], code: Sequence[object]
 ) -> Path:
-    """Return where a case is kept, under a name that changes with all that it is made from.
+    """Return the path of a case in the cache; its name is a hash of everything that the case depends on.
+
+    The hash includes the versions of MONAI and PyTorch.
 
     Args:
         folder: Folder of the cache.
-        files: The case's files by kind; their path, size and time count.
-        settings: Plain values that the result depends on.
-        code: The functions that make the case; their source counts, and so do the versions of MONAI and PyTorch.
+        files: Paths of the case's files by kind. The hash includes path, size and time of modification.
+        settings: Values that the result depends on, which JSON can store.
+        code: Functions that compute the case. The hash includes their source.
     """
     stats = [(kind, os.path.realpath(file), os.stat(file)) for kind, file in files.items()]
     stamps = [(kind, path, stat.st_size, stat.st_mtime_ns) for kind, path, stat in stats]
@@ -36,7 +38,12 @@ def cache_file(
 
 
 def read_cache(file: Path, in_memory: bool) -> dict | None:
-    """Read a preprocessed case, or map it from the file; None if there is none that can be read."""
+    """Return a preprocessed case from ``file``, or None if the file is missing or cannot be read.
+
+    Args:
+        file: Path from :func:`cache_file`.
+        in_memory: Whether to load the tensors into memory; otherwise they are mapped from the file.
+    """
     try:
         return torch.load(file, weights_only=True, mmap=not in_memory)
     except (OSError, RuntimeError, pickle.UnpicklingError):
@@ -44,9 +51,9 @@ def read_cache(file: Path, in_memory: bool) -> dict | None:
 
 
 def write_cache(parts: dict, file: Path) -> None:
-    """Keep a preprocessed case; where that fails the run continues, and the next one preprocesses the case again."""
+    """Write a preprocessed case to ``file``; if that fails, print a message and continue without it."""
     try:
         with replacing(file) as temporary:
             torch.save(parts, temporary)
     except (OSError, RuntimeError) as error:
-        tqdm.write(f"cache_dir: '{file.parent}' can't keep preprocessed cases ({error}).")
+        tqdm.write(f"cache_dir: '{file.parent}' cannot store preprocessed cases ({error}).")

@@ -1,7 +1,7 @@
-"""Find every fault of a data set before training, and say what is in it.
+"""Check every file of a data set before training, and report what the data set contains.
 
-:func:`check_dataset` looks at all headers, then at all voxels. A look at a file ends at its first :class:`Fault`; the
-looks at other files go on, so that one table shows what has to be mended.
+:func:`check_dataset` checks all headers first, then all voxels. The check of one file stops at its first
+:class:`Fault`; the checks of the other files continue, so that one table lists the problems of all files.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
 
 THICK_SLICE_MM = 8.0
-USUAL_HU = (-4000, 31_000)  # padding goes down to -3024; metal, on an extended scale, up to some 30 000
-MOST_LABEL_VALUES = 1000  # a file with more of them is no label map
-CACHED_BYTES = 3  # a voxel: float16 image and uint8 label
-TABLE_ROWS = 16  # before a table of faults is cut
+USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extended scale reaches about 30 000
+MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
+CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
+TABLE_ROWS = 16  # longest table of errors, and longest list of warnings, that is shown in full
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Say what is wrong with a file and what to do; one that does not stop is a warning."""
+    """A problem of one file and what to do about it: an error if it ``stops`` training, otherwise a warning."""
 
     what: str
     remedy: str
@@ -47,7 +47,7 @@ class Fault:
 
 @dataclass
 class Scan:
-    """Hold one file of one case, its faults, and what its header and then its voxels told."""
+    """One file of one case, with its problems and the properties read from its header and its voxels."""
 
     split: str  # "training", "validation" or "test"
     case: str
@@ -55,42 +55,45 @@ class Scan:
     path: str
     image: Scan | None = None  # the image that this label belongs to
     faults: list[Fault] = field(default_factory=list)
-    header: nib.Nifti1Header | None = None  # as stored; nibabel, as it loads a file, mends a spacing of 0 to 1 mm
+    header: nib.Nifti1Header | None = None  # as stored; nibabel.load changes a spacing of 0 to 1 mm
     stored_affine: np.ndarray | None = None  # (4, 4), voxel to mm
-    affine: np.ndarray | None = None  # the same as training takes it: MONAI drops an sform that contradicts pixdim
-    low: float = 0.0  # smallest and largest value of an image; NaN if any voxel is
-    high: float = 0.0
+    affine: np.ndarray | None = None  # (4, 4), as used in training: MONAI ignores an sform that contradicts pixdim
+    low: float = 0.0  # smallest value of an image; NaN if any voxel is NaN
+    high: float = 0.0  # largest value of an image; NaN if any voxel is NaN
     digest: bytes = b""  # hash of an image's voxels
-    value_counts: dict[float, int] = field(default_factory=dict)  # voxels of a label by their value
+    value_counts: dict[float, int] = field(default_factory=dict)  # number of voxels of a label, by value
 
     @property
-    def sound(self) -> bool:
+    def valid(self) -> bool:
+        """Whether no error was found so far."""
         return not any(fault.stops for fault in self.faults)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape in voxels, along the file's axes."""
         return self.header.get_data_shape()
 
     @property
     def spacing(self) -> np.ndarray:
-        return nib.affines.voxel_sizes(self.affine)  # mm, along the file's axes
+        """Voxel spacing in mm, along the file's axes."""
+        return nib.affines.voxel_sizes(self.affine)
 
 
 @dataclass(frozen=True, repr=False)
 class DatasetReport(Shown):
-    """Hold what a sound data set contains; printed, it is a short table."""
+    """Contents of a data set without errors; printed, it is a short table."""
 
     cases: dict[str, int]  # by split
     shapes: np.ndarray  # (images, 3)
     spacings: np.ndarray  # (images, 3), mm
-    orientations: dict[str, int]  # images by orientation, such as "LAS"
-    organ_ml: dict[str, list[float]]  # volume of each organ in each labelled case that has it
+    orientations: dict[str, int]  # number of images by orientation, such as "LAS"
+    organ_ml: dict[str, list[float]]  # volume of each organ in each labelled case that contains it
     cache_bytes: int  # training and validation cases on the training grid
     memory_bytes: int  # available now
     warnings: list[str]
 
     def tables(self) -> list[Table]:
-        """Return what was found, then the volumes of the organs, where there are labels; warnings come last."""
+        """Return a table of the scans and a table of the organ volumes, with the warnings below it."""
         found = [
             ("cases", _counts(self.cases)),
             ("shape", f"{_ranges(self.shapes)} voxels"),
@@ -112,27 +115,32 @@ class DatasetReport(Shown):
 
 
 def check_dataset(dataset: Dataset, spacing_mm: Sequence[float], *, workers: int | None = None) -> DatasetReport:
-    """Read every file of ``dataset``, ``workers`` at a time (None: one a CPU core), and report what is there.
+    """Read every file of ``dataset`` and report its contents.
 
-    ``spacing_mm`` (right, anterior, superior) is the training grid, for which the report estimates the memory.
+    Args:
+        dataset: Cases to check.
+        spacing_mm: Voxel spacing of the training grid in mm along x, y, z (right, anterior, superior), used to
+            estimate the memory that preprocessed cases need.
+        workers: Number of files that are read at the same time; None means one per CPU core.
 
     Raises:
-        DatasetError: some files would stop or spoil the training; the message lists all their faults.
+        DatasetError: Some files have errors that would stop training or make its result wrong. The message lists all
+            of them.
     """
     scans = _list_scans(dataset)
-    _look(check_header, scans, workers, "Checking headers")
-    on_purpose = _trains_on_what_it_validates(dataset)
-    sound = [scan for scan in scans if scan.sound]
-    readable = _flag_repeats(sound, lambda s: (s.kind, os.path.realpath(s.path)), "file", on_purpose)
-    _look(check_pair, [s for s in readable if s.image and s.image.sound], 1, "Comparing images and labels")
-    if not all(scan.sound for scan in scans):
-        tqdm.write(f"{_error_table(scans)}\nReading the voxels of the other files for more; interrupt to mend these.")
-    _look(lambda scan: check_voxels(scan, dataset), readable, workers, "Checking voxels")
-    _flag_repeats([s for s in readable if s.digest], lambda s: (s.shape, s.digest), "voxels", on_purpose)
-    if not all(scan.sound for scan in scans):
+    _run_check(check_header, scans, workers, "Checking headers")
+    same_list = _validates_on_training_cases(dataset)
+    valid = [scan for scan in scans if scan.valid]
+    readable = _flag_repeats(valid, lambda s: (s.kind, os.path.realpath(s.path)), "file", same_list)
+    _run_check(check_pair, [s for s in readable if s.image and s.image.valid], 1, "Comparing images and labels")
+    if not all(scan.valid for scan in scans):
+        tqdm.write(f"{_error_table(scans)}\nChecking the voxels of the other files; interrupt to correct these first.")
+    _run_check(lambda scan: check_voxels(scan, dataset), readable, workers, "Checking voxels")
+    _flag_repeats([s for s in readable if s.digest], lambda s: (s.shape, s.digest), "voxels", same_list)
+    if not all(scan.valid for scan in scans):
         raise DatasetError(_error_table(scans))
     report = _report(scans, dataset.classes, spacing_mm)
-    if on_purpose:
+    if same_list:
         report.warnings.insert(0, "validation cases are the training cases: their Dice says nothing about other scans")
     return report
 
@@ -147,35 +155,35 @@ def _list_scans(dataset: Dataset) -> list[Scan]:
     return scans
 
 
-def _look(check: Callable[[Scan], Fault | None], scans: list[Scan], workers: int | None, title: str) -> None:
-    """Add what ``check`` finds to each scan, several scans at a time."""
+def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers: int | None, title: str) -> None:
+    """Run ``check`` on several scans at a time and add the problem that it finds to each scan."""
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
             found = list(tqdm(pool.map(check, scans), total=len(scans), desc=title, disable=not scans))
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the files in hand, not for all
+            pool.shutdown(cancel_futures=True)  # Ctrl-C then waits only for the files that are being read
             raise
     for scan, fault in zip(scans, found, strict=True):
         scan.faults += [fault] if fault else []
 
 
-def _trains_on_what_it_validates(dataset: Dataset) -> bool:
-    """Tell a trial of the tools, whose two lists are the same, from a leak, where one slipped into the other."""
+def _validates_on_training_cases(dataset: Dataset) -> bool:
+    """Return whether both lists are the same, as in a trial run; a partial overlap is an error instead."""
     images = [[os.path.realpath(entry["image"]) for entry in cases] for cases in (dataset.training, dataset.validation)]
     return bool(images[0]) and images[0] == images[1] and len(images[0]) == len(set(images[0]))
 
 
-def _flag_repeats(scans: list[Scan], key: Callable[[Scan], tuple], same: str, on_purpose: bool) -> list[Scan]:
-    """Add a fault to each scan whose key an earlier one has, and return the others.
+def _flag_repeats(scans: list[Scan], key: Callable[[Scan], tuple], same: str, same_list: bool) -> list[Scan]:
+    """Add a problem to each scan with the key of an earlier one, and return the other scans.
 
-    ``on_purpose``: training and validation are one list, so a repeat from one to the other is none.
+    With ``same_list``, training and validation are the same list, and repeats between them are allowed.
     """
     first: dict[tuple, Scan] = {}
     for scan in scans:
         earlier = first.setdefault(key(scan), scan)
-        if earlier is not scan and not (on_purpose and scan.split != earlier.split):
-            remedy = "take one of the two out" if scan.split == earlier.split else "keep it in one of the two lists"
-            # Two phases of contrast can share a label, and a test scan is only looked at: these warn.
+        if earlier is not scan and not (same_list and scan.split != earlier.split):
+            remedy = "remove one of the two" if scan.split == earlier.split else "keep it in one of the two lists"
+            # Two contrast phases can share a label, and a test scan is never used for training: these are warnings.
             stops = scan.kind == "image" and "test" not in (scan.split, earlier.split)
             scan.faults.append(Fault(f"same {same} as {earlier.split} case {earlier.case}", remedy, stops))
     return list(first.values())
@@ -185,12 +193,12 @@ def _flag_repeats(scans: list[Scan], key: Callable[[Scan], tuple], same: str, on
 
 
 def check_header(scan: Scan) -> Fault | None:
-    """Read where a file's voxels lie; refuse what is not a volume in a plausible place."""
+    """Read the header and the affine of a file into ``scan``; return the problem found, if any."""
     if not Path(scan.path).is_file():
         return Fault("file is missing", "check data_root and the name in the JSON")
     try:
         with _open(scan.path) as stream:
-            stream.read(348)  # meets damage that nibabel would call an unknown file type
+            stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
             image = nib.load(scan.path)
             if not isinstance(image, nib.Nifti1Image):
                 return Fault(f"not NIfTI but {type(image).__name__}", "convert it to .nii.gz")
@@ -198,17 +206,18 @@ def check_header(scan: Scan) -> Fault | None:
             scan.header = type(image.header).from_fileobj(stream, check=False)
         scan.stored_affine = image.affine.copy()
         scan.affine = correct_nifti_header_if_necessary(image).affine
-    except Exception as error:  # broken files fail in many ways
+    except Exception as error:  # damaged files raise many types of error
         return unreadable(scan.path, error)
     return _volume_fault(scan) or _geometry_fault(scan) or _geometry_warning(scan)
 
 
 def _open(path: str):
+    """Open a file for reading bytes, decompressed if its name ends in ``.gz``."""
     return gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")
 
 
 def unreadable(path: str, error: Exception) -> Fault:
-    """Say in plain words why a file can't be read."""
+    """Return why a file cannot be read, given the error that reading it raised."""
     if found := stand_in(path):
         what, remedy = found
         return Fault(f"{what}, not a scan", remedy)
@@ -216,10 +225,10 @@ def unreadable(path: str, error: Exception) -> Fault:
         start = file.read(2)
     again = "copy or download it again"
     if path.lower().endswith(".gz") != start.startswith(b"\x1f\x8b"):
-        return Fault("the name says gzip and the content does not, or the reverse", "rename it to .nii.gz or .nii")
+        return Fault("the name says gzip and the content is not gzip, or the reverse", "rename it to .nii.gz or .nii")
     if isinstance(error, zlib.error | gzip.BadGzipFile):
         return Fault("gzip data are damaged", again)
-    if isinstance(error, EOFError) or "Expected" in str(error):  # the latter is nibabel's count of bytes
+    if isinstance(error, EOFError) or "Expected" in str(error):  # nibabel: "Expected ... bytes, got ..."
         return Fault("file is truncated: it ends before its last voxel", again)
     return Fault(f"not readable as NIfTI ({str(error).splitlines()[0][:60]})", "convert it to .nii.gz again")
 
@@ -227,24 +236,24 @@ def unreadable(path: str, error: Exception) -> Fault:
 def _volume_fault(scan: Scan) -> Fault | None:
     dtype, axes = scan.header.get_data_dtype(), scan.shape
     if dtype.kind not in "iuf":
-        return Fault("voxels are colours or complex numbers", "convert it to one grey value a voxel")
-    if axes[3:] == (1,):  # MONAI takes one such axis as the channel
+        return Fault("voxels are colours or complex numbers", "convert it to one grey value per voxel")
+    if axes[3:] == (1,):  # MONAI uses one such axis as the channel
         axes = axes[:3]
     if len(axes) != 3 or min(axes) < 2:
-        return Fault(f"shape {_times(axes)} is not a 3D volume", "give one volume of several slices a file")
+        return Fault(f"shape {_dimensions(axes)} is not a 3D volume", "give one volume of several slices per file")
     return None
 
 
 def _geometry_fault(scan: Scan) -> Fault | None:
     least, most = SPACING_LIMITS_MM
-    remedy = "mend the header or convert the scan again"
+    remedy = "correct the header or convert the scan again"
     matrix, pixdim = scan.stored_affine[:3, :3], scan.header["pixdim"][1:4]
     lengths = np.linalg.norm(matrix, axis=0)  # mm
     if not np.isfinite(scan.stored_affine).all():
-        return Fault("affine holds NaN or infinity", remedy)
+        return Fault("affine contains NaN or infinity", remedy)
     for mm in (lengths, np.abs(pixdim)):
-        if not ((mm >= least) & (mm <= most)).all():  # so NaN is refused too
-            return Fault(f"spacing {_times(mm)} mm, expected {least:g} to {most:g}", remedy)
+        if not ((mm >= least) & (mm <= most)).all():  # written so that NaN is an error too
+            return Fault(f"spacing {_dimensions(mm)} mm, expected {least:g} to {most:g}", remedy)
     if abs(np.linalg.det(matrix)) < 0.01 * lengths.prod():
         return Fault("affine is singular: its axes lie in one plane", remedy)
     return None
@@ -254,21 +263,21 @@ def _geometry_warning(scan: Scan) -> Fault | None:
     if not (scan.header["sform_code"] or scan.header["qform_code"]):
         return Fault("neither sform nor qform is set", "check left and right in a viewer", stops=False)
     if not np.allclose(scan.affine, scan.stored_affine, atol=1e-3):
-        what = f"sform contradicts pixdim; training takes {_times(scan.spacing)} mm"
+        what = f"sform contradicts pixdim; training uses {_dimensions(scan.spacing)} mm"
         return Fault(what, "correct the header if that is wrong", stops=False)
     if scan.spacing.max() > THICK_SLICE_MM:
-        return Fault(f"slices are {scan.spacing.max():g} mm thick", "small organs may get lost", stops=False)
+        return Fault(f"slices are {scan.spacing.max():g} mm thick", "small organs may be missed", stops=False)
     return None
 
 
 def check_pair(label: Scan) -> Fault | None:
-    """Compare the grid of a label with its image's.
+    """Compare the grid of a label with the grid of its image; return the problem found, if any.
 
-    Corners of the volume may lie 0.001 mm apart; up to a tenth of a voxel is a warning, as a qform, kept as a
-    quaternion in float32, strays by that much from the sform that it repeats.
+    The corners of the two volumes may be 0.001 mm apart. Up to a tenth of a voxel is a warning: a qform is stored as
+    a float32 quaternion, and can differ by that much from an sform with the same geometry.
     """
     if label.shape[:3] != label.image.shape[:3]:
-        what = f"shape {_times(label.shape)}, its image has {_times(label.image.shape)}"
+        what = f"shape {_dimensions(label.shape)}, its image has {_dimensions(label.image.shape)}"
         return Fault(what, "export the label on the image's grid")
     corners = np.array(list(itertools.product(*((0, n - 1) for n in label.shape[:3]), [1])))
     apart = np.linalg.norm(corners @ (label.affine - label.image.affine).T, axis=1).max()  # mm
@@ -282,12 +291,15 @@ def check_pair(label: Scan) -> Fault | None:
 
 
 def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
-    """Read a whole file, in its stored type to save memory; refuse values that no image or label map has."""
+    """Read all voxels of a file and check their values; return the problem found, if any.
+
+    Voxels keep their stored data type, which saves memory.
+    """
     try:
         with _open(scan.path) as stream:
             proxy = type(nib.load(scan.path)).from_stream(stream).dataobj  # Nifti1Image or Nifti2Image
             voxels, slope, inter = proxy.get_unscaled(), proxy.slope, proxy.inter
-            while stream.read(1 << 20):  # to the end, where gzip keeps its checksum
+            while stream.read(1 << 20):  # gzip verifies its checksum at the end of the file
                 pass
     except Exception as error:
         return unreadable(scan.path, error)
@@ -300,11 +312,18 @@ def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
 
 
 def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, int]:
-    """Count voxels by their scaled value, a plane at a time, as the whole volume would take several times its size."""
+    """Return the number of voxels of each scaled value, up to the plane where there are too many different values.
+
+    Args:
+        voxels: Stored values of a volume. It is counted plane by plane, since sorting all of it at once needs several
+            times its memory.
+        slope: Factor from stored to scaled values.
+        inter: Offset that is added after ``slope``.
+    """
     counts: Counter[float] = Counter()
     for plane in voxels.T:
         values, numbers = np.unique(plane, return_counts=True)
-        # In float32, as MONAI loads it: there a slope of 0.1 makes 30 * 0.1 a whole number, in float64 not quite.
+        # float32, as in MONAI: there 30 * 0.1 is exactly 3, in float64 it is not.
         scaled = (values * slope + inter).astype(np.float32)
         counts.update(dict(zip(scaled.tolist(), numbers.tolist(), strict=True)))
         if len(counts) > MOST_LABEL_VALUES:
@@ -321,14 +340,14 @@ def _image_fault(scan: Scan, modality: str) -> Fault | None:
 
 
 def _hounsfield_fault(low: float, high: float) -> Fault | None:
-    """Judge a range in HU, where air is -1000, fat -100, water 0 and bone several hundred."""
+    """Check a range of intensities in HU, where air is -1000, fat -100, water 0 and bone several hundred."""
     found = f"intensities {low:g} to {high:g}"
     if low >= 0 and high > 1000:
-        return Fault(f"{found} can't be HU: no air below 0", "apply the rescale intercept (often: subtract 1024)")
+        return Fault(f"{found} cannot be HU: no air below 0", "apply the rescale intercept (often: subtract 1024)")
     if low >= 0 or high <= 0 or high - low < 300:
-        return Fault(f"{found} can't be HU", "convert from DICOM again, without normalising")
+        return Fault(f"{found} cannot be HU", "convert from DICOM again, without normalising")
     if low > -200:
-        return Fault(f"{found}: no air", "fine if the scan was cropped or clipped on purpose", stops=False)
+        return Fault(f"{found}: no air", "expected if the scan was cropped or clipped on purpose", stops=False)
     if low < USUAL_HU[0] or high > USUAL_HU[1]:
         return Fault(f"{found} are unusual for HU", "look at the scan", stops=False)
     return None
@@ -336,24 +355,26 @@ def _hounsfield_fault(low: float, high: float) -> Fault | None:
 
 def _label_fault(scan: Scan, classes: tuple[str, ...]) -> Fault | None:
     last = len(classes) - 1
-    if broken := [value for value in scan.value_counts if not value.is_integer()]:  # NaN and infinity are none either
-        return Fault(f"label ids are not whole numbers: {_some(broken)}", "resample labels with nearest neighbour")
+    if broken := [value for value in scan.value_counts if not value.is_integer()]:  # includes NaN and infinity
+        return Fault(f"label ids are not whole numbers: {_smallest(broken)}", "resample labels with nearest neighbour")
     if unknown := [value for value in scan.value_counts if not 0 <= value <= last]:
-        what = f"label ids outside the JSON's 0 to {last}: {_some(unknown)}"
+        what = f"label ids outside the JSON's 0 to {last}: {_smallest(unknown)}"
         return Fault(what, "relabel these voxels, or name the ids in the JSON")
     if not any(scan.value_counts):
-        return Fault("label is empty: no organ", "label the case or take it out", stops=scan.split == "training")
+        return Fault("label is empty: no organ", "label the case or remove it", stops=scan.split == "training")
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------- in words
+# ----------------------------------------------------------------------------------------------------------- report
 
 
-def _times(numbers: Iterable[float]) -> str:
+def _dimensions(numbers: Iterable[float]) -> str:
+    """Return numbers as in ``1.5 x 1.5 x 2``."""
     return " x ".join(f"{number:.4g}" for number in numbers)
 
 
-def _some(values: list[float]) -> str:
+def _smallest(values: list[float]) -> str:
+    """Return the four smallest values, with dots if there are more."""
     return ", ".join(f"{value:g}" for value in sorted(values)[:4]) + ", ..." * (len(values) > 4)
 
 
@@ -367,7 +388,7 @@ def _ranges(rows: np.ndarray) -> str:
 
 
 def _rows(scans: list[Scan], stops: bool) -> list[tuple[str, str, str, str]]:
-    """Return case, file under the common folder, what is wrong and what to do, of all errors or all warnings."""
+    """Return case, file relative to the common folder, problem and remedy of all errors or of all warnings."""
     found = [(scan, fault) for scan in scans for fault in scan.faults if fault.stops == stops]
     root = _common_folder(scans)
     return [(scan.case, os.path.relpath(scan.path, root), fault.what, fault.remedy) for scan, fault in found]
@@ -379,30 +400,32 @@ def _common_folder(scans: list[Scan]) -> str:
 
 def _error_table(scans: list[Scan]) -> str:
     rows = _rows(scans, stops=True)
-    table = [("case", "file", "what is wrong", "what to do"), *rows[:TABLE_ROWS]]
+    table = [("case", "file", "problem", "what to do"), *rows[:TABLE_ROWS]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table]
     if rest := Counter(remedy for *_, remedy in rows[TABLE_ROWS:]):
         lines.append(f"... and {len(rows) - TABLE_ROWS} more: " + "; ".join(f"{n} x {r}" for r, n in rest.items()))
     files = len({scan.path for scan in scans})
     return "\n".join(
-        [f"{len(rows)} fault{'s' * (len(rows) > 1)} in the {files} files under '{_common_folder(scans)}':", *lines]
+        [f"{len(rows)} problem{'s' * (len(rows) > 1)} in the {files} files under '{_common_folder(scans)}':", *lines]
     )
 
 
 def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[float]) -> DatasetReport:
     images = [scan for scan in scans if scan.kind == "image"]
     labels = [scan for scan in scans if scan.kind == "label" and scan.value_counts]
-    organ_ml = {organ: [_ml(s, i) for s in labels if i in s.value_counts] for i, organ in enumerate(classes) if i}
+    organ_ml = {
+        organ: [_volume_ml(s, i) for s in labels if i in s.value_counts] for i, organ in enumerate(classes) if i
+    }
     cache_bytes = CACHED_BYTES * sum(_training_voxels(s, spacing_mm) for s in images if s.split != "test")
     memory_bytes = available_memory()
     warnings = [f"{case} {file}: {what}; {remedy}" for case, file, what, remedy in _rows(scans, stops=False)]
-    learnt = set().union(*(scan.value_counts for scan in labels if scan.split == "training"))
-    if absent := [organ for i, organ in enumerate(classes) if i and i not in learnt]:
-        warnings.append(f"no training case has {', '.join(absent)}; it can't be learnt")
-    if cache_bytes > 0.8 * memory_bytes:  # the rest is for the work itself
+    present = set().union(*(scan.value_counts for scan in labels if scan.split == "training"))
+    if absent := [organ for i, organ in enumerate(classes) if i and i not in present]:
+        warnings.append(f"no training case has {', '.join(absent)}; the network cannot learn it")
+    if cache_bytes > 0.8 * memory_bytes:  # the rest is needed for training itself
         warnings.append(
-            "all cases may not fit into memory, where fine-tuning keeps them; take fewer or a coarser spacing"
+            "all cases may not fit into memory, where fine-tuning keeps them; use fewer cases or a larger spacing_mm"
         )
     return DatasetReport(
         cases=dict(Counter(scan.split for scan in images)),
@@ -416,12 +439,13 @@ def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[fl
     )
 
 
-def _ml(label: Scan, value: int) -> float:
+def _volume_ml(label: Scan, value: int) -> float:
+    """Return the volume of one class in ml."""
     return float(label.value_counts[value] * abs(np.linalg.det(label.affine[:3, :3])) / 1000)
 
 
 def _training_voxels(scan: Scan, spacing_mm: Sequence[float]) -> int:
-    """Return the number of voxels of a scan on the training grid, before the air around the body is cut off."""
-    axes = nib.io_orientation(scan.affine)[:, 0].astype(int)  # which of right, anterior, superior each file axis is
+    """Return the number of voxels of a scan on the training grid, before it is cropped to the body."""
+    axes = nib.io_orientation(scan.affine)[:, 0].astype(int)  # for each file axis: 0, 1 or 2 for x, y or z
     steps = (np.array(scan.shape[:3]) - 1) * scan.spacing / np.array(spacing_mm)[axes]
     return int(np.prod(np.round(steps) + 1))

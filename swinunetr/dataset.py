@@ -1,4 +1,4 @@
-"""Which cases there are: a JSON file, or a folder, becomes lists of file names."""
+"""Lists of cases, read from a JSON file or found in a folder."""
 
 from __future__ import annotations
 
@@ -11,41 +11,49 @@ from swinunetr.errors import InputError
 
 SECTIONS = ("training", "validation", "test")
 
-# Where Synapse's archive keeps what the JSON calls imagesTr/, labelsTr/ and imagesTs/.
+# Folders of Synapse's archive by their name in the JSON.
 SYNAPSE_FOLDERS = {"imagesTr": "Training/img", "labelsTr": "Training/label", "imagesTs": "Testing/img"}
 NOT_A_LIST = "json_path: '{}' is not a Decathlon-style list; see json_files/btcv_6.json for one. "
-MOST_HELD_OUT = 24  # volumes
+MOST_HELD_OUT = 24  # volumes, where no validation list is given
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Hold the cases of one Decathlon-style JSON as dictionaries of ``name``, ``image`` and, if labelled, ``label``."""
+    """Cases of a data set.
 
-    classes: tuple[str, ...]  # position = label id; 0 is the background
+    Each case is a dictionary with ``name``, the path ``image`` and, if labelled, the path ``label``.
+    """
+
+    classes: tuple[str, ...]  # in order of their label ids; 0 is the background
     modality: str
     training: list[dict[str, str]]
     validation: list[dict[str, str]]
-    test: list[dict[str, str]]  # images without labels; those missing on disk are left out
-    test_listed: int = 0  # those missing on disk included
+    test: list[dict[str, str]]  # images that exist on disk, usually without labels
+    test_listed: int = 0  # number of test images in the JSON, including missing files
 
     @property
     def organs(self) -> tuple[str, ...]:
+        """All classes except the background."""
         return self.classes[1:]
 
 
 def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
-    """Read a Decathlon-style JSON and find its files under ``data_root``.
+    """Read a JSON in the format of the Medical Segmentation Decathlon and find its files in ``data_root``.
 
-    ``data_root`` may also be BTCV as Synapse packs it: the folder that holds ``RawData``, ``RawData`` itself or
-    ``RawData/Training``.
+    The files themselves are checked by :func:`swinunetr.checks.check_dataset`.
+
+    Args:
+        json_path: File with ``labels``, ``training``, ``validation`` and, optionally, ``test`` and ``modality``.
+        data_root: Folder that contains the files by their names in the JSON. For BTCV as downloaded from Synapse, it
+            is the folder that contains ``RawData``, ``RawData`` itself or ``RawData/Training``.
 
     Raises:
-        InputError: the JSON is missing or malformed, or the folder is missing. The files are :func:`check_dataset`'s.
+        InputError: The JSON is missing or malformed, or the folder is missing.
     """
     content, classes = read_datalist(Path(json_path))
     root = Path(data_root).expanduser()
     if not root.is_dir():
-        raise InputError(f"data_root: no folder at '{root}'. Give the folder that holds imagesTr/ or RawData/.")
+        raise InputError(f"data_root: no folder at '{root}'. Give the folder that contains imagesTr/ or RawData/.")
     sections = {name: [locate(entry, root) for entry in content.get(name, [])] for name in SECTIONS}
     names = _distinct_names({entry["image"] for entries in sections.values() for entry in entries})
     for entry in (entry for entries in sections.values() for entry in entries):
@@ -56,7 +64,11 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
 
 
 def read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
-    """Return the content of a Decathlon-style JSON and its class names in order of their ids."""
+    """Return the content of a Decathlon-style JSON, and its class names in order of their ids.
+
+    Raises:
+        InputError: The file is missing, or its labels, training or validation cases are malformed.
+    """
     content, form = read_json(json_path), NOT_A_LIST.format(json_path)
     labels = content.get("labels")
     if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(len(labels))) or len(labels) < 2:
@@ -64,7 +76,7 @@ def read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
     for name in ("training", "validation"):
         entries = content.get(name)
         if not isinstance(entries, list) or not entries:
-            raise InputError(form + f'Expected a list of cases under "{name}". Move some cases there if it has none.')
+            raise InputError(form + f'Expected a list of cases under "{name}". If it has none, move some cases there.')
         for entry in entries:
             if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("image", "label")):
                 raise InputError(form + f'Expected "image" and "label" in each case of "{name}", found {entry!r}.')
@@ -72,10 +84,10 @@ def read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
 
 
 def read_json(json_path: Path) -> dict:
-    """Return the content of a JSON file that holds an object.
+    """Return the content of a JSON file that contains an object.
 
     Raises:
-        InputError: the file is missing or holds something else.
+        InputError: The file is missing or contains something else.
     """
     if not json_path.is_file():
         raise InputError(f"json_path: no file at '{json_path}'. The project's own lists are in json_files/.")
@@ -89,13 +101,20 @@ def read_json(json_path: Path) -> dict:
 
 
 def locate(entry: dict | str, root: Path) -> dict[str, str]:
-    """Turn one entry of the JSON into absolute file names and a case name."""
+    """Return the case name and the file paths of one entry of the JSON.
+
+    Args:
+        entry: Dictionary with ``image`` and, if labelled, ``label``; or the file name of an image.
+        root: Folder that contains the files, also in Synapse's layout. Where a file is missing, the path is the one
+            that the JSON gives.
+    """
     entry = {"image": entry} if isinstance(entry, str) else entry
     files = {key: str(_first_existing(entry[key], root)) for key in ("image", "label") if key in entry}
     return {"name": case_name(entry["image"]), **files}
 
 
 def _first_existing(file: str, root: Path) -> Path:
+    """Return the path of a file in ``root`` or in one of Synapse's folders there."""
     plain = root / file
     folder, _, rest = file.removeprefix("./").partition("/")
     packed = Path(SYNAPSE_FOLDERS.get(folder, folder)) / rest
@@ -109,7 +128,7 @@ def case_name(image: str | Path) -> str:
 
 
 def _distinct_names(images: set[str]) -> dict[str, str]:
-    """Return a case name for each image: that of its file, after as many of its folders as tell all images apart."""
+    """Return a name for each image: its file name, with as many parent folders as make all names different."""
     names = {}
     for depth in range(1, max(len(Path(image).parts) for image in images) + 1):
         names = {image: "_".join((*Path(image).parts[-depth:-1], case_name(image))) for image in images}
@@ -119,7 +138,10 @@ def _distinct_names(images: set[str]) -> dict[str, str]:
 
 
 def find_volumes(root: Path) -> list[dict[str, str]]:
-    """Return every ``.nii`` and ``.nii.gz`` below ``root``, but for folders whose name begins with "label"."""
+    """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders.
+
+    Subfolders with a name that starts with "label" are skipped.
+    """
     files = sorted(file for ending in ("*.nii", "*.nii.gz") for file in root.rglob(ending))
     inner = [file.relative_to(root) for file in files]
     images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
@@ -127,14 +149,19 @@ def find_volumes(root: Path) -> list[dict[str, str]]:
 
 
 def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality: str = "CT") -> Dataset:
-    """Return the volumes of a folder, or those that a Decathlon-style JSON lists, without their labels.
+    """Return the volumes of a folder or of a Decathlon-style JSON as a data set without labels.
 
-    Without ``json_path`` every ``.nii`` and ``.nii.gz`` below ``data_root`` is taken, but for folders whose name
-    begins with "label". Of the JSON, ``training`` and, held out, ``validation`` are read, and its ``modality``. Where
-    no volume is held out yet, every twentieth is, at least one and at most ``MOST_HELD_OUT``.
+    Without a validation list in the JSON, every twentieth volume is used for validation: at least one and at most
+    ``MOST_HELD_OUT``.
+
+    Args:
+        data_root: Folder that contains the volumes.
+        json_path: JSON with the lists ``training`` and, optionally, ``validation``, and the ``modality``. Empty means
+            all volumes that :func:`find_volumes` finds in ``data_root``.
+        modality: Modality of the volumes, unless the JSON gives one.
 
     Raises:
-        InputError: the folder or the JSON is missing or malformed, or there are fewer than two volumes.
+        InputError: The folder is missing, the JSON is missing or malformed, or there are fewer than two volumes.
     """
     root = Path(data_root).expanduser()
     if not root.is_dir():
@@ -156,7 +183,7 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
 
 
 def _listed(content: dict, section: str, root: Path, json_path: str | Path) -> list[dict[str, str]]:
-    """Return the volumes of one section of a Decathlon-style JSON."""
+    """Return the volumes in one section of a Decathlon-style JSON."""
     entries = content.get(section, [])
     images = [e.get("image") if isinstance(e, dict) else e for e in entries] if isinstance(entries, list) else [None]
     if not all(isinstance(image, str) for image in images):

@@ -1,24 +1,30 @@
-"""Errors that a user can resolve: Jupyter and papermill show the message alone, without a traceback."""
+"""Errors that a user can correct: Jupyter and papermill show only their message, without a traceback."""
 
 
 class ShortError(Exception):
-    """Show only the message: IPython calls ``_render_traceback_`` if there is one, and papermill prints its result."""
+    """Base of errors that are shown without a traceback.
+
+    IPython calls ``_render_traceback_`` where an error has it, and papermill prints the result.
+    """
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 
 class InputError(ShortError, ValueError):
-    """Refuse a parameter, a file or a folder; the message says what was expected, what was found and what to do."""
+    """A parameter, file or folder cannot be used; the message says what was expected, what was found and what to do."""
 
 
 class CheckpointError(InputError):
-    """Refuse a file: the message names it, what it seems to be, what was expected and what to do."""
+    """A checkpoint cannot be used; the message says which file, what it contains, what was expected and what to do."""
 
 
 class DatasetError(InputError):
-    """Refuse a data set; the message is one table of all faults."""
+    """A data set has errors; the message is one table of them."""
 
 
 class TrainingStopped(ShortError, RuntimeError):
-    """End a run before its last step, on a signal or because its numbers broke; the last good state is on disk."""
+    """A run stopped before its last step; the last valid state is on disk.
+
+    Reasons are a signal, full GPU memory, or a loss or gradient that is NaN or infinite.
+    """

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders that belong to one run, and files that are not what their name says."""
+"""Files that are written completely or not at all, folders of one run, and detection of files with other content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from swinunetr.errors import InputError
 
-STAND_INS = (  # first bytes, what such a file is, what to do
+STAND_INS = (  # pattern of the first bytes, what the file is, what to do
     (rb"$", "an empty file", "copy or download it again"),
     (rb"(\xef\xbb\xbf)?\s*<", "a web page", "log in and download it again"),
     (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
@@ -19,7 +19,10 @@ STAND_INS = (  # first bytes, what such a file is, what to do
 
 
 def stand_in(file: str | Path) -> tuple[str, str] | None:
-    """Return what lies in place of a scan or of weights, such as a web page, and what to do; None for other files."""
+    """Return what a file is if it is not a scan or weights, and what to do.
+
+    An empty file, a web page and a Git LFS pointer are recognised; for all other files the result is None.
+    """
     with open(file, "rb") as opened:
         start = opened.read(64)
     return next(((found, remedy) for pattern, found, remedy in STAND_INS if re.match(pattern, start)), None)
@@ -27,12 +30,13 @@ def stand_in(file: str | Path) -> tuple[str, str] | None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` to write to; move it there, synced to disk, if the block succeeds.
+    """Yield a temporary path to write to; replace ``path`` by that file if the block succeeds.
 
-    The temporary name keeps the ending, since writers such as nibabel choose the format by it. Folders are made.
+    The file is flushed to disk first, so that ``path`` is never incomplete. Missing parent folders are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The same file name extension, since writers such as nibabel choose the format by it.
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
@@ -44,12 +48,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def claim_folder(folder: str | Path, settings: Mapping) -> Path:
-    """Make a folder for results, note in ``made_by.json`` what makes them, and return it.
+    """Make a folder for results, write ``settings`` to its ``made_by.json``, and return its path.
 
-    A folder that the same made before is taken again, so that a run can go on.
+    An existing folder with the same settings is used again, so that a run can continue.
+
+    Args:
+        folder: Folder of the results; ``~`` is the home folder.
+        settings: What the results depend on, as values that JSON can store.
 
     Raises:
-        InputError: the folder holds results that something else made, or it can't be written to.
+        InputError: The folder contains results of other or unknown settings, or it cannot be written to.
     """
     folder, settings = Path(folder).expanduser(), json.loads(json.dumps(settings))
     note = folder / "made_by.json"
@@ -67,5 +75,5 @@ def claim_folder(folder: str | Path, settings: Mapping) -> Path:
         with replacing(note) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"'{folder}' can't be written to ({error}). Choose another folder.") from None
+        raise InputError(f"'{folder}' cannot be written to ({error}). Choose another folder.") from None
     return folder

@@ -1,4 +1,4 @@
-"""From the files of a case to small tensors on the training grid: one definition for training, inference and export."""
+"""Preprocessing of a case, from its files to tensors on the training grid; the same for training and inference."""
 
 from __future__ import annotations
 
@@ -27,14 +27,21 @@ from swinunetr.cache import cache_file, read_cache, write_cache
 from swinunetr.errors import InputError
 from swinunetr.recipe import CommonRecipe
 
-MOST_CENTRES = 2**16  # voxels of each kind to choose from; all of a BTCV case would take more memory than the case
+MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
 
 
 def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
-    """Return the transforms that take files to the training grid: the one definition for training, Dice and export.
+    """Return the transforms from the files of a case to tensors on the training grid.
 
-    The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS order with their affine. For CT,
-    ``recipe.hu_window`` is mapped to 0..1; for any other ``modality`` the 0.5th to 99.5th percentile is.
+    Args:
+        recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
+        modality: Modality of the images. For CT, ``hu_window`` is mapped to 0..1; for others, the range from the 0.5th
+            to the 99.5th percentile is.
+        keys: Which of ``image`` and ``label`` a case has.
+
+    Returns:
+        Transforms of a dictionary. The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS
+        order with their affine.
     """
     modes = ["bilinear" if key == "image" else "nearest" for key in keys]
     window = intensity_window(recipe, modality)
@@ -50,15 +57,15 @@ def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = (
             Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             Spacingd(keys, pixdim=recipe.spacing_mm, mode=modes, dtype=np.float32),
             to_unit,
-            CropForegroundd(keys, source_key="image"),  # drops the air around the body
-            SpatialPadd(keys, spatial_size=recipe.crop_size),  # a scan smaller than a crop is padded, not refused
+            CropForegroundd(keys, source_key="image"),  # removes the air around the body
+            SpatialPadd(keys, spatial_size=recipe.crop_size),  # for scans smaller than a crop
             CastToTyped(keys, dtype=[torch.float16 if key == "image" else torch.uint8 for key in keys]),
         ]
     )
 
 
 def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:
-    """Return the Hounsfield units that become 0 and 1; None for other modalities than CT, which have percentiles."""
+    """Return the intensities in HU that become 0 and 1; None for other modalities than CT, which use percentiles."""
     return recipe.hu_window if modality.upper().startswith("CT") else None
 
 
@@ -66,28 +73,35 @@ def prepare_cases(
     entries: list[dict[str, str]],
     recipe: CommonRecipe,
     modality: str,
-    description: str = "Preparing cases",
+    description: str = "Preprocessing cases",
     cache_dir: str | Path | None = None,
     in_memory: bool = True,
 ) -> list[dict]:
-    """Take every entry to the training grid once, in parallel, and return the cases in order.
+    """Preprocess all cases in parallel and return them in the same order.
 
-    A case holds ``name``, the files ``source`` and ``label_source`` (None without labels), ``image`` and, if labelled,
-    ``label`` and the places where crops may be centred. An empty ``description`` shows no progress bar.
+    Args:
+        entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label``.
+        recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
+        modality: Modality of the images; see :func:`preprocessing`.
+        description: Title of the progress bar; empty means no progress bar.
+        cache_dir: Folder that stores preprocessed cases for later runs. A case is preprocessed again if its files, the
+            settings or the code changed. None or empty means no cache.
+        in_memory: Whether to load cases from the cache into memory. Otherwise they are mapped from their files, and
+            the operating system reads the parts that are used. Has no effect without ``cache_dir``.
 
-    ``cache_dir`` keeps cases across runs, under a name made from the files' size and time, the settings and the code
-    that prepared them, so that a stale one is never found; None keeps nothing. Without ``in_memory`` voxels are mapped
-    from there: the system reads what is used and forgets it where memory is short.
+    Returns:
+        Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``image`` and, if
+        labelled, ``label`` and the possible crop centres ``organ_voxels`` and ``other_voxels``.
 
     Raises:
-        InputError: a case could not be read or transformed, naming it.
+        InputError: A case cannot be read or preprocessed; the message names it.
     """
 
-    def prepare(entry: dict[str, str]) -> dict:
+    def load_or_preprocess(entry: dict[str, str]) -> dict:
         file = _cache_file(entry, recipe, modality, cache_dir) if cache_dir else None
         parts = read_cache(file, in_memory) if file else None
         if parts is None:
-            parts = _prepare(entry, recipe, modality)
+            parts = _preprocess(entry, recipe, modality)
             if file:
                 write_cache(parts, file)
                 if not in_memory:
@@ -97,22 +111,24 @@ def prepare_cases(
         return parts | volumes | {"name": entry["name"]} | files
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(prepare, entries), total=len(entries), desc=description, disable=not description))
+        return list(
+            tqdm(pool.map(load_or_preprocess, entries), total=len(entries), desc=description, disable=not description)
+        )
 
 
-def _prepare(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:
-    """Apply the transforms and keep what later work needs, as plain tensors."""
+def _preprocess(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:
+    """Return a preprocessed case as plain tensors, which the cache can store."""
     keys = tuple(key for key in ("image", "label") if key in entry)
     try:
         case = preprocessing(recipe, modality, keys)(entry)
     except Exception as error:
         cause = error.__cause__ or error
         raise InputError(
-            f"Case '{entry['name']}' could not be prepared from '{entry['image']}' and '{entry.get('label')}': "
-            f"{type(cause).__name__}: {cause}. Replace the file, or take the case out of the JSON."
+            f"Case '{entry['name']}' could not be preprocessed from '{entry['image']}' and '{entry.get('label')}': "
+            f"{type(cause).__name__}: {cause}. Replace the file, or remove the case from the JSON."
         ) from error
     parts = {key: {"x": case[key].as_tensor().contiguous(), "affine": case[key].affine} for key in keys}
-    parts["image"]["meta"] = {  # where the scan's own voxels lie, for the way back
+    parts["image"]["meta"] = {  # the scan's own grid, to which a segmentation is resampled
         "original_affine": torch.as_tensor(case["image"].meta["original_affine"]),
         "spatial_shape": [int(n) for n in case["image"].meta["spatial_shape"]],
     }
@@ -122,7 +138,7 @@ def _prepare(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict
 def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path:
     files = {key: entry[key] for key in ("image", "label") if key in entry}
     settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality]
-    return cache_file(cache_dir, files, settings, code=(preprocessing, _prepare, _crop_centres))
+    return cache_file(cache_dir, files, settings, code=(preprocessing, _preprocess, _crop_centres))
 
 
 def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What several test files share: a small data set in BTCV's layout, and small networks that no two tensors agree in."""
+"""Fixtures of several test files: a small data set in BTCV's layout, and small networks without equal tensors."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ SMALL = choose_recipe("demo", crops_per_volume=2, crop_size=64, spacing_mm=(1.5,
 
 
 def write_case(folder: Path, number: int, shape=(70, 72, 68), affine=None) -> dict[str, str]:
-    """Write a noisy block of soft tissue in air that holds two box-shaped organs; return its entry for the JSON."""
+    """Write a noisy block of soft tissue in air with two box-shaped organs; return its entry for the JSON."""
     rng = np.random.default_rng(number)
     image = np.full(shape, -1000, np.int16)
     image[2:-2, 2:-2, 2:-2] = rng.normal(0, 20, np.subtract(shape, 4))
@@ -36,7 +36,7 @@ def write_case(folder: Path, number: int, shape=(70, 72, 68), affine=None) -> di
 
 @pytest.fixture
 def small_data(tmp_path: Path) -> tuple[Path, Path]:
-    """Return the JSON and the folder of two training cases and one validation case with two organs."""
+    """Return the JSON and the folder of two training cases and one validation case with two organs each."""
     entries = [write_case(tmp_path, number) for number in (1, 2, 3)]
     content = {
         "modality": {"0": "CT"},
@@ -50,14 +50,14 @@ def small_data(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def prepared(small_data: tuple[Path, Path], recipe: Recipe = SMALL) -> tuple[Dataset, list[dict]]:
-    """Return the data set and its training cases on the training grid."""
+    """Return the data set and its preprocessed training cases."""
     dataset = read_dataset(*small_data)
     return dataset, prepare_cases(dataset.training, recipe, dataset.modality)
 
 
 @pytest.fixture(scope="session")
 def originals() -> dict[str, torch.nn.Module]:
-    """Return the networks that the written checkpoints hold."""
+    """Return the networks that are stored in the test checkpoints."""
     return {
         "v1": known_network(),
         "v2": known_network(use_v2=True),
@@ -68,7 +68,7 @@ def originals() -> dict[str, torch.nn.Module]:
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Keep to one thread: tensors this small make several of them wait for each other."""
+    """Use one thread, which is faster for tensors as small as these."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Preprocessed cases on disk."""
+"""Cache of preprocessed cases on disk."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def cached(small_data, folder, recipe=SMALL) -> dict:
     return prepare_cases(dataset.training[:1], recipe, "CT", cache_dir=folder)[0]
 
 
-def test_a_cached_case_is_the_case(small_data, tmp_path):
+def test_cached_case_equals_the_preprocessed_case(small_data, tmp_path):
     fresh, again = cached(small_data, tmp_path / "cache"), cached(small_data, tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert fresh.keys() == again.keys() and again["name"] == "img0001"
@@ -26,7 +26,7 @@ def test_a_cached_case_is_the_case(small_data, tmp_path):
     assert torch.equal(fresh["image"].meta["original_affine"], again["image"].meta["original_affine"])
 
 
-def test_a_changed_file_or_setting_makes_a_new_case(small_data, tmp_path):
+def test_changed_file_or_setting_makes_a_new_cache_file(small_data, tmp_path):
     first = cached(small_data, tmp_path / "cache")
     assert cached(small_data, tmp_path / "cache", replace(SMALL, hu_window=(0, 100)))["image"].max() == 1
     names = write_case(small_data[1], 1, shape=(72, 72, 68))  # under the same name
@@ -35,16 +35,16 @@ def test_a_changed_file_or_setting_makes_a_new_case(small_data, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_a_case_mapped_from_the_disk_is_the_case(small_data, tmp_path):
+def test_case_mapped_from_disk_equals_the_preprocessed_case(small_data, tmp_path):
     dataset, cases = prepared(small_data)
-    for _ in range(2):  # once prepared and then mapped, once found
+    for _ in range(2):  # first preprocessed and then mapped, then found in the cache
         mapped = prepare_cases(dataset.training, SMALL, "CT", cache_dir=tmp_path / "cache", in_memory=False)
         assert sum(item.path.endswith(".pt") for item in psutil.Process().memory_maps()) == 2
         for case, other in zip(cases, mapped, strict=True):
             assert torch.equal(case["image"], other["image"])
 
 
-def test_a_damaged_cache_file_is_made_anew(small_data, tmp_path):
+def test_damaged_cache_file_is_made_again(small_data, tmp_path):
     first = cached(small_data, tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(file.read_bytes()[:1000])

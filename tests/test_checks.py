@@ -1,4 +1,4 @@
-"""Each broken input ends in one error that names the file; what is odd warns; what is there is counted right."""
+"""Every error in the data is reported with its file; unusual data give a warning; the report counts correctly."""
 
 import gzip
 import os
@@ -14,11 +14,11 @@ from swinunetr.checks import check_dataset
 from swinunetr.dataset import Dataset, case_name
 from swinunetr.errors import DatasetError, InputError
 
-SPACING = (1.5, 1.5, 2.0)  # mm, of the cases here
+SPACING = (1.5, 1.5, 2.0)  # mm, of the cases in this file
 
 
 def write(path: str, voxels: np.ndarray, affine=None, **header) -> None:
-    """Write a NIfTI; ``header`` sets fields that nibabel would not write by itself."""
+    """Write a NIfTI file; ``header`` sets fields that nibabel does not write itself."""
     image = nib.Nifti1Image(voxels, np.diag([*SPACING, 1.0]) if affine is None else affine)
     content = bytearray(image.to_bytes())
     stored = nib.Nifti1Header(bytes(content[:348]), check=False)
@@ -29,14 +29,14 @@ def write(path: str, voxels: np.ndarray, affine=None, **header) -> None:
 
 
 def ct(seed: int = 0, shape=(16, 16, 16)) -> np.ndarray:
-    """Return soft tissue in air."""
+    """Return a volume of soft tissue surrounded by air, in HU."""
     voxels = np.full(shape, -1000, np.int16)
     voxels[2:-2, 2:-2] = np.random.default_rng(seed).normal(40, 20, voxels[2:-2, 2:-2].shape)
     return voxels
 
 
 def organs(dtype=np.uint8, shape=(16, 16, 16)) -> np.ndarray:
-    """Return a label map of 100 voxels of organ 1 and 20 of organ 2."""
+    """Return a label map with 100 voxels of organ 1 and 20 of organ 2."""
     voxels = np.zeros(shape, dtype)
     voxels[2:7, 2:7, 2:6], voxels[8:10, 8:10, 8:13] = 1, 2
     return voxels
@@ -56,7 +56,7 @@ def good(tmp_path: Path) -> Dataset:
 
 
 def affine(**changes: float) -> np.ndarray:
-    """Return the cases' affine with some elements changed: ``affine(x3=5)`` moves them 5 mm to the right."""
+    """Return the affine of the cases with some elements changed: ``affine(x3=5)`` shifts by 5 mm along x."""
     matrix = np.diag([*SPACING, 1.0])
     for place, value in changes.items():
         matrix["xyz".index(place[0]), int(place[1])] = value
@@ -83,7 +83,7 @@ def flip_byte(path: str, place: int) -> None:
 RGB = np.zeros((16, 16, 16), [("R", "u1"), ("G", "u1"), ("B", "u1")])
 QFORM = {"sform_code": 0, "qform_code": 1}
 
-# What befalls img0001 or label0001, and what the error says of it.
+# What is done to img0001 or label0001, and what the error says about it.
 BROKEN_IMAGES = {
     "missing": (os.remove, "file is missing"),
     "a folder": (lambda p: (os.remove(p), os.mkdir(p)), "file is missing"),
@@ -108,7 +108,7 @@ BROKEN_IMAGES = {
     "single slice": (lambda p: write(p, ct(1)[:, :, :1]), "shape 16 x 16 x 1 is not a 3D volume"),
     "4D": (lambda p: write(p, np.stack([ct(1)] * 2, -1)), "shape 16 x 16 x 16 x 2 is not a 3D volume"),
     "5D": (lambda p: write(p, ct(1)[..., None, None]), "shape 16 x 16 x 16 x 1 x 1 is not"),
-    "affine NaN": (lambda p: write(p, ct(1), affine(x3=np.nan)), "affine holds NaN"),
+    "affine NaN": (lambda p: write(p, ct(1), affine(x3=np.nan)), "affine contains NaN"),
     "affine singular": (lambda p: write(p, ct(1), affine(x1=1.5, y1=0)), "affine is singular"),
     "spacing 0 in sform": (lambda p: write(p, ct(1), srow_z=np.zeros(4)), "spacing 1.5 x 1.5 x 0 mm"),
     "spacing 0 in pixdim": (lambda p: write(p, ct(1), pixdim=np.zeros(8), **QFORM), "spacing 0 x 0 x 0 mm"),
@@ -118,11 +118,11 @@ BROKEN_IMAGES = {
     "NaN voxel": (lambda p: write(p, changed(ct(1), np.nan)), "voxels are NaN or infinite"),
     "infinite voxel": (lambda p: write(p, changed(ct(1), np.inf)), "voxels are NaN or infinite"),
     "constant": (lambda p: write(p, np.zeros((16, 16, 16), np.int16)), "all voxels are 0"),
-    "scaled to 0..1": (lambda p: write(p, (ct(1) + 1000).astype(np.float32) / 2000), "can't be HU"),
-    "grey values": (lambda p: write(p, ((ct(1) + 1000) // 8).astype(np.uint8)), "can't be HU"),
-    "z-scores": (lambda p: write(p, ((ct(1) + 400) / 500).astype(np.float32)), "can't be HU"),
-    "offset by 1024": (lambda p: write(p, ct(1) + 1024), "can't be HU: no air below 0"),
-    "nothing above 0": (lambda p: write(p, ct(1) - 1000), "can't be HU"),
+    "scaled to 0..1": (lambda p: write(p, (ct(1) + 1000).astype(np.float32) / 2000), "cannot be HU"),
+    "grey values": (lambda p: write(p, ((ct(1) + 1000) // 8).astype(np.uint8)), "cannot be HU"),
+    "z-scores": (lambda p: write(p, ((ct(1) + 400) / 500).astype(np.float32)), "cannot be HU"),
+    "offset by 1024": (lambda p: write(p, ct(1) + 1024), "cannot be HU: no air below 0"),
+    "nothing above 0": (lambda p: write(p, ct(1) - 1000), "cannot be HU"),
     "other shape than its label": (lambda p: write(p, ct(1, (16, 16, 20))), "its image has 16 x 16 x 20"),
 }
 
@@ -142,46 +142,46 @@ BROKEN_LABELS = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "message"), BROKEN_IMAGES.values(), ids=BROKEN_IMAGES)
-def test_broken_image_is_named_with_what_is_wrong(good, spoil, message):
-    spoil(good.training[0]["image"])
+@pytest.mark.parametrize(("damage", "message"), BROKEN_IMAGES.values(), ids=BROKEN_IMAGES)
+def test_error_names_the_broken_image_and_the_problem(good, damage, message):
+    damage(good.training[0]["image"])
     error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
     assert message in error and "0001.nii.gz" in error
-    assert len(error.splitlines()) == 3 and error.startswith("1 fault in the 7 files")
+    assert len(error.splitlines()) == 3 and error.startswith("1 problem in the 7 files")
 
 
-@pytest.mark.parametrize(("spoil", "message"), BROKEN_LABELS.values(), ids=BROKEN_LABELS)
-def test_broken_label_is_named_with_what_is_wrong(good, spoil, message):
-    spoil(good.training[0]["label"])
+@pytest.mark.parametrize(("damage", "message"), BROKEN_LABELS.values(), ids=BROKEN_LABELS)
+def test_error_names_the_broken_label_and_the_problem(good, damage, message):
+    damage(good.training[0]["label"])
     error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
     assert message in error and "label0001.nii.gz" in error
     assert len(error.splitlines()) == 3
 
 
-def test_all_faults_of_several_files_are_in_one_error(good, capfd):
+def test_one_error_lists_the_problems_of_all_files(good, capfd):
     os.remove(good.validation[0]["label"])
     cut(good.training[1]["image"], slice(3000))
     write(good.training[0]["label"], changed(organs(), 14), affine(x3=5))
     error = str(pytest.raises(InputError, check_dataset, good, SPACING).value)
-    assert error.startswith("4 faults")
+    assert error.startswith("4 problems")
     rows = [line.split()[:2] for line in error.splitlines()[2:]]
     assert rows == [
-        ["img0001", "label0001.nii.gz"],  # out of place
-        ["img0001", "label0001.nii.gz"],  # a wrong id
+        ["img0001", "label0001.nii.gz"],  # wrong affine
+        ["img0001", "label0001.nii.gz"],  # wrong id
         ["img0002", "img0002.nii.gz"],
         ["img0003", "label0003.nii.gz"],
     ]
-    assert "2 faults in" in capfd.readouterr().out  # the headers' alone, before any voxel is read
+    assert "2 problems in" in capfd.readouterr().out  # those of the headers, before any voxel is read
 
 
-def test_many_faults_stay_a_short_table(good):
+def test_table_of_many_problems_is_cut(good):
     missing = [{"name": f"c{i}", "image": f"/none/c{i}.nii.gz", "label": f"/none/l{i}.nii.gz"} for i in range(100)]
     error = str(pytest.raises(DatasetError, check_dataset, replace(good, training=missing), SPACING).value)
-    assert error.startswith("200 faults") and len(error.splitlines()) <= 20
+    assert error.startswith("200 problems") and len(error.splitlines()) <= 20
     assert "... and 184 more: 184 x check data_root" in error
 
 
-def test_jupyter_shows_the_table_without_traceback(good):
+def test_jupyter_shows_the_table_without_a_traceback(good):
     os.remove(good.training[0]["image"])
     error = pytest.raises(DatasetError, check_dataset, good, SPACING).value
     assert error._render_traceback_() == [f"DatasetError: {error}"]
@@ -189,7 +189,10 @@ def test_jupyter_shows_the_table_without_traceback(good):
 
 REPEATS = {
     "twice in a list": (lambda d: d.training.append(d.training[0]), "same file as training case img0001"),
-    "validation case trains": (lambda d: d.validation.append(d.training[0]), "same file as training case img0001"),
+    "validation case used in training": (
+        lambda d: d.validation.append(d.training[0]),
+        "same file as training case img0001",
+    ),
     "through a link": (
         lambda d: (os.remove(d.training[1]["image"]), os.symlink(d.training[0]["image"], d.training[1]["image"])),
         "same file as training case img0001",
@@ -206,18 +209,21 @@ def test_repeated_case_is_refused(good, repeat, message):
         check_dataset(good, SPACING)
 
 
-ODD = {
-    "no sform or qform": (lambda d: spoil_both(d, sform_code=0, qform_code=0), "neither sform nor qform"),
-    "sform against pixdim": (lambda d: spoil_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]), "sform contradicts pixdim"),
-    "thick slices": (lambda d: spoil_both(d, matrix=affine(z2=9)), "slices are 9 mm thick"),
+UNUSUAL = {
+    "no sform or qform": (lambda d: write_both(d, sform_code=0, qform_code=0), "neither sform nor qform"),
+    "sform against pixdim": (lambda d: write_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]), "sform contradicts pixdim"),
+    "thick slices": (lambda d: write_both(d, matrix=affine(z2=9)), "slices are 9 mm thick"),
     "windowed": (lambda d: write(d.training[0]["image"], changed(ct(1).clip(-175), 250)), "no air"),
     "metal": (lambda d: write(d.training[0]["image"], changed(ct(1), 40_000)), "unusual for HU"),
-    "label out of place by a hair": (
+    "label shifted by 0.01 mm": (
         lambda d: write(d.training[0]["label"], organs(), affine(x3=0.01)),
         "corners up to 0.01 mm apart",
     ),
     "shared label": (lambda d: d.training[1].update(label=d.training[0]["label"]), "same file as training case"),
-    "test image trains": (lambda d: d.test.append({k: d.training[0][k] for k in ("name", "image")}), "same file as"),
+    "test image used in training": (
+        lambda d: d.test.append({k: d.training[0][k] for k in ("name", "image")}),
+        "same file as",
+    ),
     "empty label in validation": (lambda d: write(d.validation[0]["label"], organs() * 0), "label is empty"),
     "organ that no case has": (
         lambda d: [write(case["label"], organs() % 2) for case in d.training],
@@ -226,20 +232,20 @@ ODD = {
 }
 
 
-def spoil_both(dataset: Dataset, matrix=None, **header) -> None:
+def write_both(dataset: Dataset, matrix=None, **header) -> None:
     write(dataset.training[0]["image"], ct(1), matrix, **header)
     write(dataset.training[0]["label"], organs(), matrix, **header)
 
 
-@pytest.mark.parametrize(("change", "message"), ODD.values(), ids=ODD)
-def test_oddity_warns(good, change, message):
+@pytest.mark.parametrize(("change", "message"), UNUSUAL.values(), ids=UNUSUAL)
+def test_unusual_data_give_a_warning(good, change, message):
     change(good)
     report = check_dataset(good, SPACING)
     assert any(message in warning for warning in report.warnings)
     assert message in str(report)
 
 
-def test_good_set_is_counted_without_warning(good):
+def test_report_of_correct_data_has_counts_and_no_warning(good):
     report = check_dataset(good, SPACING, workers=2)
     assert report.warnings == []
     assert report.cases == {"training": 2, "validation": 1, "test": 1}
@@ -251,7 +257,7 @@ def test_good_set_is_counted_without_warning(good):
     assert "16 x 16 x 16 voxels" in shown and "1.5 x 1.5 x 2 mm" in shown
 
 
-def test_harmless_variants_pass(good):
+def test_equivalent_files_give_no_warning(good):
     first, second = good.training
     write(first["image"], ct(1)[..., None])  # a last axis of length 1
     write(first["label"], organs(np.float32)[..., None])  # whole numbers as floats
@@ -270,30 +276,30 @@ def test_nifti2_and_uncompressed_files_are_read(good, tmp_path):
     assert check_dataset(good, SPACING).warnings == []
 
 
-def test_modality_other_than_ct_has_no_hu(good):
+def test_hu_are_not_checked_in_other_modalities(good):
     for number, case in enumerate([*good.training, *good.validation, *good.test]):
         write(case["image"], ct(number) + 1000)
     assert check_dataset(replace(good, modality="MRI"), SPACING).warnings == []
 
 
-def test_cache_estimate_follows_the_axes_of_the_file(good):
+def test_memory_estimate_uses_the_axes_of_the_file(good):
     # The file's axes are superior, right, anterior: 2, 1.5 and 1.5 mm; 16 voxels span 30, 22.5 and 22.5 mm.
-    turned = np.array([[0, 1.5, 0, 0], [0, 0, 1.5, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+    rotated = np.array([[0, 1.5, 0, 0], [0, 0, 1.5, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
     for case in [*good.training, *good.validation]:
-        write(case["image"], ct(int(case["name"][-1])), turned)
-        write(case["label"], organs(), turned)
+        write(case["image"], ct(int(case["name"][-1])), rotated)
+        write(case["label"], organs(), rotated)
     report = check_dataset(good, (4.5, 4.5, 10.0))
     assert report.orientations == {"SRA": 3, "RAS": 1}
-    assert report.cache_bytes == 3 * 3 * (6 * 6 * 4)  # cases, bytes a voxel, voxels; the test image is not cached
+    assert report.cache_bytes == 3 * 3 * (6 * 6 * 4)  # cases, bytes per voxel, voxels; the test image is not cached
 
 
-def test_cache_beyond_memory_warns(good, monkeypatch):
+def test_too_little_memory_gives_a_warning(good, monkeypatch):
     monkeypatch.setattr(checks, "available_memory", lambda: 1000)
     assert "may not fit into memory" in str(check_dataset(good, SPACING))
 
 
-def test_one_list_for_training_and_validation_is_a_trial_and_warns(good):
-    trial = Dataset(good.classes, good.modality, good.training, list(good.training), [])
-    report = check_dataset(trial, (1.5, 1.5, 2.0))
+def test_same_list_for_training_and_validation_gives_a_warning(good):
+    same = Dataset(good.classes, good.modality, good.training, list(good.training), [])
+    report = check_dataset(same, (1.5, 1.5, 2.0))
     assert report.warnings == ["validation cases are the training cases: their Dice says nothing about other scans"]
     assert report.cases == {"training": 2, "validation": 2}

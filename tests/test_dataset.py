@@ -1,4 +1,4 @@
-"""Lists of cases from a JSON or a folder."""
+"""Lists of cases from a JSON file or a folder."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from swinunetr.dataset import read_dataset, read_unlabelled
 from swinunetr.errors import InputError
 
 
-def test_btcv_lists_are_nested_and_share_the_validation_cases():
+def test_btcv_lists_are_nested_and_have_the_same_validation_cases():
     lists = [json.loads((PROJECT / f"json_files/btcv_{n}.json").read_text()) for n in (6, 12, 24)]
     ids = [{case["image"] for case in content["training"]} for content in lists]
     assert [len(i) for i in ids] == [6, 12, 24] == [content["numTraining"] for content in lists]
@@ -29,7 +29,7 @@ def test_btcv_lists_are_nested_and_share_the_validation_cases():
 
 
 @pytest.mark.parametrize("given", ["", "RawData", "RawData/Training"])
-def test_synapse_layout_is_accepted_from_each_of_its_folders(small_data, given):
+def test_synapse_layout_is_found_from_each_of_its_folders(small_data, given):
     json_path, root = small_data
     training = root / "RawData/Training"
     training.mkdir(parents=True)
@@ -40,7 +40,7 @@ def test_synapse_layout_is_accepted_from_each_of_its_folders(small_data, given):
     assert dataset.validation[0]["label"] == str(training / "label/label0003.nii.gz")
 
 
-def test_classes_come_from_the_json_and_missing_test_images_are_left_out(small_data):
+def test_classes_are_read_from_the_json_and_missing_test_images_are_skipped(small_data):
     json_path, root = small_data
     content = json.loads(json_path.read_text())
     json_path.write_text(json.dumps(content | {"test": ["imagesTr/img0001.nii.gz", "imagesTs/img0099.nii.gz"]}))
@@ -50,7 +50,7 @@ def test_classes_come_from_the_json_and_missing_test_images_are_left_out(small_d
     assert dataset.test_listed == 2
 
 
-def test_cases_whose_files_have_one_name_are_told_apart_by_their_folders(small_data):
+def test_case_names_include_folders_where_file_names_are_equal(small_data):
     json_path, root = small_data
     content = json.loads(json_path.read_text())
     for section, patients in (("training", ("a", "b")), ("validation", ("c",))):
@@ -72,14 +72,14 @@ def test_cases_whose_files_have_one_name_are_told_apart_by_their_folders(small_d
         ('{"labels": {"0": "b", "1": "l"}, "training": [{"image": "a", "label": "b"}]}', '"validation"'),
     ],
 )
-def test_a_malformed_json_is_refused_with_what_was_expected(tmp_path, content, message):
+def test_error_for_a_malformed_json_says_what_was_expected(tmp_path, content, message):
     (tmp_path / "list.json").write_text(content)
     with pytest.raises(InputError, match=message) as caught:
         read_dataset(tmp_path / "list.json", tmp_path)
     assert "list.json" in str(caught.value)
 
 
-def test_missing_json_and_folder_are_named(small_data):
+def test_error_names_the_missing_json_or_folder(small_data):
     json_path, root = small_data
     with pytest.raises(InputError, match="json_path.*nowhere.json"):
         read_dataset(root / "nowhere.json", root)
@@ -89,21 +89,21 @@ def test_missing_json_and_folder_are_named(small_data):
 
 @pytest.fixture
 def scans(tmp_path):
-    """Return a folder of three volumes, with labels beside them that nobody must read."""
+    """Return a folder of three volumes, with label files that cannot be read."""
     for number in (1, 2, 3):
         names = write_case(tmp_path, number)
         (tmp_path / names["label"]).write_bytes(b"not a volume")
     return tmp_path
 
 
-def test_a_folder_is_searched_and_its_labels_are_left_alone(scans):
+def test_volumes_of_a_folder_are_found_and_labels_are_skipped(scans):
     dataset = read_unlabelled(scans)
     assert [e["name"] for e in dataset.validation + dataset.training] == [f"imagesTr/img{n:04d}" for n in (1, 2, 3)]
     assert all(set(entry) == {"name", "image"} for entry in dataset.training)
     assert check_dataset(dataset, SMALL.spacing_mm).cases == {"training": 2, "validation": 1}
 
 
-def test_of_a_json_the_images_are_read_and_its_validation_is_held_out(scans):
+def test_images_of_a_json_are_listed_and_its_validation_list_is_kept(scans):
     entries = [f"imagesTr/img{n:04d}.nii.gz" for n in (1, 2)]
     held_out = [{"image": "imagesTr/img0003.nii.gz", "label": "labelsTr/label0003.nii.gz"}]
     content = {"modality": {"0": "MR"}, "training": entries, "validation": held_out}
@@ -114,13 +114,13 @@ def test_of_a_json_the_images_are_read_and_its_validation_is_held_out(scans):
 
 
 @pytest.mark.parametrize("training", [[{"label": "a.nii.gz"}], [3], {"image": "a.nii.gz"}])
-def test_a_malformed_list_is_refused(scans, training):
+def test_malformed_list_is_an_error(scans, training):
     (scans / "list.json").write_text(json.dumps({"training": training}))
     with pytest.raises(InputError, match='list.json.*"image" in each case of "training"'):
         read_unlabelled(scans, scans / "list.json")
 
 
-def test_no_folder_and_too_few_volumes_are_refused(tmp_path):
+def test_missing_folder_and_too_few_volumes_are_errors(tmp_path):
     with pytest.raises(InputError, match="data_root: no folder"):
         read_unlabelled(tmp_path / "none")
     write_case(tmp_path, 1)

@@ -1,11 +1,11 @@
-"""An error that a user can resolve shows its message alone."""
+"""Errors that a user can correct show only their message."""
 
 from IPython.core.interactiveshell import InteractiveShell
 
 from swinunetr.errors import CheckpointError, DatasetError, InputError, TrainingStopped
 
 
-def test_a_cell_that_fails_shows_the_message_alone(capsys):
+def test_failed_cell_shows_only_the_message(capsys):
     shell = InteractiveShell.instance()
     shell.run_cell("from swinunetr.errors import InputError\nraise InputError('crop_size: expected 64, found 3.')")
     shown = capsys.readouterr().out
@@ -13,6 +13,6 @@ def test_a_cell_that_fails_shows_the_message_alone(capsys):
     assert len(shown.strip().splitlines()) == 1
 
 
-def test_what_a_caller_may_catch():
+def test_error_types_are_subclasses_of_the_expected_ones():
     assert issubclass(CheckpointError, InputError) and issubclass(DatasetError, InputError)
     assert issubclass(InputError, ValueError) and issubclass(TrainingStopped, RuntimeError)

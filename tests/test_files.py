@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and folders of results."""
+"""Files that are written completely or not at all, and folders of results."""
 
 import json
 
@@ -8,7 +8,7 @@ from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing, stand_in
 
 
-def test_a_folder_is_taken_again_by_the_same_and_refused_to_others(tmp_path):
+def test_folder_is_used_again_with_the_same_settings_only(tmp_path):
     folder = claim_folder(tmp_path / "p", {"seed": 1, "split": ("a", "b")})
     assert json.loads((folder / "made_by.json").read_text()) == {"seed": 1, "split": ["a", "b"]}
     claim_folder(folder, {"seed": 1, "split": ("a", "b")})
@@ -16,7 +16,7 @@ def test_a_folder_is_taken_again_by_the_same_and_refused_to_others(tmp_path):
         claim_folder(folder, {"seed": 2, "split": ("a", "b")})
 
 
-def test_a_folder_of_unknown_predictions_is_refused(tmp_path):
+def test_folder_with_unknown_predictions_is_an_error(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"somebody's")
     with pytest.raises(InputError, match="holds results"):
         claim_folder(tmp_path, {"seed": 1})
@@ -34,14 +34,14 @@ def test_a_folder_of_unknown_predictions_is_refused(tmp_path):
         (b"PK\x03\x04", None),
     ],
 )
-def test_what_lies_in_place_of_data_is_recognised_by_its_first_bytes(tmp_path, content, found):
+def test_files_without_data_are_recognised_by_their_first_bytes(tmp_path, content, found):
     (tmp_path / "file").write_bytes(content)
     stand = stand_in(tmp_path / "file")
     assert (stand and stand[0]) == found
     assert stand is None or stand[1]
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path):
+def test_file_is_complete_or_unchanged(tmp_path):
     for text in ("one", "two"):
         with replacing(tmp_path / "new/file.txt") as temporary:
             temporary.write_text(text)
