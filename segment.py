@@ -1,6 +1,6 @@
-"""Segment scans with trained weights: preprocessing, windows and the way back to the scan's voxels are training's own.
+"""Segment scans with trained weights, with the preprocessing and the inference settings of their training.
 
-Run from the project's root; a run that was stopped goes on with the scans that are left:
+The segmentations are on the scans' own grids. Run from the project's root; run again to continue after a stop:
     .venv/bin/python segment.py runs/finetune/best_model.pth SCANS OUTPUT [--flips]
 """
 
@@ -31,21 +31,28 @@ from swinunetr.settings import trained_recipe
 def segment(
     weights: str | Path, scans: str | Path, output: str | Path, flips: bool = False, modality: str | None = None
 ) -> list[Path]:
-    """Segment a NIfTI file, or all below a folder, and return the files written to ``output``, one a scan.
+    """Segment one scan or all scans in a folder, and return the paths of the segmentations.
 
-    ``weights`` is a ``best_model.pth``; it notes recipe, classes and ``modality`` (None: as noted). ``flips`` averages
-    over the eight ways to mirror a scan. Scans that ``output`` holds already, from the same weights, are left out.
+    Scans that ``output`` already has a segmentation of, from the same weights, are not segmented again.
+
+    Args:
+        weights: ``best_model.pth`` of a fine-tuning run, which stores recipe, classes and modality.
+        scans: NIfTI file, or folder that is searched with its subfolders.
+        output: Folder for the segmentations, one file per scan.
+        flips: Whether to average over all eight combinations of axis flips.
+        modality: Modality of the scans; None means that of the training.
 
     Raises:
-        InputError: a file or folder is missing, the weights carry no note, ``output`` holds the scans, other
-            predictions or no more room, or some scans could not be segmented; the others are.
+        InputError: A file or folder is missing, the weights do not store their training, ``output`` contains the scans
+            or other predictions, or the disk is full; or some scans could not be segmented, which the message lists
+            after all others were.
     """
     scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
     noted, recipe = training_note(weights), trained_recipe(weights)
     if recipe is None:
         raise InputError(
-            f"'{weights}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run here; "
-            "for other weights, run swinunetr_finetune.ipynb with max_steps 0, a JSON and the recipe that they need."
+            f"'{weights}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run. For "
+            "other weights, run swinunetr_finetune.ipynb with max_steps 0, a JSON and the recipe that they need."
         )
     recipe = replace(recipe, test_time_flips=flips)
     entries = _entries(scans, output)
@@ -59,48 +66,46 @@ def segment(
     model = build_swinunetr(len(noted["classes"]), weights)
     load_pretrained(model, weights)
     model = place_network(model, hardware)
-    written, faults = [], []
+    written, problems = [], []
     for entry in tqdm(entries, desc="Segmenting"):
         file = output / f"{entry['name']}.nii.gz"
         if not file.is_file():
             try:
                 (case,) = prepare_cases([entry], recipe, modality, description="")
             except InputError as error:
-                faults.append(str(error))
+                problems.append(str(error))
                 continue
             segment_case(model, case, recipe, hardware, file)
         written.append(file)
-    if faults:
-        raise InputError(f"{len(faults)} of {len(entries)} scans could not be segmented:\n" + "\n".join(faults))
+    if problems:
+        raise InputError(f"{len(problems)} of {len(entries)} scans could not be segmented:\n" + "\n".join(problems))
     return written
 
 
 def _entries(scans: Path, output: Path) -> list[dict[str, str]]:
-    """Return name and file of each scan; segmentations of an earlier run, below the scans' folder, are none."""
+    """Return name and file of each scan, without the segmentations of an earlier run in a subfolder."""
     if not scans.exists():
         raise InputError(f"scans: no file or folder at '{scans}'.")
     if output in (scans, *scans.parents):
-        raise InputError(
-            f"output: '{output}' holds the scans. Choose a folder of its own, so that no scan is replaced."
-        )
+        raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
     if scans.is_file():
         return [{"name": case_name(scans), "image": str(scans)}]
     entries = [entry for entry in find_volumes(scans) if output not in Path(entry["image"]).parents]
     if not entries:
         raise InputError(f"scans: expected .nii or .nii.gz files below '{scans}', found none.")
     if twice := [name for name, count in Counter(entry["name"] for entry in entries).items() if count > 1]:
-        raise InputError(f"scans: {', '.join(twice)} is there as .nii and as .nii.gz. Move one of the two away.")
+        raise InputError(f"scans: found {', '.join(twice)} both as .nii and as .nii.gz. Move one of the two away.")
     return entries
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run :func:`segment` from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", help="best_model.pth of a fine-tuning run")
     parser.add_argument("scans", help="a NIfTI file, or a folder that is searched with its subfolders")
     parser.add_argument("output", help="folder for the segmentations")
-    parser.add_argument("--flips", action="store_true", help="average over mirrored scans; eight times as long")
-    parser.add_argument("--modality", help="of the scans, if it is not that of the training")
+    parser.add_argument("--flips", action="store_true", help="average over all axis flips; takes eight times as long")
+    parser.add_argument("--modality", help="modality of the scans, if it differs from that of the training")
     args = parser.parse_args()
     try:
         written = segment(args.weights, args.scans, args.output, args.flips, args.modality)

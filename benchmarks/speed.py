@@ -253,7 +253,7 @@ class Stages:
         self.side.dice(self.side.logits(image), label)
 
     def make_logits(self) -> None:
-        """Make logits as of a trained network for the validation case: the ground truth, shifted a little, with noise."""
+        """Make logits as a trained network would give: the ground truth of the validation case, shifted, with noise."""
         moved = torch.roll(self.label[0].long(), (2, 1, 1), (0, 1, 2))
         self.answer = torch.randn(CLASSES, *moved.shape, generator=torch.Generator().manual_seed(0))
         self.answer.scatter_add_(0, moved[None], torch.full((1, *moved.shape), 8.0))

@@ -9,14 +9,9 @@ from pathlib import Path
 
 from swinunetr.errors import CheckpointError
 
+# The checkpoint that has a short name and can be downloaded.
 SSL_50K = "ssl_50k"
 SSL_50K_FILE = "ssl_pretrained_weights.pth"
-WEIGHTS, AGAIN = "the weights of a SwinUNETR, written by torch.save", "Download or export it again."
-
-
-def refusal(file: Path, found: str, expected: str = WEIGHTS, remedy: str = AGAIN) -> CheckpointError:
-    return CheckpointError(f"{file}: this seems to be {found}. Expected {expected}. {remedy}")
-
 
 # Parts of a SwinUNETR. The dots matter: `encoder.` is a pre-training encoder, `encoder1.` a block of SwinUNETR.
 PARTS = {
@@ -27,17 +22,17 @@ PARTS = {
     "head": r"out\.",
 }
 
-SWIN, ENCODERS_V2 = {"swinViT"}, {"swinViT", "v2 blocks", "encoder"}
-BODY = {"swinViT", "encoder", "decoder"}
-WHOLE = BODY | {"head"}
-
 
 @dataclass(frozen=True)
 class Family:
-    """Say how one kind of checkpoint names a SwinUNETR's tensors; all patterns match at the start of a name.
+    """Names of the tensors in one kind of checkpoint. All patterns match at the start of a name.
 
-    covers: the parts that it holds whole. renames: (pattern, replacement). drops: (pattern, reason), for tensors that
-    SwinUNETR has no use for.
+    Attributes:
+        name: Short name.
+        title: Description for messages.
+        covers: Parts of a SwinUNETR that the checkpoint fills completely.
+        renames: Pairs of (pattern, replacement) that give the name in SwinUNETR.
+        drops: Pairs of (pattern, reason) for tensors that SwinUNETR does not use.
     """
 
     name: str
@@ -47,35 +42,59 @@ class Family:
     drops: tuple[tuple[str, str], ...] = ()
 
 
-PRETEXT_HEADS = (r"(rotation_head|contrastive_head|convTrans3d|conv|proj_head)\.", "head of a pre-training task")
-TEXT_HEADS = (r"(precls_conv|GAP|controller|text_to_vision)\.|organ_embedding$", "text-driven head, not SwinUNETR's")
-LAST_NORM = (r"(encoder\.)?norm\.", "last norm of the pre-training encoder, which SwinUNETR does without")
-MASK_TOKEN = (r"encoder\.mask_token$", "stood for masked patches in pre-training")
-RECONSTRUCTION = (r"out\.", "1-channel head of pre-training: it rebuilds the image and segments nothing")
-UNWRAPPED = ((r"encoder\.patch_embed\.", "swinViT.patch_embed."), (r"encoder\.(layers\d)\.0\.0\.", r"swinViT.\1.0."))
-UNNAMED = ((r"(patch_embed|layers\d)\.", r"swinViT.\1."),)
+# Sets of parts that checkpoints cover.
+SWIN = {"swinViT"}
+ENCODERS_V2 = {"swinViT", "v2 blocks", "encoder"}
+BODY = {"swinViT", "encoder", "decoder"}
+WHOLE = BODY | {"head"}
 
-# A file belongs to the first family that covers the same parts and has a place for each of its tensors.
+# Tensors that SwinUNETR does not use, with the reason.
+PRETEXT_HEADS = (r"(rotation_head|contrastive_head|convTrans3d|conv|proj_head)\.", "head of a pre-training task")
+TEXT_HEADS = (r"(precls_conv|GAP|controller|text_to_vision)\.|organ_embedding$", "text-driven head, not in SwinUNETR")
+LAST_NORM = (r"(encoder\.)?norm\.", "last norm of the pre-training encoder, not in SwinUNETR")
+MASK_TOKEN = (r"encoder\.mask_token$", "token of masked patches, used in pre-training only")
+RECONSTRUCTION = (r"out\.", "1-channel reconstruction head of pre-training, not a segmentation head")
+
+# Names of the Swin encoder in pre-training code, and in SwinUNETR.
+ENCODER_NAMES = (
+    (r"encoder\.patch_embed\.", "swinViT.patch_embed."),
+    (r"encoder\.(layers\d)\.0\.0\.", r"swinViT.\1.0."),
+)
+BARE_NAMES = ((r"(patch_embed|layers\d)\.", r"swinViT.\1."),)
+
+# A checkpoint belongs to the first family that covers exactly its parts and leaves none of its tensors unmatched.
 FAMILIES = (
-    Family("swinunetr", "a whole SwinUNETR (BTCV, BraTS, model zoo, or your own)", WHOLE),
-    Family("swinunetr_v2", "a whole SwinUNETR v2 (VoComni, or your own)", WHOLE | {"v2 blocks"}),
+    Family("swinunetr", "a complete SwinUNETR (BTCV, BraTS, model zoo, or your own)", WHOLE),
+    Family("swinunetr_v2", "a complete SwinUNETR v2 (VoComni, or your own)", WHOLE | {"v2 blocks"}),
     Family("universal", "a supervised SuPreM or CLIP-driven Universal Model", BODY, drops=(TEXT_HEADS,)),
-    Family(SSL_50K, f"{SSL_50K_FILE}, from about 50,000 CT", BODY, UNWRAPPED, (MASK_TOKEN, LAST_NORM, RECONSTRUCTION)),
+    Family(
+        SSL_50K,
+        f"{SSL_50K_FILE}, pre-trained on about 50,000 CT",
+        BODY,
+        renames=ENCODER_NAMES,
+        drops=(MASK_TOKEN, LAST_NORM, RECONSTRUCTION),
+    ),
     Family("ssl_head", "a self-supervised Swin encoder (SSLHead, BrainSegFounder)", SWIN, drops=(PRETEXT_HEADS,)),
-    Family("swinvit_5k", "model_swinvit.pt, from 5,050 CT", SWIN, UNNAMED, (PRETEXT_HEADS, LAST_NORM)),
-    Family("voco", "the encoders of a SwinUNETR v2 pre-trained by VoCo", ENCODERS_V2, drops=(PRETEXT_HEADS,)),
+    Family(
+        "swinvit_5k",
+        "model_swinvit.pt, pre-trained on 5,050 CT",
+        SWIN,
+        renames=BARE_NAMES,
+        drops=(PRETEXT_HEADS, LAST_NORM),
+    ),
+    Family("voco", "the encoders of a SwinUNETR v2, pre-trained by VoCo", ENCODERS_V2, drops=(PRETEXT_HEADS,)),
 )
 
-# What training code wraps around names, and older spellings: seen across the families.
+# Prefixes that training code adds and older spellings; any family can have them.
 COMMON_RENAMES = (
     (r"((module|_orig_mod|student|backbone)\.)+", ""),
     (r"swin_vit\.", "swinViT."),
     (r"(.+\.mlp)\.fc([12])\.", r"\1.linear\2."),
 )
 
-# Other networks, by names that no SwinUNETR has.
-STRANGERS = (
-    (r"encoder\.patch_embed\.proj\.conv\d", "Disruptive Autoencoders, whose patch embedding and norms SwinUNETR lacks"),
+# Other networks, recognised by names that no SwinUNETR has.
+OTHER_NETWORKS = (
+    (r"encoder\.patch_embed\.proj\.conv\d", "Disruptive Autoencoders; SwinUNETR lacks their patch embedding and norms"),
     (r"vit\.", "a UNETR"),
     (r"patch_embedding\.|blocks\.\d+\.attn\.", "a plain vision transformer (ViT)"),
     (r"layers\.\d+\.blocks\.", "a 2D Swin transformer"),
@@ -85,49 +104,83 @@ STRANGERS = (
     (r"layer1\.\d+\.|conv1\.weight$", "a ResNet"),
 )
 
+# Parts of error messages.
+SWINUNETR_WEIGHTS = "the weights of a SwinUNETR, written by torch.save"
+GET_AGAIN = "Download or export it again."
+
 
 def recognise(file: Path, names: list[str]) -> tuple[Family, dict[str, str], dict[str, str]]:
-    """Return the family, and what it places and drops, from all tensor names: neither the first nor the file's own."""
-    bare = [rename(name, COMMON_RENAMES) for name in names]
-    for pattern, title in STRANGERS:
-        if any(re.match(pattern, name) for name in bare):
-            raise refusal(file, f"the weights of {title}", remedy="Choose another file.")
-    tried = [(family, *_convert(family, names)) for family in FAMILIES]
-    for family, placed, dropped, homeless in tried:
-        if not homeless and set(map(part_of, placed.values())) == family.covers:
+    """Recognise a checkpoint by the names of all its tensors; the name of the file has no effect.
+
+    Args:
+        file: Path of the checkpoint, for messages.
+        names: Names of all tensors in the checkpoint.
+
+    Returns:
+        The family, ``{name in the file: name in SwinUNETR}`` and ``{name in the file: reason why it is dropped}``.
+
+    Raises:
+        CheckpointError: The tensors belong to another network or to no known family.
+    """
+    common_names = [_rename(name, COMMON_RENAMES) for name in names]
+    for pattern, network in OTHER_NETWORKS:
+        if any(re.match(pattern, name) for name in common_names):
+            raise refusal(file, f"the weights of {network}", remedy="Choose another file.")
+    attempts = [(family, *_match(family, names)) for family in FAMILIES]
+    for family, placed, dropped, unmatched in attempts:
+        if not unmatched and {part_of(target) for target in placed.values()} == family.covers:
             return family, placed, dropped
-    nearest, placed, _, homeless = min(tried, key=lambda attempt: len(attempt[3]))
-    found = f"nearest to {nearest.title}" if placed else "another network, or a SwinUNETR with an unknown prefix"
-    odd = f"no place for {some(homeless)}" if homeless else f"no more than {some(map(part_of, placed.values()), 1)}"
-    raise refusal(file, f"{found}, but there is {odd}", remedy="Rename its tensors as MONAI's SwinUNETR names them.")
+    nearest, placed, _, unmatched = min(attempts, key=lambda attempt: len(attempt[3]))
+    found = f"similar to {nearest.title}" if placed else "another network, or a SwinUNETR with an unknown prefix"
+    if unmatched:
+        reason = f"unmatched tensors: {first_few(unmatched)}"
+    else:
+        parts = dict.fromkeys(part_of(target) for target in placed.values())
+        reason = f"parts of a SwinUNETR in it: {first_few(parts) or 'none'}"
+    raise refusal(file, f"{found} ({reason})", remedy="Rename its tensors as MONAI's SwinUNETR names them.")
 
 
-def _convert(family: Family, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Sort source names into placed {source: model name}, dropped {source: reason} and those without a place."""
-    placed, dropped, homeless = {}, {}, []
-    for source in names:
-        bare = rename(source, COMMON_RENAMES)
-        target = rename(bare, family.renames)
-        reason = next((reason for pattern, reason in family.drops if re.match(pattern, bare)), None)
+def _match(family: Family, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names."""
+    placed, dropped, unmatched = {}, {}, []
+    for name in names:
+        common_name = _rename(name, COMMON_RENAMES)
+        target = _rename(common_name, family.renames)
+        reason = next((reason for pattern, reason in family.drops if re.match(pattern, common_name)), None)
         if reason:
-            dropped[source] = reason
+            dropped[name] = reason
         elif part_of(target) and target not in placed.values():
-            placed[source] = target
+            placed[name] = target
         else:
-            homeless.append(source)
-    return placed, dropped, homeless
+            unmatched.append(name)
+    return placed, dropped, unmatched
 
 
-def rename(name: str, renames: Iterable[tuple[str, str]]) -> str:
+def _rename(name: str, renames: Iterable[tuple[str, str]]) -> str:
     for pattern, replacement in renames:
         name = re.sub(f"^{pattern}", replacement, name)
     return name
 
 
 def part_of(name: str) -> str | None:
+    """Return the part of a SwinUNETR that a tensor belongs to, a key of ``PARTS``; None if it is in no part."""
     return next((part for part, pattern in PARTS.items() if re.match(pattern, name)), None)
 
 
-def some(names: Iterable[object], limit: int = 4) -> str:
-    names = list(map(str, names))
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def first_few(items: Iterable[object], limit: int = 4) -> str:
+    """Return the first ``limit`` items as text, and the number of the others."""
+    texts = [str(item) for item in items]
+    others = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + others
+
+
+def refusal(file: Path, found: str, expected: str = SWINUNETR_WEIGHTS, remedy: str = GET_AGAIN) -> CheckpointError:
+    """Return the error that refuses a file; the caller raises it.
+
+    Args:
+        file: The refused file.
+        found: What the file seems to be.
+        expected: What was expected in its place.
+        remedy: What the user can do, as a sentence.
+    """
+    return CheckpointError(f"{file}: this seems to be {found}. Expected {expected}. {remedy}")

@@ -1,7 +1,7 @@
-"""The SwinUNETR that a checkpoint belongs to, loaded whole or not at all, and saved with a note of its training.
+"""Build the SwinUNETR that fits a checkpoint, load the checkpoint into it, and save weights.
 
-A checkpoint is read without running code and recognised by all of its tensor names. Every tensor of file and network is
-accounted for; what does not fit is refused with a :class:`CheckpointError`.
+A checkpoint is read without running code and recognised by the names of all its tensors. Every tensor of the file and
+of the network is accounted for. A checkpoint that does not fit raises a ``CheckpointError`` and changes nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from monai.apps.utils import check_hash, download_url
 from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
-from swinunetr.checkpoint_layouts import PARTS, SSL_50K, SSL_50K_FILE, Family, part_of, recognise, refusal, some
+from swinunetr.checkpoint_layouts import PARTS, SSL_50K, SSL_50K_FILE, Family, first_few, part_of, recognise, refusal
 from swinunetr.errors import CheckpointError
 from swinunetr.files import replacing, stand_in
 from swinunetr.network import MERGING, merging_of, traits_of
 from swinunetr.tables import Shown, Table
 
+# The checkpoint that can be downloaded.
 SSL_50K_URL = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SSL_50K_FILE}"
 SSL_50K_SHA256 = "c3564f40a6a051d3753a6d8fae5cc8eaf21ce8d82a9a3baf80748d15664055e8"
+
+# Keys under which training code stores the tensors.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "network_weights")
 
 
@@ -42,14 +45,22 @@ def build_swinunetr(
     use_checkpoint: bool = False,
     merging: str | None = None,
 ) -> SwinUNETR:
-    """Build the SwinUNETR that the weights in `checkpoint` belong to, v1 or v2; :func:`load_pretrained` loads them.
+    """Build the SwinUNETR (v1 or v2) that fits a checkpoint. Its weights are random; ``load_pretrained`` loads them.
 
-    classes: output channels, background counted.
-    feature_size, window_size: None takes the checkpoint's, or 48 and 7 without one.
-    use_checkpoint: activation checkpointing, which trades time for memory; it has nothing to do with `checkpoint`.
-    merging: patch merging order, "legacy" (MONAI 0.9 to 1.4) or "current" (1.5 and later). None takes what the file
-        says; a file that does not say is taken for legacy; without a file it is current.
-    Raises CheckpointError if the checkpoint does not fit into such a network.
+    Args:
+        classes: Output channels, including background.
+        checkpoint: Path of the checkpoint; None builds a v1 network for training from random weights.
+        in_channels: Channels of the image.
+        feature_size: None uses that of the checkpoint, or 48 without one.
+        window_size: Voxels along each axis of an attention window; None uses that of the checkpoint, or 7 without one.
+        use_checkpoint: Use activation checkpointing, which needs less memory and more time. Not related to
+            ``checkpoint``.
+        merging: Order of patch merging, ``"legacy"`` (MONAI 0.9 to 1.4) or ``"current"`` (MONAI 1.5 and later). None
+            uses the order that the file notes, ``"legacy"`` if it notes none, and ``"current"`` without a file.
+
+    Raises:
+        CheckpointError: The file cannot be read, is not a known checkpoint, or contradicts an argument.
+        ValueError: ``merging`` is none of the values above.
     """
     if merging not in (None, *MERGING):
         raise ValueError(f"expected merging to be None or one of {list(MERGING)}, found {merging!r}")
@@ -65,17 +76,57 @@ def build_swinunetr(
         downsample=MERGING[merging or traits["merging"]],
     )
     if source:
-        _plan(source, model)  # refuses arguments that contradict the file
+        _plan(source, model)  # raises CheckpointError if an argument contradicts the file
     return model
+
+
+def load_pretrained(
+    model: SwinUNETR, checkpoint: str | os.PathLike, *, merging: str | None = None, decoder: bool = True
+) -> LoadReport:
+    """Load a SwinUNETR checkpoint of any known layout into ``model``, completely or not at all.
+
+    Args:
+        model: A network of the same size as in the checkpoint, see ``build_swinunetr``.
+        checkpoint: Path of the checkpoint.
+        merging: As in ``build_swinunetr``.
+        decoder: False leaves the decoder and the head unchanged, for a decoder that was trained for another task than
+            segmentation.
+
+    Returns:
+        What happened to each tensor of the file and of the network.
+
+    Raises:
+        CheckpointError: The file cannot be read safely, is incomplete or unknown, contains NaN or infinity, or belongs
+            to a network of another size or merging. The network is unchanged.
+        TypeError: ``model`` is not a SwinUNETR, for example because it is wrapped in DistributedDataParallel.
+    """
+    if not isinstance(model, SwinUNETR):
+        raise TypeError(f"expected monai's SwinUNETR without a wrapper, found {type(model).__name__}")
+    source = _open(checkpoint, merging)
+    report = _plan(source, model, decoder)
+    bounds = {name: source.tensors[name].aminmax() for name in report.loaded}  # both NaN if any value is; no copies
+    if broken := [name for name, (low, high) in bounds.items() if not (low.isfinite() and high.isfinite())]:
+        raise refusal(source.file, f"{report.title} with NaN or infinity in {first_few(broken)}")
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, target in report.loaded.items():
+            own[target].copy_(source.tensors[name])  # converts to the dtype and the device of the network
+    return report
 
 
 @dataclass(frozen=True, repr=False)
 class LoadReport(Shown):
-    """Account for all tensors: a file's are in `loaded` or `dropped`, a model's in `loaded` or `left_random`.
+    """What happened to each tensor of a file (loaded or dropped) and of a network (loaded or left random).
 
-    family, title: short name and words for what the file seems to be. merging: "legacy" or "current".
-    loaded: {source name: model name}. dropped: {source name: reason}. left_random: {model name: reason}.
-    ignored: names of entries that are no tensors, such as `epoch`.
+    Attributes:
+        file: Path of the checkpoint.
+        family: Short name of the layout.
+        title: Description of the layout.
+        merging: ``"legacy"`` or ``"current"``.
+        loaded: ``{name in the file: name in the network}``.
+        dropped: ``{name in the file: reason}``.
+        left_random: ``{name in the network: reason}``.
+        ignored: Names of entries that are not tensors, such as ``epoch``.
     """
 
     file: Path
@@ -88,46 +139,24 @@ class LoadReport(Shown):
     ignored: tuple[str, ...] = ()
 
     def tables(self) -> list[Table]:
-        """Return how many tensors of each part were loaded, and what happened to the others."""
-        loaded, random = (Counter(map(part_of, names)) for names in (self.loaded.values(), self.left_random))
-        totals = loaded + random
+        """Return a table of the number of tensors loaded per part, with notes about the others."""
+        loaded = Counter(part_of(name) for name in self.loaded.values())
+        totals = loaded + Counter(part_of(name) for name in self.left_random)
         rows = [(part, f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
         notes = [f"patch merging: {self.merging}"]
-        for what, reasons in (("dropped", self.dropped), ("stays random", self.left_random)):
+        for heading, reasons in (("dropped", self.dropped), ("stays random", self.left_random)):
             for reason in dict.fromkeys(reasons.values()):
-                notes.append(f"{what}: {some(name for name in reasons if reasons[name] == reason)}: {reason}")
+                names = [name for name in reasons if reasons[name] == reason]
+                notes.append(f"{heading}: {first_few(names)}: {reason}")
         if self.ignored:
-            notes.append(f"ignored, as no tensors: {some(self.ignored)}")
+            notes.append(f"ignored, not tensors: {first_few(self.ignored)}")
         title = f"{self.file.name} seems to be {self.title}."
         return [Table(("part", "tensors loaded"), rows, notes, title)]
 
 
-def load_pretrained(
-    model: SwinUNETR, checkpoint: str | os.PathLike, *, merging: str | None = None, decoder: bool = True
-) -> LoadReport:
-    """Load a public SwinUNETR checkpoint of any layout into `model`, whole or not at all.
-
-    decoder: False leaves decoder and head as they are, for a decoder that learnt another task than segmentation.
-    merging: as in :func:`build_swinunetr`, for a file that does not say with which order it was trained.
-    Raises CheckpointError, with the model unchanged, if the file is not safe, whole, known and of the same build.
-    """
-    if not isinstance(model, SwinUNETR):
-        raise TypeError(f"expected monai's SwinUNETR without a wrapper, found {type(model).__name__}")
-    source = _open(checkpoint, merging)
-    report = _plan(source, model, decoder)
-    bounds = {name: source.tensors[name].aminmax() for name in report.loaded}  # NaN spreads; isfinite makes copies
-    if broken := [name for name, (low, high) in bounds.items() if not (low.isfinite() and high.isfinite())]:
-        raise refusal(source.file, f"{report.title} with NaN or infinity in {some(broken)}")
-    own = model.state_dict()
-    with torch.no_grad():
-        for name, target in report.loaded.items():
-            own[target].copy_(source.tensors[name])  # casts, and moves to the model's device
-    return report
-
-
 @dataclass(frozen=True)
 class _Source:
-    """Hold what a file contains: each of its tensors has a model name in `placed` or a reason in `dropped`."""
+    """Content of a checkpoint; each of its tensors is a key of either ``placed`` or ``dropped``."""
 
     file: Path
     family: Family
@@ -139,7 +168,7 @@ class _Source:
 
 
 def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
-    """Read and recognise a file; `merging` is the order of a file that does not say its own, None means legacy."""
+    """Read and recognise a file; ``merging`` is used if the file does not note its own, None means legacy."""
     file = _existing(checkpoint)
     entries, tensors, ignored = _unwrap(file, _read(file))
     family, placed, dropped = recognise(file, list(tensors))
@@ -152,50 +181,16 @@ def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
     return _Source(file, family, tensors, placed, dropped, ignored, traits)
 
 
-def _note(entries: Mapping, name: str) -> object:
-    """Return what `save_weights` noted under a name; None if there is no such note."""
-    metadata = getattr(entries, "_metadata", None)
-    return metadata.get("", {}).get(name) if isinstance(metadata, Mapping) else None
-
-
-def _unwrap(file: Path, content: Mapping) -> tuple[Mapping, dict[str, Tensor], tuple[str, ...]]:
-    """Return the dictionary that holds the tensors, the tensors alone, and the names of all that is not a tensor."""
-    wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-    entries = content if wrapper is None else content[wrapper]
-    tensors = {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise refusal(file, _tensorless(content), f"tensors by name, bare or in one of {WRAPPERS}")
-    return entries, tensors, tuple(str(name) for name in content | entries if name not in tensors and name != wrapper)
-
-
 def _existing(checkpoint: str | os.PathLike) -> Path:
     file = Path(checkpoint).expanduser()
     if file.is_file():
         return file
-    found = "a folder" if file.is_dir() else "a path with no file at its end"
+    found = "a folder" if file.is_dir() else "a path where there is no file"
     raise refusal(file, found, remedy=f"Give the path of a file, or find_checkpoint({SSL_50K!r}).")
 
 
-def _not_weights(file: Path) -> str | None:
-    """Say what a file is that ``torch.save`` cannot have written; None if it may have."""
-    if found := stand_in(file):
-        return found[0]
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if re.match(rb".{8}\s*\{", start, re.DOTALL):  # eight bytes of length, then JSON
-        return "a safetensors file"
-    if not start.startswith(b"PK"):
-        return None
-    if not zipfile.is_zipfile(file):
-        return "a PyTorch file that was cut off"
-    members = {Path(name).name for name in zipfile.ZipFile(file).namelist()}
-    if "constants.pkl" in members:
-        return "a TorchScript program"
-    return None if "data.pkl" in members else "a zip archive of something else"
-
-
 def _read(file: Path) -> Mapping:
-    """Return the dictionary in `file` without running code, its tensors mapped into memory where the format allows."""
+    """Return the dictionary in a file without running code, with tensors memory-mapped where the format allows."""
     if found := _not_weights(file):
         raise refusal(file, found)
     try:
@@ -208,99 +203,174 @@ def _read(file: Path) -> Mapping:
     return content
 
 
+def _not_weights(file: Path) -> str | None:
+    """Return what a file is if its first bytes show that ``torch.save`` did not write it, else None."""
+    if found := stand_in(file):
+        return found[0]
+    with file.open("rb") as opened:
+        start = opened.read(64)
+    if re.match(rb".{8}\s*\{", start, re.DOTALL):  # eight bytes of length, then JSON
+        return "a safetensors file"
+    if not start.startswith(b"PK"):
+        return None
+    if not zipfile.is_zipfile(file):
+        return "an incomplete PyTorch file"
+    members = {Path(name).name for name in zipfile.ZipFile(file).namelist()}
+    if "constants.pkl" in members:
+        return "a TorchScript program"
+    return None if "data.pkl" in members else "a zip archive of something else"
+
+
 def _numpy_globals() -> list:
-    """List what numpy scalars and arrays beside the tensors are made of, by the names of numpy 1 and 2."""
-    makers = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    named = [(make, f"numpy.{core}.multiarray.{make.__name__}") for make in makers for core in ("core", "_core")]
+    """Return the numpy functions and classes that ``torch.load`` may use for numbers and arrays beside the tensors."""
+    make_scalar, make_array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    allowed = [np.ndarray, np.dtype]
+    for function in (make_scalar, make_array):
+        for core in ("core", "_core"):  # the names in files of numpy 1 and of numpy 2
+            allowed.append((function, f"numpy.{core}.multiarray.{function.__name__}"))
     codes = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
-    return [*named, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in codes}]
+    return allowed + list({type(np.dtype(code)) for code in codes})
 
 
 def _unreadable(error: Exception) -> str:
-    asked = re.search(r"GLOBAL (\S+)", str(error))
-    if asked is None:
-        return "a damaged file, or none of PyTorch's"
-    if asked[1].startswith(("torch.nn.", "monai.")):
-        return f"a whole pickled module ({asked[1]}) in place of its state_dict()"
-    return f"a pickle that would run code ({asked[1]}), which did not run"
+    """Return what a file is that ``torch.load`` refused."""
+    needed = re.search(r"GLOBAL (\S+)", str(error))
+    if needed is None:
+        return "a damaged file, or not a PyTorch file"
+    if needed[1].startswith(("torch.nn.", "monai.")):
+        return f"a pickled module ({needed[1]}) instead of its state_dict()"
+    return f"a pickle that would run code ({needed[1]}), which did not run"
 
 
-def _tensorless(content: Mapping) -> str:
+def _unwrap(file: Path, content: Mapping) -> tuple[Mapping, dict[str, Tensor], tuple[str, ...]]:
+    """Return the dictionary that contains the tensors, the tensors alone, and the names of all other entries."""
+    wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+    entries = content if wrapper is None else content[wrapper]
+    tensors = {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise refusal(file, _without_tensors(content), f"named tensors, at the top level or in one of {WRAPPERS}")
+    return entries, tensors, tuple(str(name) for name in content | entries if name not in tensors and name != wrapper)
+
+
+def _without_tensors(content: Mapping) -> str:
+    """Return what a dictionary without named tensors is."""
     if any("param_groups" in part for part in (content, *content.values()) if isinstance(part, Mapping)):
         return "the state of an optimizer"
-    return f"a dictionary without a network's tensors (it has {some(content) or 'nothing'})"
+    return f"a dictionary without a network's tensors (it has {first_few(content) or 'nothing'})"
+
+
+def _note(entries: Mapping, name: str) -> object:
+    """Return what ``save_weights`` noted under a name, None if there is no such note."""
+    metadata = getattr(entries, "_metadata", None)
+    return metadata.get("", {}).get(name) if isinstance(metadata, Mapping) else None
 
 
 def _plan(source: _Source, model: SwinUNETR, decoder: bool = True) -> LoadReport:
-    """Decide what happens to each tensor of file and model, and refuse what does not fit; change nothing."""
+    """Decide what happens to each tensor of the file and of the network; change nothing, raise if they do not fit."""
     own, family = model.state_dict(), source.family
-    unwanted = set() if decoder else {"decoder", "head"}
-    passed_by = {name: "not asked for" for name, target in source.placed.items() if part_of(target) in unwanted}
-    foreign = _foreign_head(source, own) | passed_by
-    loaded = {name: target for name, target in source.placed.items() if name not in foreign}
-    theirs = {target: tuple(source.tensors[name].shape) for name, target in loaded.items()}
-    covered = (family.covers - {"head"} if foreign else family.covers) - unwanted
-    ours = {name: tuple(own[name].shape) for name in own if name in theirs or part_of(name) in covered}
-    traits = traits_of(own) | {"merging": merging_of(model)}
-    if wrong := _differences(source.traits, traits) or _differences(theirs, ours):
-        remedy = f"Use build_swinunetr(classes, {str(source.file)!r}), with in_channels as in the file."
-        raise refusal(source.file, f"{family.title}, where {some(wrong)}", "what the network has", remedy)
-    random = {name: _why_random(name, unwanted) for name in own if name not in theirs}
-    fate = loaded, source.dropped | foreign, random
-    return LoadReport(source.file, family.name, family.title, source.traits["merging"], *fate, source.ignored)
+    skipped_parts = set() if decoder else {"decoder", "head"}
+    skipped = {
+        name: "the decoder was not requested"
+        for name, target in source.placed.items()
+        if part_of(target) in skipped_parts
+    }
+    other_head = _head_for_other_classes(source, own)
+    dropped = other_head | skipped
+    loaded = {name: target for name, target in source.placed.items() if name not in dropped}
+
+    required = family.covers - skipped_parts - ({"head"} if other_head else set())
+    shapes = {target: tuple(source.tensors[name].shape) for name, target in loaded.items()}
+    own_shapes = {name: tuple(own[name].shape) for name in own if name in shapes or part_of(name) in required}
+    own_traits = traits_of(own) | {"merging": merging_of(model)}
+    if wrong := _differences(source.traits, own_traits) or _differences(shapes, own_shapes):
+        raise refusal(
+            source.file,
+            f"{family.title}, where {first_few(wrong)}",
+            "a checkpoint that fits the network",
+            f"Use build_swinunetr(classes, {str(source.file)!r}), with in_channels as in the file.",
+        )
+    return LoadReport(
+        file=source.file,
+        family=family.name,
+        title=family.title,
+        merging=source.traits["merging"],
+        loaded=loaded,
+        dropped=source.dropped | dropped,
+        left_random={name: _why_random(name, skipped_parts) for name in own if name not in shapes},
+        ignored=source.ignored,
+    )
 
 
-def _foreign_head(source: _Source, own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return {source name: reason} for the head of a file that was made for another number of classes."""
-    head = {name: target for name, target in source.placed.items() if part_of(target) == "head" and target in own}
-    classes = {name: (source.tensors[name].shape[0], own[target].shape[0]) for name, target in head.items()}
-    reason = "made for {} classes, where the network has {}"
-    return {name: reason.format(*both) for name, both in classes.items() if both[0] != both[1]}
+def _head_for_other_classes(source: _Source, own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return ``{name in the file: reason}`` for a head with another number of classes than the network's."""
+    head = {}
+    for name, target in source.placed.items():
+        if part_of(target) == "head" and target in own:
+            classes, own_classes = source.tensors[name].shape[0], own[target].shape[0]
+            if classes != own_classes:
+                head[name] = f"made for {classes} classes; the network has {own_classes}"
+    return head
 
 
 def _differences(theirs: Mapping, ours: Mapping) -> list[str]:
+    """Return one text per key whose value in the file (``theirs``) is not that in the network (``ours``)."""
     keys = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
-    return [f"{key} is {theirs.get(key, 'missing')}, not {ours.get(key, 'missing')}" for key in keys]
+    return [f"{key} is {theirs.get(key, 'missing')}, but {ours.get(key, 'missing')} in the network" for key in keys]
 
 
-def _why_random(name: str, unwanted: set[str]) -> str:
+def _why_random(name: str, skipped_parts: set[str]) -> str:
     if part_of(name) == "head":
-        return "its classes are your own; fine-tuning teaches them"
-    if part_of(name) in unwanted:
-        return "no decoder was asked for; fine-tuning teaches it"
-    return "this pre-training had no such blocks; fine-tuning teaches them"
+        return "head for the classes of your data; trained in fine-tuning"
+    if part_of(name) in skipped_parts:
+        return "the decoder was not requested; trained in fine-tuning"
+    return "not in this checkpoint; trained in fine-tuning"
 
 
 def encoder_response(model: SwinUNETR, image: Tensor) -> list[Tensor]:
-    """Return what the Swin encoder makes of `image` (B, C, X, Y, Z): five maps, each half as fine as the one before."""
+    """Return the five feature maps of the Swin encoder, float32 on the CPU, each at half the resolution of the last.
+
+    Args:
+        model: The network.
+        image: (B, C, X, Y, Z), on the device of the network.
+    """
     with torch.no_grad():
         return [features.float().cpu() for features in model.swinViT(image, model.normalize)]
 
 
 def response_changes(before: list[Tensor], after: list[Tensor]) -> list[float]:
-    """Return how far each stage of an encoder answers otherwise, as a share of its answer before."""
+    """Return the relative change of each encoder stage: the norm of the difference over the norm of ``before``."""
     return [float((new - old).norm() / old.norm()) for old, new in zip(before, after, strict=True)]
 
 
 def compare_responses(before: list[Tensor], after: list[Tensor]) -> str:
-    """Say how far each stage of the encoder answers otherwise than before the weights were loaded.
+    """Describe how much the response of each encoder stage changed when the weights were loaded, one line per stage.
 
-    Raises CheckpointError if a stage answers as before, which means that its weights did not arrive.
+    Args:
+        before: Result of ``encoder_response`` before loading.
+        after: Result for the same image after loading.
+
+    Raises:
+        CheckpointError: The response of a stage did not change, so its weights were not loaded.
     """
     changes = response_changes(before, after)
     if 0 in changes:
         raise CheckpointError(
-            f"Stage {changes.index(0)} of the encoder answers as before: no pretrained weights there."
+            f"The response of encoder stage {changes.index(0)} did not change: its weights were not loaded. "
+            "Call load_pretrained on this network between the two calls of encoder_response."
         )
     return "\n".join(f"encoder stage {i}: response changed by {change:.0%}" for i, change in enumerate(changes))
 
 
 def save_weights(model: SwinUNETR, path: str | os.PathLike, note: Mapping | None = None) -> None:
-    """Write the state_dict of `model`, on the CPU, so that `path` holds either its old content or all of the new.
+    """Write the state dict of a network, on the CPU; the file is written completely or not at all.
 
-    Plain MONAI takes it: `SwinUNETR(...).load_state_dict(torch.load(path, weights_only=True))`. The patch merging order
-    and `made_by`, plain values that say how the weights came about, are noted in the state_dict's `_metadata`, which
-    torch keeps and MONAI does not read; :func:`made_by` gives them back.
+    Plain MONAI can load it: ``SwinUNETR(...).load_state_dict(torch.load(path, weights_only=True))``. The order of patch
+    merging and ``note`` are in ``_metadata`` of the state dict, which torch saves and MONAI does not read.
+
+    Args:
+        model: The network, on any device.
+        path: File to write.
+        note: How the weights were trained, as plain values; ``training_note`` returns it.
     """
     own = model.state_dict()
     state = OrderedDict((name, tensor.cpu().contiguous()) for name, tensor in own.items())
@@ -310,10 +380,21 @@ def save_weights(model: SwinUNETR, path: str | os.PathLike, note: Mapping | None
         torch.save(state, temporary)
 
 
-def training_note(checkpoint: str | os.PathLike) -> dict:
-    """Return how the weights in a file came about, as :func:`save_weights` noted it; empty for weights from elsewhere.
+def network_size(checkpoint: str | os.PathLike) -> dict[str, int]:
+    """Return the ``feature_size`` and the ``window_size`` of the network that a checkpoint belongs to.
 
-    Raises CheckpointError if the file can't be read.
+    Raises:
+        CheckpointError: The file is missing or is not a SwinUNETR's.
+    """
+    traits = _open(find_checkpoint(checkpoint), None).traits
+    return {name: traits[name] for name in ("feature_size", "window_size")}
+
+
+def training_note(checkpoint: str | os.PathLike) -> dict:
+    """Return the note that ``save_weights`` wrote into a file; it is empty for weights from elsewhere.
+
+    Raises:
+        CheckpointError: The file cannot be read.
     """
     file = _existing(checkpoint)
     entries, _, _ = _unwrap(file, _read(file))
@@ -321,10 +402,14 @@ def training_note(checkpoint: str | os.PathLike) -> dict:
 
 
 def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the path of a checkpoint; the short name "ssl_50k" is downloaded once, and checked each time.
+    """Return the path of a checkpoint.
 
-    cache_dir: where the download is kept; None means `checkpoints` in the folder of torch.hub.
-    Raises CheckpointError if there is no such file, it cannot be fetched, or its sha256 is wrong.
+    Args:
+        name_or_path: A path, or ``"ssl_50k"``, which is downloaded once; its sha256 is checked on each call.
+        cache_dir: Folder of the download; None uses ``checkpoints`` in the folder of ``torch.hub``.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be downloaded, or its sha256 is wrong.
     """
     if str(name_or_path) != SSL_50K:
         return _existing(name_or_path)
@@ -332,19 +417,20 @@ def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLik
     if not file.exists():
         _download_ssl_50k(file)
     elif not check_hash(file, SSL_50K_SHA256, "sha256"):
-        raise refusal(file, "a half or changed file", f"sha256 {SSL_50K_SHA256}", f"Delete it, or fetch {SSL_50K_URL}")
+        remedy = f"Delete it, or download {SSL_50K_URL}"
+        raise refusal(file, "an incomplete or changed file", f"sha256 {SSL_50K_SHA256}", remedy)
     return file
 
 
 def _download_ssl_50k(file: Path) -> None:
-    """Fetch into a folder beside `file`, then rename: download_url copies across disks, and may stop half-way."""
+    """Download into a folder beside ``file``, on the same disk, then rename: an interrupted download leaves no file."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             part = Path(folder, SSL_50K_FILE)
             download_url(SSL_50K_URL, part, hash_val=SSL_50K_SHA256, hash_type="sha256", progress=True)
             os.replace(part, file)
-    except (OSError, RuntimeError, ValueError) as error:  # a wrong hash is one or the other, by MONAI's version
+    except (OSError, RuntimeError, ValueError) as error:  # the type for a wrong hash depends on the version of MONAI
         expected = f"{SSL_50K_FILE}, about 719 MB, sha256 {SSL_50K_SHA256}"
-        remedy = f"Fetch {SSL_50K_URL} where there is a network, and put it there."
+        remedy = f"Download {SSL_50K_URL} on a computer with internet access and copy it to this path."
         raise refusal(file, f"a file that could not be downloaded ({error})", expected, remedy) from error

@@ -1,4 +1,4 @@
-"""The colour of each organ, in pictures and in the label files of viewers."""
+"""The colour of each organ, in figures and in the label files of viewers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from swinunetr.files import replacing
 
-# Neighbours in the body differ in lightness as well as in hue, for readers who don't tell red from green.
+# Adjacent organs differ in lightness as well as in hue, for readers who cannot distinguish red from green.
 ORGAN_COLOURS = (
     "#CC79A7",  # spleen
     "#F0E442",  # right kidney
@@ -26,12 +26,17 @@ ORGAN_COLOURS = (
 
 
 def organ_colours(count: int) -> list[str]:
-    """Return one colour, as in HTML, for each of ``count`` organs, over again where there are more than colours."""
+    """Return ``count`` colours as HTML codes; the list repeats after 13."""
     return [ORGAN_COLOURS[number % len(ORGAN_COLOURS)] for number in range(count)]
 
 
 def save_label_names(folder: str | Path, classes: Sequence[str]) -> None:
-    """Write the labels' names and colours for 3D Slicer (``labels.ctbl``) and ITK-SNAP (``labels_itksnap.txt``)."""
+    """Write the names and colours of the labels for 3D Slicer and ITK-SNAP.
+
+    Args:
+        folder: Output folder; gets ``labels.ctbl`` (3D Slicer) and ``labels_itksnap.txt``.
+        classes: Names of the labels from 0, which is background.
+    """
     colours = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in organ_colours(len(classes) - 1)]
     slicer = [f"# Color table file\n# {len(classes)} values\n0 {classes[0]} 0 0 0 0"]
     snap = ['0 0 0 0 0 0 0 "Clear Label"']

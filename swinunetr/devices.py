@@ -1,4 +1,4 @@
-"""What a run computes on: device, precision, memory and the processes that train together."""
+"""Hardware of a run: device, precision, memory, and the processes of training on several GPUs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Hardware:
-    """Hold what the run computes on; ``autocast_dtype`` None means plain float32.
+    """Device and precision of a process, and its place among the processes that ``torchrun`` started.
 
-    Under ``torchrun`` there are ``ranks`` such processes, of which this is number ``rank``; else it is alone.
+    Attributes:
+        device: Device of the network.
+        autocast_dtype: Type that :meth:`autocast` computes in; None means float32.
+        name: Name of the device for tables and ``summary.json``.
+        rank: Number of this process, from 0.
+        ranks: Number of processes that train together; 1 without ``torchrun``.
     """
 
     device: torch.device
@@ -32,24 +37,24 @@ class Hardware:
     ranks: int = 1
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the network runs; the loss stays outside it, in float32."""
+        """Return the context for the forward pass of the network; the loss is computed outside it, in float32."""
         dtype = self.autocast_dtype or torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.autocast_dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return what keeps float16 gradients from vanishing; for any other precision it does nothing."""
+        """Return the loss scaler, which keeps float16 gradients from becoming 0; it is disabled for other types."""
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return this rank's part of the items: every item is in the part of one rank."""
+        """Return this rank's part of the items; the parts of all ranks are disjoint and complete."""
         return items[self.rank :: self.ranks]
 
     def sample_number(self, step: int) -> int:
-        """Return which volume of the run's sequence, from 1, this rank trains on in ``step``: the ranks take turns."""
+        """Return the position in the training order of the volume that this rank uses in ``step``; both are from 1."""
         return (step - 1) * self.ranks + self.rank + 1
 
     def mean(self, value: float) -> float:
-        """Return the mean of a number over the ranks; every rank must call it."""
+        """Return the mean of a number over all ranks; every rank must call this method."""
         if self.ranks == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -57,7 +62,7 @@ class Hardware:
         return float(total) / self.ranks
 
     def gather(self, items: list[T]) -> list[T]:
-        """Return the lists of all ranks joined, in order of the ranks; every rank must call it."""
+        """Return the lists of all ranks joined, in the order of the ranks; every rank must call this method."""
         if self.ranks == 1:
             return items
         lists: list[list[T]] = [[] for _ in range(self.ranks)]
@@ -66,9 +71,9 @@ class Hardware:
 
 
 def find_hardware() -> Hardware:
-    """Return the GPU if there is one, else the CPU, and join the other processes if ``torchrun`` started several.
+    """Return the GPU if there is one, otherwise the CPU; under ``torchrun``, also connect the processes.
 
-    bfloat16 where the hardware computes in it; float16 on older GPUs, such as Colab's T4; else float32.
+    The precision is bfloat16 if the hardware supports it, float16 on older GPUs such as Colab's T4, otherwise float32.
     """
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     on_gpu = torch.cuda.is_available()
@@ -85,27 +90,27 @@ def find_hardware() -> Hardware:
 
 
 def parallel(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module:
-    """Return the network to call in training: with several ranks, one that averages its gradients over them."""
+    """Return the network to call in training; with several ranks, it averages the gradients over them."""
     return DistributedDataParallel(model) if hardware.ranks > 1 else model
 
 
 def memory_bytes(hardware: Hardware) -> int:
-    """Return the bytes that are free on the device."""
+    """Return the free memory of the device in bytes."""
     return torch.cuda.mem_get_info()[0] if hardware.device.type == "cuda" else available_memory()
 
 
 def available_memory() -> int:
-    """Return the bytes of the CPU's memory that are free, at most what a container may use."""
+    """Return the available main memory in bytes, or the memory limit of the container if that is smaller."""
     limits = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
     texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
     return min([psutil.virtual_memory().available, *(int(text) for text in texts if text.isdigit())])
 
 
 def keep_freed_memory() -> None:
-    """Let the process reuse the memory of freed tensors instead of giving it back to the system after each.
+    """Let the process reuse the memory of freed tensors instead of returning it to the operating system.
 
-    Where the C library is not glibc, nothing happens. By default glibc maps each large tensor anew, and the system
-    fills its pages with zeros: a third to a half of a training step on a CPU.
+    By default glibc requests new memory for each large tensor, and the operating system fills it with zeros. That takes
+    a third to a half of a training step on a CPU. With other C libraries this function has no effect.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
     with suppress(AttributeError, OSError, TypeError):

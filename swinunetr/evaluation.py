@@ -1,4 +1,4 @@
-"""Scores of a network on labelled cases, on the training grid and on the scans' own, and what stands out in them."""
+"""Scores of a network on labelled cases, on the training grid and on the scans' own grids, and tables of them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ SCORES = ("dice", "dice_own_grid", "surface_dice", "hd95_mm", "volume_true_ml", 
 
 
 def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware: Hardware) -> np.ndarray:
-    """Return the confusion matrices (cases, classes, classes) of the model on labelled cases, on the training grid.
+    """Return the confusion matrices of the model on labelled cases, on the training grid.
 
-    Several ranks share the cases, and each gets all matrices.
+    With several ranks, each rank predicts some of the cases and all ranks return all matrices.
+
+    Args:
+        model: Segmentation network.
+        cases: Preprocessed cases with labels.
+        recipe: Recipe with the settings of the sliding window.
+        hardware: Device, precision and rank.
+
+    Returns:
+        Array (cases, classes, classes), int64; see :func:`metrics.confusion_matrix`.
     """
     own = []
     for number in tqdm(hardware.share(range(len(cases))), desc="Validating", leave=False, disable=hardware.rank > 0):
@@ -36,10 +45,16 @@ def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware
 
 
 def score_case(case: dict, prediction: torch.Tensor, labels: np.ndarray, organs: Sequence[str]) -> list[dict]:
-    """Return one row an organ of ``evaluation.csv``: ``case``, ``organ`` and the six ``SCORES``.
+    """Return the rows of ``evaluation.csv`` for one case, one per organ: ``case``, ``organ`` and the six ``SCORES``.
 
-    ``prediction`` lies on the training grid and gives ``dice``; ``labels`` lie on the scan's own and give the rest.
-    Where the truth lacks an organ all but the volumes is NaN; where only the prediction does, the distance is.
+    Where the ground truth lacks an organ, all scores except the volumes are NaN. Where only the prediction lacks it,
+    ``hd95_mm`` is NaN.
+
+    Args:
+        case: Preprocessed case with a label.
+        prediction: Labels (X, Y, Z) on the training grid, for ``dice``.
+        labels: Labels on the scan's own grid, uint8, for all other scores.
+        organs: Names of the classes without the background.
     """
     truth = read_labels(case["label_source"])
     affine = np.asarray(case["image"].meta["original_affine"], dtype=float)
@@ -63,18 +78,28 @@ def score_case(case: dict, prediction: torch.Tensor, labels: np.ndarray, organs:
 
 
 def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
-    """Return the smallest box around those that are not None; an empty one if all are."""
+    """Return the smallest box that contains all boxes that are not None; an empty tuple if all are None."""
     axes = zip(*(box for box in boxes if box), strict=True)
     return tuple(slice(min(side.start for side in axis), max(side.stop for side in axis)) for axis in axes)
 
 
 def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardware) -> dict[str, float]:
-    """Return the mean Dice, by organ, of the truth itself taken to the training grid and back to the scan's own.
+    """Return the upper bound of the resolution: the Dice that the training grid allows for each organ.
 
-    No prediction on this training grid can be expected to score higher. NaN for an organ that no case has.
+    It is the mean Dice of the ground truth itself after resampling to the training grid and back to the scan's own
+    grid. A prediction on this training grid is not expected to score higher.
+
+    Args:
+        cases: Preprocessed cases with labels.
+        organs: Names of the classes without the background.
+        hardware: Rank of this process; each rank computes some of the cases.
+
+    Returns:
+        Mean Dice by organ; NaN for an organ that no case has.
     """
     classes, dice = len(organs) + 1, []
-    for case in tqdm(hardware.share(cases), desc="Measuring the ceiling", leave=False, disable=hardware.rank > 0):
+    title = "Measuring the upper bound of the resolution"
+    for case in tqdm(hardware.share(cases), desc=title, leave=False, disable=hardware.rank > 0):
         perfect = one_hot(case["label"].as_tensor()[None], classes, dtype=torch.uint8)[0]
         labels = torch.from_numpy(to_source_grid(perfect, case["image"]))
         truth = torch.from_numpy(read_labels(case["label_source"]))
@@ -85,11 +110,12 @@ def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardw
 def read_labels(file: str | Path) -> np.ndarray:
     """Return the label map of a NIfTI file as uint8 (X, Y, Z), in the file's axis order."""
     volume = np.asarray(nib.load(file).dataobj)
-    return np.rint(volume).astype(np.uint8).reshape(volume.shape[:3])  # a slope of 0.7 makes 10 * 0.7 almost 7
+    # Rounded, because a header slope is float32: with a slope of 0.7, a stored 10 is read as 6.9999999.
+    return np.rint(volume).astype(np.uint8).reshape(volume.shape[:3])
 
 
 def case_means(rows: list[dict]) -> dict[str, tuple[float, float]]:
-    """Return for each case that has any organ its mean Dice on the training grid and on its own."""
+    """Return the mean Dice on the training grid and on the scan's own grid of each case that has an organ."""
     cases: dict[str, list[dict]] = {}
     for row in rows:
         if row["volume_true_ml"] > 0:
@@ -99,7 +125,15 @@ def case_means(rows: list[dict]) -> dict[str, tuple[float, float]]:
 
 
 def summarise(rows: list[dict], organs: Sequence[str]) -> dict[str, object]:
-    """Return the means of ``rows`` for ``summary.json``: of each case's mean over its organs, and of each organ."""
+    """Return the mean scores for ``summary.json``.
+
+    A mean over all cases is the mean of each case's mean over its organs. A mean per organ is over the cases that have
+    it.
+
+    Args:
+        rows: Rows from :func:`score_case` of all cases.
+        organs: Names of the classes without the background, in the order of the rows.
+    """
     tables = {name: np.array([row[name] for row in rows]).reshape(-1, len(organs)) for name in SCORES}
     return {
         "mean_dice": mean_dice(tables["dice"]),
@@ -112,19 +146,23 @@ def summarise(rows: list[dict], organs: Sequence[str]) -> dict[str, object]:
 
 
 def worst_and_best(rows: list[dict]) -> dict[str, dict]:
-    """Return the rows of the lowest and the highest Dice on a scan's own grid, as ``worst`` and ``best``, if any."""
+    """Return the rows with the lowest and the highest Dice on the scan's own grid, as ``worst`` and ``best``.
+
+    The result is empty if no case has an organ.
+    """
     present = sorted((row for row in rows if row["volume_true_ml"] > 0), key=lambda row: row["dice_own_grid"])
     return {"worst": present[0], "best": present[-1]} if present else {}
 
 
 def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -> Table:
-    """Return mean and standard deviation over the cases of each organ's scores, and what stands out in them.
+    """Return a table of the mean and standard deviation of each organ's scores over the cases, with notes.
 
-    An organ is averaged over the cases whose ground truth has it, the distance over those whose prediction has it too.
+    Scores of an organ are averaged over the cases in which the ground truth has it. Distances also need the organ in
+    the prediction.
 
     Args:
-        rows: Those of :func:`score_case`.
-        ceiling: The highest Dice that the resolution allows, by organ; None leaves the column out.
+        rows: Rows from :func:`score_case` of all cases.
+        ceiling: Upper bound of the resolution by organ, from :func:`resolution_ceiling`; None omits the column.
     """
     organs = list(dict.fromkeys(row["organ"] for row in rows))
     heads = ["organ", "Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "cases"]
@@ -142,11 +180,11 @@ def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -
     if means := case_means(rows):
         dices = [_spread(np.array(column), 2) for column in zip(*means.values(), strict=True)]
         lines.append(["mean of cases", *dices, *[""] * (len(heads) - 3 + bool(ceiling))])
-    return Table(heads + ["ceiling"] * bool(ceiling), lines, _what_stands_out(rows, organs, absent))
+    return Table(heads + ["ceiling"] * bool(ceiling), lines, _notes(rows, organs, absent))
 
 
-def _what_stands_out(rows: list[dict], organs: list[str], absent: list[str]) -> list[str]:
-    """Return sentences on organs that no ground truth has, and on those that were never found."""
+def _notes(rows: list[dict], organs: list[str], absent: list[str]) -> list[str]:
+    """Return sentences about organs that are absent from all cases, and about organs that were not found."""
     notes = [f"Absent from the ground truth of all cases: {', '.join(absent)}."] if absent else []
     missed = [organ for organ in organs if _never_found([row for row in rows if row["organ"] == organ])]
     if sum(row["volume_predicted_ml"] for row in rows) == 0:
@@ -157,7 +195,12 @@ def _what_stands_out(rows: list[dict], organs: list[str], absent: list[str]) -> 
 
 
 def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
-    """Return the cases with the lowest mean Dice on their own grid, worst first, and their worst organs."""
+    """Return a table of the cases with the lowest mean Dice on the scan's own grid, with their worst organs.
+
+    Args:
+        rows: Rows from :func:`score_case` of all cases.
+        most: Largest number of cases; the worst case is first.
+    """
     lines = []
     for case, (dice, own_dice) in sorted(case_means(rows).items(), key=lambda pair: pair[1][1])[:most]:
         there = [row for row in rows if row["case"] == case and row["volume_true_ml"] > 0]
@@ -173,7 +216,7 @@ def _never_found(rows: list[dict]) -> bool:
 
 
 def _spread(values: np.ndarray, digits: int) -> str:
-    """Return mean and standard deviation of what is not NaN."""
+    """Return mean and standard deviation of the values that are not NaN, as text."""
     values = values[~np.isnan(values)]
     if not len(values):
         return "-"

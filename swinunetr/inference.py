@@ -1,4 +1,4 @@
-"""The network applied to whole scans: sliding window, and the way back to the voxels of the scan."""
+"""Segmentation of whole scans: sliding-window inference, and resampling to the scan's own grid."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.recipe import Recipe
 
-SLAB_VOXELS = 2**21  # of the scan, whose probabilities are in memory at a time
+SLAB_VOXELS = 2**21  # voxels of the scan that are resampled at a time, to save memory
 
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and back into the mode in which it was."""
+    """Set the model to evaluation mode without gradients, and restore its previous mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -39,17 +39,26 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 def predict(
     model: torch.nn.Module, image: torch.Tensor, recipe: Recipe, hardware: Hardware, flips: bool = False
 ) -> torch.Tensor:
-    """Return the logits (classes, X, Y, Z), float32, of one image (1, X, Y, Z) on the training grid.
+    """Return the logits of one image, computed with a sliding window.
 
-    With ``flips`` they are the mean over all eight ways to mirror the image. Where the volume's logits don't fit on the
-    GPU beside the network, they are put together in the CPU's memory.
+    If the logits of the whole image do not fit into the memory of the GPU, they are collected in main memory.
+
+    Args:
+        model: Segmentation network.
+        image: Image (1, X, Y, Z) on the training grid.
+        recipe: Recipe with ``crop_size``, ``overlap`` and ``windows_per_batch``.
+        hardware: Device and precision.
+        flips: Whether to average over all eight combinations of axis flips.
+
+    Returns:
+        Logits (classes, X, Y, Z), float32.
     """
     batch = torch.as_tensor(image).as_subclass(torch.Tensor)[None].float()
-    mirrored = [axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)] if flips else [()]
+    flipped = [axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)] if flips else [()]
     total = _logits(model, batch, recipe, hardware)
-    for axes in mirrored[1:]:
+    for axes in flipped[1:]:
         total += _logits(model, batch.flip(axes), recipe, hardware).flip([axis - 1 for axis in axes])
-    return total.div_(len(mirrored))
+    return total.div_(len(flipped))
 
 
 def _logits(model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware) -> torch.Tensor:
@@ -77,13 +86,23 @@ def _slide(
 def segment_case(
     model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, path: str | Path
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Segment a prepared case and write the result to ``path`` on the voxels of its scan.
+    """Segment a preprocessed case and write the result to a NIfTI file on the scan's own grid.
+
+    Args:
+        model: Segmentation network.
+        case: Preprocessed case with ``image`` and ``source``.
+        recipe: Recipe of the training; ``test_time_flips`` averages over flips.
+        hardware: Device and precision.
+        path: File to write.
 
     Returns:
-        The labels on the training grid (X, Y, Z), int64, and those on the scan's own grid, uint8.
+        Labels on the training grid (X, Y, Z), int64, and labels on the scan's own grid, uint8.
+
+    Raises:
+        InputError: The file could not be written.
     """
     probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips)
-    for plane in probabilities.unbind(1):  # in place: a second volume of all classes may not fit
+    for plane in probabilities.unbind(1):  # in place: memory may not hold the probabilities of all classes twice
         plane.copy_(plane.softmax(0))
     probabilities = probabilities.cpu()
     labels = to_source_grid(probabilities, case["image"])
@@ -92,11 +111,17 @@ def segment_case(
 
 
 def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray:
-    """Return the segmentation of a case on the grid of its source file, uint8, in the file's axis order.
+    """Return the segmentation of a case on the grid of its source file.
 
-    ``probabilities`` is (classes, X, Y, Z) on the training grid; ``image`` is the case's prepared image, whose affines
-    say where both grids lie. Probabilities are interpolated before the largest is taken: interpolated labels would
-    invent classes at borders. It goes slab by slab to save memory. Voxels outside the training grid are background.
+    Probabilities are interpolated before the class is chosen, because interpolated labels would give wrong classes at
+    borders. Voxels outside the training grid are background. The scan is computed in slabs to save memory.
+
+    Args:
+        probabilities: Class probabilities (classes, X, Y, Z) on the training grid.
+        image: Preprocessed image of the case, which stores the affines of both grids.
+
+    Returns:
+        Labels in the axis order of the source file, uint8.
     """
     shape = [int(n) for n in image.meta["spatial_shape"]]
     affine = np.asarray(image.meta["original_affine"], dtype=float)
@@ -112,10 +137,15 @@ def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray
 
 
 def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path) -> None:
-    """Write a segmentation as uint8 NIfTI with the geometry, sform and qform of the scan ``source``.
+    """Write a segmentation as a NIfTI file with the geometry of its scan, including sform and qform.
+
+    Args:
+        labels: Segmentation in the shape of the scan, uint8.
+        source: File of the scan.
+        path: File to write; an existing file is replaced only if writing succeeds.
 
     Raises:
-        InputError: the segmentation is not of the scan's shape, or it can't be written; what was at ``path`` is whole.
+        InputError: The segmentation does not have the shape of the scan, or the file could not be written.
     """
     scan = nib.load(source)
     if labels.shape != scan.shape[:3]:
@@ -123,11 +153,11 @@ def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path) ->
     header = scan.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
-    header["cal_min"], header["cal_max"] = 0, 0  # the window that a viewer would show the scan in
+    header["cal_min"], header["cal_max"] = 0, 0  # the scan's display range, which does not suit labels
     try:
         with replacing(path) as temporary:
             nib.save(nib.Nifti1Image(labels, scan.affine, header), temporary)
     except OSError as error:
         raise InputError(
-            f"'{path}' could not be written ({error}). Predictions before it are whole: make room and run again."
+            f"'{path}' could not be written ({error}). Earlier predictions are intact. Free disk space and run again."
         ) from error

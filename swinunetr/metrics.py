@@ -1,4 +1,4 @@
-"""Dice from confusion matrices, and distances between surfaces; pure counting, without network or files."""
+"""Dice from confusion matrices, and distances between surfaces."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ import torch
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
-SURFACE_TOLERANCE_MM = 2.0  # two surfaces this near count as one; about a voxel of the published training grid
+SURFACE_TOLERANCE_MM = 2.0  # within it, surfaces count as equal; about one voxel of the published training grid
 
 
 def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> np.ndarray:
-    """Count voxels by true class (row) and predicted class (column), as an int64 array (classes, classes)."""
+    """Return the number of voxels by class in the ground truth (row) and in the prediction (column).
+
+    Args:
+        prediction: Class of each voxel, integers of any shape.
+        truth: Ground truth, integers of the same shape, on the same device.
+        classes: Number of classes, including the background.
+
+    Returns:
+        Array (classes, classes), int64.
+    """
     pairs = truth.flatten().long() * classes + prediction.flatten().long()
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).cpu().numpy()
 
 
 def dice_per_organ(counts: np.ndarray) -> np.ndarray:
-    """Return the Dice (..., organs) of confusion matrices (..., classes, classes).
+    """Return the Dice (..., organs) of confusion matrices (..., classes, classes), without the background.
 
-    NaN stands where the truth has no voxel of the organ; such an organ is left out of every mean.
+    It is NaN where the ground truth has no voxel of the organ; all means leave such an organ out.
     """
     true, predicted = counts.sum(-1)[..., 1:], counts.sum(-2)[..., 1:]
     hits = counts.diagonal(axis1=-2, axis2=-1)[..., 1:]
@@ -30,16 +39,19 @@ def dice_per_organ(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_dice(dice: np.ndarray) -> float:
-    """Return the mean over cases of each case's mean over the organs that it has; NaN if no case has any.
+    """Return the mean over the cases of each case's mean over its organs; NaN if no case has an organ.
 
-    ``dice`` is (cases, organs). This is MONAI's ``DiceMetric(include_background=False)``, aggregated once.
+    It equals MONAI's ``DiceMetric(include_background=False)``, aggregated once.
+
+    Args:
+        dice: Array (cases, organs), NaN where a case lacks an organ.
     """
     present = dice[~np.isnan(dice).all(axis=1)]
     return float(np.nanmean(present, axis=1).mean()) if len(present) else math.nan
 
 
 def organ_means(dice: np.ndarray) -> np.ndarray:
-    """Return the mean Dice of each organ over the cases that have it; NaN where none has."""
+    """Return the mean of each organ over the cases that have it, from (cases, organs); NaN if no case has it."""
     counts = (~np.isnan(dice)).sum(axis=0)
     return np.where(counts > 0, np.nansum(dice, axis=0) / np.maximum(counts, 1), np.nan)
 
@@ -51,11 +63,17 @@ def organ_scores(counts: np.ndarray, organs: tuple[str, ...]) -> dict[str, float
 
 
 def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """Return normalised surface Dice and 95th percentile Hausdorff distance in mm of two masks, neither of them empty.
+    """Return the normalised surface Dice and the 95th percentile Hausdorff distance in mm of two masks.
 
-    Between the outermost voxels of both masks: the share of them that lie within ``SURFACE_TOLERANCE_MM`` of the other
-    surface, and the larger of both directions' 95th percentiles. Equal to MONAI's ``SurfaceDiceMetric`` and
-    ``HausdorffDistanceMetric``, but each distance is measured once, not twice.
+    The surface of a mask is its outermost voxels. Surface Dice is the share of the voxels of both surfaces that lie
+    within ``SURFACE_TOLERANCE_MM`` of the other surface. The Hausdorff distance is the larger of the 95th percentiles
+    of both directions. The results equal MONAI's ``SurfaceDiceMetric`` and ``HausdorffDistanceMetric``, but each
+    distance is computed once instead of twice.
+
+    Args:
+        prediction: Mask (X, Y, Z), bool, not empty.
+        truth: Ground truth, a mask of the same shape, not empty.
+        spacing_mm: Size of a voxel along each axis.
     """
     surfaces = [np.argwhere(mask & ~binary_erosion(mask)) * spacing_mm for mask in (prediction, truth)]
     there, back = (KDTree(b).query(a)[0] for a, b in (surfaces, surfaces[::-1]))

@@ -1,4 +1,4 @@
-"""SwinUNETR in both orders of patch merging, and placed on a device so that it trains fast there."""
+"""The two orders of patch merging in SwinUNETR, and preparation of the network for fast training on a device."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from swinunetr.tables import Table
 
 
 class LegacyPatchMerging(PatchMerging):
-    """Merge patches in the order of MONAI 0.9 to 1.4, with which the public checkpoints were trained.
+    """Patch merging in the order of MONAI 0.9 to 1.4, with which the public checkpoints were trained.
 
-    MONAI 1.5 changed slots 4 to 6 and kept names and shapes, so older weights load there and compute something else.
-    Permuting weights cannot mend it, because the LayerNorm runs over the two slots that stand here twice.
+    MONAI 1.5 changed slots 4 to 6 but no names or shapes, so older weights load there without an error and compute a
+    different result. Permuted weights cannot correct this, because two sub-volumes occur twice in this order and the
+    LayerNorm normalises over all eight slots.
+
     Source: https://github.com/Project-MONAI/MONAI/pull/8285
     """
 
-    # Offsets along d, h, w of the eight sub-volumes, in the order in which their channels are concatenated.
+    # Offsets along d, h, w of the sub-volumes in slots 0 to 7, in the order in which their channels are concatenated.
     SLOTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halve (B, D, H, W, C) to (B, D/2, H/2, W/2, 2C); odd sizes are padded with zeros at the end."""
+        """Map (B, D, H, W, C) to (B, D/2, H/2, W/2, 2C); odd sizes are padded with zeros at the end."""
         if x.ndim != 5:
             return super().forward(x)
         _, d, h, w, _ = x.shape
@@ -37,11 +39,19 @@ class LegacyPatchMerging(PatchMerging):
         return self.reduction(self.norm(x))
 
 
+# Values of the parameter ``merging``, with the class for each.
 MERGING = {"legacy": LegacyPatchMerging, "current": PatchMerging}
 
 
 def traits_of(tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    """Read the constructor's arguments back from a SwinUNETR's tensors."""
+    """Return the arguments of the constructor that gave a SwinUNETR these tensors.
+
+    Args:
+        tensors: Tensors by their names in SwinUNETR.
+
+    Raises:
+        KeyError: The patch embedding or the first attention block is missing.
+    """
     feature_size, in_channels = tensors["swinViT.patch_embed.proj.weight"].shape[:2]
     offsets = len(tensors["swinViT.layers1.0.blocks.0.attn.relative_position_bias_table"])  # (2 * window_size - 1)^3
     return {
@@ -53,6 +63,11 @@ def traits_of(tensors: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def merging_of(model: SwinUNETR) -> str:
+    """Return the order of patch merging of a network, a key of ``MERGING``.
+
+    Raises:
+        ValueError: The network has another patch merging.
+    """
     kind = type(model.swinViT.layers1[0].downsample)
     for name, merging in MERGING.items():
         if kind is merging:
@@ -61,59 +76,64 @@ def merging_of(model: SwinUNETR) -> str:
 
 
 def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -> SwinUNETR:
-    """Move a SwinUNETR to the device, ready to train there fast on batches of ``batch_voxels`` voxels, and return it.
+    """Move a SwinUNETR to the device, prepare it for fast training there, and return it.
 
-    Activations are worked out twice instead of being kept (activation checkpointing) only where they would not fit.
+    Activation checkpointing is used only if the activations would not fit into memory.
 
-    On a CPU in bfloat16 the bottleneck block stays in float32: there a crop of 64 voxels is 2 voxels wide, and oneDNN's
-    bfloat16 weight gradient of a 3x3x3 convolution on so few reads memory that it never wrote (seen with PyTorch 2.13
-    on AVX512-BF16: NaN or 1e38 every few steps). ``tests/test_hardware.py`` holds the case.
+    On a CPU in bfloat16 the bottleneck block stays in float32. A crop of 64 voxels is only 2 voxels wide there, and for
+    so few voxels oneDNN's bfloat16 weight gradient of a 3x3x3 convolution reads uninitialised memory (seen with PyTorch
+    2.13 on AVX512-BF16: NaN or 1e38 every few steps). ``tests/test_network.py`` reproduces it.
+
+    Args:
+        model: The network; it is changed.
+        hardware: Device and precision of the run.
+        batch_voxels: Voxels of one training batch; 0 for inference only.
     """
-    keep = training_bytes(model, batch_voxels, hardware) < memory_bytes(hardware)
+    keep_activations = training_bytes(model, batch_voxels, hardware) < memory_bytes(hardware)
     for module in model.swinViT.modules():
         if hasattr(module, "use_checkpoint"):
-            module.use_checkpoint = not keep
+            module.use_checkpoint = not keep_activations
     if hardware.device.type == "cpu":
         keep_freed_memory()
     if hardware.device.type == "cpu" and hardware.autocast_dtype is torch.bfloat16:
         block = model.encoder10
         block.register_forward_pre_hook(lambda module, inputs: tuple(x.float() for x in inputs))
         block.forward = torch.autocast("cpu", enabled=False)(block.forward)
-        model = model.to(memory_format=torch.channels_last_3d)  # a fifth faster here
+        model = model.to(memory_format=torch.channels_last_3d)  # about 20% faster
     return speed_up(model).to(hardware.device)
 
 
 def training_bytes(model: SwinUNETR, batch_voxels: int, hardware: Hardware) -> int:
-    """Estimate the bytes that training takes when all activations are kept.
+    """Return an estimate of the bytes that training needs without activation checkpointing.
 
-    Counted with PyTorch's saved-tensor hooks at feature size 48: 5.9 kB of activations a voxel in bfloat16, which grow
-    with the feature size; float32 takes twice that. A quarter is added for what autograd does not keep. Weights,
-    gradients and AdamW's two moments take 16 bytes a parameter.
+    PyTorch's saved-tensor hooks count 5.9 kB of activations per voxel in bfloat16 at feature size 48. This grows in
+    proportion to the feature size, and float32 needs twice as much. 25% is added for what autograd does not keep.
+    Weights, gradients and the two moments of AdamW need 16 bytes per parameter.
     """
     feature_size = model.swinViT.patch_embed.proj.weight.shape[0]
-    bytes_a_voxel = 123 * feature_size * (1 if hardware.autocast_dtype else 2)
+    bytes_per_voxel = 123 * feature_size * (1 if hardware.autocast_dtype else 2)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return int(1.25 * bytes_a_voxel * batch_voxels + 16 * parameters)
+    return int(1.25 * bytes_per_voxel * batch_voxels + 16 * parameters)
 
 
 def describe_speed(model: SwinUNETR, hardware: Hardware) -> Table:
-    """Return what was switched on for a network that :func:`place_network` has placed, and why."""
+    """Return a table of what ``place_network`` selected for a network, and why."""
     on_gpu = hardware.device.type == "cuda"
     precision = {
-        torch.bfloat16: "bfloat16, which this hardware computes in; the loss in float32",
-        torch.float16: "float16, as there is no bfloat16 here, with scaled gradients; the loss in float32",
-        None: "float32, as this hardware computes in nothing shorter",
+        torch.bfloat16: "bfloat16, which this hardware supports; loss in float32",
+        torch.float16: "float16 with scaled gradients, as this hardware has no bfloat16; loss in float32",
+        None: "float32, as this hardware supports no lower precision",
     }[hardware.autocast_dtype]
-    kept = not any(getattr(module, "use_checkpoint", False) for module in model.swinViT.modules())
-    activations = "kept, as they fit into memory" if kept else "worked out twice, as they don't fit into memory"
+    checkpointing = any(getattr(module, "use_checkpoint", False) for module in model.swinViT.modules())
+    activations = "computed twice, as they do not fit into memory" if checkpointing else "kept, as they fit into memory"
     rows = [
         ("device", f"{hardware.name}, {hardware.ranks} process(es)"),
         ("precision", precision),
         ("activations", activations),
-        ("attention", "fused, with masks made once" if on_gpu else "with masks made once"),
+        ("attention", "fused, with masks computed once" if on_gpu else "with masks computed once"),
     ]
     if not on_gpu:
-        rows.append(("memory", "reused when freed, as asking the system for it again takes long"))
+        rows.append(("memory", "freed memory is reused, as requesting it from the system again takes long"))
     if not on_gpu and hardware.autocast_dtype:
-        rows.append(("layout", "channels-last, in which convolutions are faster here"))
+        rows.append(("layout", "channels-last, which makes convolutions faster here"))
     return Table(("on this hardware", "what is used"), rows)

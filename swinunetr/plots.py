@@ -1,4 +1,4 @@
-"""Pictures of scans, labels, predictions and learning curves; each function returns a matplotlib figure."""
+"""Figures of scans, labels, predictions and learning curves; each function returns a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from matplotlib.patheffects import withStroke
 
 from swinunetr.colours import organ_colours
 
-PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name and the axis that the plane cuts
-NEAR_MM = 30  # to each side of the middle of an organ in the close view, or 0.7 of a larger organ's extent
-OUTLINED = [withStroke(linewidth=1.5, foreground="black")]  # so that a number can be read on any grey
+PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name, and the axis perpendicular to the plane
+NEAR_MM = 30  # from the middle of an organ to the edge of the close view; for a larger organ 0.7 of its extent
+OUTLINED = [withStroke(linewidth=1.5, foreground="black")]  # a number stays legible on any grey
 
 
 def plot_case(case: dict, organs: Sequence[str]) -> Figure:
-    """Show a prepared case on three planes, without and with its labels, where most organs are in view."""
+    """Show a preprocessed case on three planes, without and with its labels, at the slices with the most organs.
+
+    Args:
+        case: ``image`` and ``label`` (1, X, Y, Z) as :func:`preprocessing.prepare_cases` returns them.
+        organs: Names of the labels from 1.
+    """
     image, label, spacing = _volumes(case)
     figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout="constrained")
     for column, (plane, axis) in enumerate(PLANES):
@@ -37,7 +42,13 @@ def plot_case(case: dict, organs: Sequence[str]) -> Figure:
 
 
 def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]) -> Figure:
-    """Show the middle axial slice of every crop of a batch (B, 1, X, Y, Z), with its labels over it."""
+    """Show the middle axial slice of each crop with its labels.
+
+    Args:
+        images: (B, 1, X, Y, Z), 0 to 1.
+        labels: (B, 1, X, Y, Z), 0 is background.
+        organs: Names of the labels from 1.
+    """
     figure, axes = plt.subplots(1, len(images), figsize=(2.6 * len(images), 3.0), squeeze=False, layout="constrained")
     for ax, image, label in zip(axes[0], images[:, 0].numpy(), labels[:, 0].numpy(), strict=True):
         _draw(ax, image, label, 2, image.shape[2] // 2, (1, 1, 1), organs)
@@ -46,7 +57,14 @@ def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]
 
 
 def plot_features(image: torch.Tensor, before: torch.Tensor, after: torch.Tensor, channels: int = 5) -> Figure:
-    """Show a crop (1, 1, X, Y, Z) and what some channels (1, C, X/2, Y/2, Z/2) of the encoder made and make of it."""
+    """Show a crop and the feature maps of the encoder for it, before and after loading weights.
+
+    Args:
+        image: (1, 1, X, Y, Z).
+        before: (1, C, X/2, Y/2, Z/2) features with random weights.
+        after: The same with the loaded weights.
+        channels: Number of channels shown.
+    """
     figure, axes = plt.subplots(2, channels + 1, figsize=(10, 3.8), layout="constrained")
     for row, (name, features) in enumerate((("before", before), ("after", after))):
         _draw_map(axes[row, 0], image[0, 0].cpu(), "CT")
@@ -58,20 +76,23 @@ def plot_features(image: torch.Tensor, before: torch.Tensor, after: torch.Tensor
 def plot_contours(
     case: dict, prediction: str | Path, organ: str, organs: Sequence[str], window: tuple[float, float] | None
 ) -> Figure:
-    """Show truth and prediction as outlines on three planes through an organ, whole and close by, on the scan's voxels.
+    """Show ground truth and prediction as outlines on three planes through an organ, on the voxels of the scan.
 
-    ``case`` names the files of scan and truth, ``prediction`` is the file to compare. The planes go through the middle
-    of the true organ. ``window`` is the range of intensities from black to white; None takes the 0.5th to 99.5th
-    percentile. Numbers, as well as colours, tell the organs apart. The width is that of a page.
+    The upper row shows the whole scan, the lower row the surroundings of the organ. The planes go through the middle of
+    the organ in the ground truth. Numbers and colours identify the organs. The figure is as wide as a page.
+
+    Args:
+        case: ``name``, and the files of the scan (``source``) and of the ground truth (``label_source``).
+        prediction: File of the prediction.
+        organ: Organ of the planes; the ground truth must contain it.
+        organs: Names of the labels from 1.
+        window: Intensities of black and white; None takes the 0.5th and 99.5th percentile.
     """
     image, spacing = _upright(case["source"])
     truth, predicted = (_upright(file)[0].astype(np.uint8) for file in (case["label_source"], prediction))
     low, high = window or np.percentile(image, (0.5, 99.5))
     image = (np.clip(image, low, high) - low) / max(high - low, 1e-6)
-    voxels = np.argwhere(truth == organs.index(organ) + 1)
-    middle = voxels.mean(axis=0).round().astype(int)
-    near = max(NEAR_MM, *(0.7 * np.ptp(voxels, axis=0) * spacing)) / spacing  # voxels to each side of the middle
-    first, last = np.maximum(middle - near, -0.5), np.minimum(middle + near, np.array(image.shape) - 0.5)
+    middle, first, last = _close_view(truth == organs.index(organ) + 1, spacing)
     figure, axes = plt.subplots(2, 3, figsize=(7.2, 5.8), layout="constrained")
     for column, (plane, axis) in zip(axes.T, PLANES, strict=True):
         across, up = (a for a in range(3) if a != axis)
@@ -93,7 +114,7 @@ def plot_contours(
 
 
 def plot_views(rows: dict[str, torch.Tensor]) -> Figure:
-    """Show the middle axial slice of every view, a row for each named batch (B, 1, X, Y, Z)."""
+    """Show the middle axial slice of each view; ``rows`` are batches (B, 1, X, Y, Z) by title."""
     count = len(next(iter(rows.values())))
     size = (2.4 * count, 2.6 * len(rows))
     figure, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False, layout="constrained")
@@ -105,18 +126,25 @@ def plot_views(rows: dict[str, torch.Tensor]) -> Figure:
 
 
 def plot_tasks(history: Sequence[dict[str, float]], views: torch.Tensor) -> Figure:
-    """Show the scores of the pre-training tasks against the step, with what chance or one grey for all would score."""
+    """Show the scores of the pre-training tasks against the step, and a dashed line at chance level.
+
+    The line of the reconstruction is the loss of a prediction that is the same grey everywhere.
+
+    Args:
+        history: One row per evaluation with ``step`` and the scores of the tasks.
+        views: (B, 1, X, Y, Z) views without masks; they give the chance levels.
+    """
     steps = [row["step"] for row in history]
-    panels = {  # score, title, what knowing nothing scores
+    panels = {  # score: title and chance level
         "reconstruction": ("Reconstruction, L1 loss", float((views - views.median()).abs().mean())),
-        "rotation_accuracy": ("Rotation, share told right", 0.25),
-        "contrast": ("Contrast, NT-Xent loss", float(np.log(len(views) - 1))),
+        "rotation_accuracy": ("Rotation, accuracy", 0.25),
+        "contrast": ("Contrastive learning, NT-Xent loss", float(np.log(len(views) - 1))),
     }
     shown = [(name, *panel) for name, panel in panels.items() if name in history[-1]]
     figure, axes = plt.subplots(1, len(shown), figsize=(3.4 * len(shown), 3.2), squeeze=False, layout="constrained")
-    for ax, (name, title, nothing) in zip(axes[0], shown, strict=True):
+    for ax, (name, title, chance) in zip(axes[0], shown, strict=True):
         ax.plot(steps, [row[name] for row in history], marker=".")
-        ax.axhline(nothing, color="0.5", linestyle="--", label="knowing nothing")
+        ax.axhline(chance, color="0.5", linestyle="--", label="chance level")
         ax.set(xlabel="step", title=title)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
@@ -125,12 +153,16 @@ def plot_tasks(history: Sequence[dict[str, float]], views: torch.Tensor) -> Figu
 
 
 def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Show training loss and mean Dice against the step, with the best validation marked."""
+    """Show the learning curves: training loss and mean Dice against the step, with the best validation marked.
+
+    Args:
+        history: One row per validation with ``step``, ``train_loss`` and ``mean_dice``.
+    """
     steps = [row["step"] for row in history]
     best = max(history, key=lambda row: row["mean_dice"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
     left.plot(steps, [row["train_loss"] for row in history], marker=".")
-    left.set(xlabel="step", ylabel="DiceCE loss", title="Training loss, mean since the validation before")
+    left.set(xlabel="step", ylabel="DiceCE loss", title="Training loss, mean since the previous validation")
     right.plot(steps, [row["mean_dice"] for row in history], marker=".")
     right.plot(best["step"], best["mean_dice"], "o", mfc="none", ms=12, color="C3")
     title = f"Validation Dice, best {best['mean_dice']:.3f} at step {best['step']}"
@@ -141,9 +173,11 @@ def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def plot_organ_dice(rows: Sequence[dict], organs: Sequence[str]) -> Figure:
-    """Show the Dice on the scan's own grid, of the rows of ``evaluation.csv``, as a dot a case and the median as a bar.
+    """Show the Dice on the scan's own grid: one dot per case, and a bar at the median.
 
-    An organ that the truth lacks has no dot.
+    Args:
+        rows: Rows of ``evaluation.csv``. A Dice of NaN, for an organ that the ground truth lacks, has no dot.
+        organs: Names of the organs, in the order of the axis.
     """
     figure, ax = plt.subplots(figsize=(10, 4), layout="constrained")
     for x, organ in enumerate(organs):
@@ -158,20 +192,28 @@ def plot_organ_dice(rows: Sequence[dict], organs: Sequence[str]) -> Figure:
     return figure
 
 
+def _close_view(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the middle voxel of an organ, and the lower and upper bound of its close view in voxels."""
+    voxels = np.argwhere(mask)
+    middle = voxels.mean(axis=0).round().astype(int)
+    near = max(NEAR_MM, *(0.7 * np.ptp(voxels, axis=0) * spacing)) / spacing  # voxels to each side of the middle
+    return middle, np.maximum(middle - near, -0.5), np.minimum(middle + near, np.array(mask.shape) - 0.5)
+
+
 def _upright(file: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the voxels (X, Y, Z) of a file, turned so that they run right, front, head, and their size in mm."""
+    """Return the voxels (X, Y, Z) of a file along x, y, z (right, anterior, superior), and their size in mm."""
     image = nib.as_closest_canonical(nib.load(file))
     volume = np.asarray(image.dataobj, dtype=np.float32)
     return volume.reshape(volume.shape[:3]), nib.affines.voxel_sizes(image.affine)
 
 
 def _outline(ax: Axes, labels: np.ndarray, organs: int, style: str, numbers: bool = False) -> None:
-    """Draw the outline of each organ of a slice (rows up, columns across), with its number in its middle if asked."""
+    """Draw the outline of each organ in a slice (rows up, columns across); with ``numbers``, also its label."""
     for label, colour in enumerate(organ_colours(organs), start=1):
         mask = labels == label
         if not mask.any():
             continue
-        padded = np.pad(mask, 1).astype(float)  # so that an organ at the border has a closed outline
+        padded = np.pad(mask, 1).astype(float)  # an organ at the border needs a closed outline
         across, up = (np.arange(-1, size + 1) for size in (mask.shape[1], mask.shape[0]))
         ax.contour(across, up, padded, [0.5], colors=[colour], linestyles=style, linewidths=1.2)
         if numbers:
@@ -181,32 +223,32 @@ def _outline(ax: Axes, labels: np.ndarray, organs: int, style: str, numbers: boo
 
 
 def _volumes(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return image and label (X, Y, Z) and the voxel spacing of a prepared case."""
+    """Return image and label (X, Y, Z) and the voxel spacing of a preprocessed case."""
     image = case["image"]
     return image.as_tensor()[0].float().numpy(), case["label"].as_tensor()[0].numpy(), image.pixdim.numpy()
 
 
 def _fullest_slice(label: np.ndarray, axis: int) -> int:
-    """Return the slice across ``axis`` that shows most organs and, among those, most of them."""
+    """Return the slice perpendicular to ``axis`` with the most organs and, among equals, the most labelled voxels."""
     slices = np.moveaxis(label, axis, 0).reshape(label.shape[axis], -1)
     return max(range(len(slices)), key=lambda i: (len(np.unique(slices[i])), np.count_nonzero(slices[i])))
 
 
 def _draw(ax: Axes, image, label, axis: int, index: int, spacing, organs: Sequence[str]) -> None:
-    """Draw one slice in the radiologist's view: the patient's right on the left, anterior or superior up."""
+    """Draw one slice in radiological convention: the patient's right on the left, anterior or superior up."""
     across, up = (a for a in range(3) if a != axis)
     look = dict(origin="lower", aspect=spacing[up] / spacing[across], interpolation="nearest")
     ax.imshow(image.take(index, axis).T, cmap="gray", vmin=0, vmax=1, **look)
     if label is not None:
         flat = np.ma.masked_equal(label.take(index, axis).T, 0)
         ax.imshow(flat, cmap=_colours(organs), vmin=1, vmax=max(len(organs), 2), alpha=0.55, **look)
-    if across == 0:  # the first axis runs from left to right of the patient
+    if across == 0:  # x increases to the patient's right
         ax.invert_xaxis()
     ax.set_axis_off()
 
 
 def _draw_map(ax: Axes, volume: torch.Tensor, title: str) -> None:
-    """Draw the middle axial slice of any volume, scaled to its own range."""
+    """Draw the middle axial slice of a volume, scaled to its own range."""
     ax.imshow(volume[:, :, volume.shape[2] // 2].T.numpy(), cmap="gray", origin="lower")
     ax.invert_xaxis()
     ax.set_title(title, fontsize=7)
@@ -218,7 +260,7 @@ def _colours(organs: Sequence[str]) -> ListedColormap:
 
 
 def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str], numbers: bool = False) -> None:
-    """Name the colours of the organs that ``label`` holds, under the figure; with ``numbers``, for outlines."""
+    """Add a legend of the organs in ``label`` under the figure; with ``numbers``, for outlines."""
     colours = _colours(organs)
     present = [i for i in np.unique(label).tolist() if i > 0]
     names = [f"{i} {organs[i - 1]}" if numbers else organs[i - 1] for i in present]
@@ -227,7 +269,7 @@ def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str], numbers: b
         for i, name in zip(present, names, strict=True)
     ]
     if numbers:
-        lines = (("truth", "solid"), ("prediction", "dashed"))
+        lines = (("ground truth", "solid"), ("prediction", "dashed"))
         handles += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines]
     if handles:
         figure.legend(

@@ -1,8 +1,8 @@
-"""Self-supervised pre-training: unlabelled volumes, masked and turned views of them, and the tasks that they pose.
+"""Self-supervised pre-training: masked and rotated views of unlabelled volumes, and the tasks that use them.
 
 The tasks are those of Tang et al., "Self-supervised pre-training of Swin transformers for 3D medical image analysis",
-CVPR 2022: paint in what was masked, tell by how much a view was turned, and recognise two views of the same crop. Here
-the whole SwinUNETR solves them, decoder included, so that all of it can be fine-tuned.
+CVPR 2022: masked reconstruction (inpainting), rotation prediction and contrastive learning. Here the decoder of the
+SwinUNETR makes the reconstruction, so that the whole network is pre-trained and can be fine-tuned.
 """
 
 from __future__ import annotations
@@ -24,15 +24,9 @@ from swinunetr.devices import Hardware
 from swinunetr.inference import evaluating
 from swinunetr.recipe import TASKS, PretrainingRecipe
 
-TURNS = 4  # by 0, 90, 180 and 270 degrees about the axial axis
-CODE_SIZE = 512  # numbers that stand for a view in the contrastive task
-HELD_OUT_BATCHES = 8  # in each look at the held-out volumes
-
-
-# ----------------------------------------------------------------------------------------------------------- recipe
-
-
-# ------------------------------------------------------------------------------------------------------------- data
+ROTATIONS = 4  # by 0, 90, 180 and 270 degrees in the axial plane
+EMBEDDING_SIZE = 512  # numbers per view in contrastive learning
+HELD_OUT_BATCHES = 8  # per evaluation on the held-out volumes
 
 
 # ------------------------------------------------------------------------------------------------------------ views
@@ -40,22 +34,23 @@ HELD_OUT_BATCHES = 8  # in each look at the held-out volumes
 
 @dataclass(frozen=True)
 class Views:
-    """Hold the views of a step's crops; if each has two, first those of one round, then, in this order, the others."""
+    """The views of one training step; with two views per crop, the first views of all crops come before the second."""
 
-    masked: Tensor  # (B, 1, X, Y, Z) float32, what the network sees
-    whole: Tensor  # the same before it was masked, what it should paint
-    turns: Tensor  # (B,) int64, how many times each was turned by 90 degrees
+    masked: Tensor  # (B, 1, X, Y, Z) float32, the input of the network
+    whole: Tensor  # (B, 1, X, Y, Z) float32, the same before masking, the target of the reconstruction
+    rotations: Tensor  # (B,) int64, number of rotations by 90 degrees
     names: str  # of the volumes
 
     def to(self, device: torch.device) -> Views:
         """Return the views on a device."""
-        return Views(self.masked.to(device), self.whole.to(device), self.turns.to(device), self.names)
+        return Views(self.masked.to(device), self.whole.to(device), self.rotations.to(device), self.names)
 
 
 def masking(recipe: PretrainingRecipe) -> Compose:
-    """Return the transform of a crop (1, X, Y, Z) that hides blocks of it and stirs the voxels of a few small ones.
+    """Return the transform that masks a crop (1, X, Y, Z) and shuffles the voxels in a few small blocks of it.
 
-    The blocks are filled with noise and hide about ``mask_ratio`` of the crop; they overlap.
+    The masked blocks are filled with noise. They may overlap; together they cover about ``recipe.mask_ratio`` of the
+    crop.
     """
     block = (recipe.mask_block,) * 3
     share = math.prod(block) / math.prod(recipe.crop_size)
@@ -69,7 +64,16 @@ def masking(recipe: PretrainingRecipe) -> Compose:
 
 
 def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int) -> Views:
-    """Return the views of batch ``number`` (from 1), as a pure function of the recipe's seed and ``number``."""
+    """Return the views of one batch, as a pure function of ``recipe.seed`` and ``number``.
+
+    Args:
+        cases: Preprocessed cases with ``image`` (1, X, Y, Z) and ``name``.
+        recipe: Settings of the run.
+        number: Number of the batch, from 1.
+
+    Returns:
+        Two views per crop if contrastive learning is a task, else one.
+    """
     crop, mask = RandSpatialCrop(recipe.crop_size, random_size=False), masking(recipe)
     rng = np.random.default_rng([recipe.seed, number, 2])
     samples = range((number - 1) * recipe.volumes_per_step + 1, number * recipe.volumes_per_step + 1)
@@ -81,10 +85,11 @@ def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int)
                 crop.set_random_state(int(rng.integers(2**32)))
                 crops.append(crop(case["image"].as_tensor()).float())
         for one in [*crops, *crops] if "contrast" in recipe.tasks else crops:
-            turns = int(rng.integers(TURNS)) if "rotation" in recipe.tasks else 0
-            whole = torch.rot90(one, turns, (1, 2))
+            rotations = int(rng.integers(ROTATIONS)) if "rotation" in recipe.tasks else 0
+            whole = torch.rot90(one, rotations, (1, 2))
             mask.set_random_state(int(rng.integers(2**32)))
-            views.append((mask(whole.clone()), whole, torch.tensor(turns)))  # MONAI drops voxels in place
+            masked = mask(whole.clone())  # a clone, as MONAI masks in place
+            views.append((masked, whole, torch.tensor(rotations)))
     tensors = (torch.stack(part) for part in zip(*views, strict=True))
     return Views(*tensors, names=", ".join(case["name"] for case in drawn))
 
@@ -93,51 +98,76 @@ def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int)
 
 
 class PretrainingNetwork(nn.Module):
-    """A SwinUNETR that paints one channel, and for the other tasks small heads on its encoder's deepest features."""
+    """A SwinUNETR with one output channel, and small heads on the deepest features of its encoder.
+
+    The SwinUNETR reconstructs the masked voxels. The heads predict the rotation of a view and compute its embedding.
+
+    Args:
+        network: The SwinUNETR; it is trained in place.
+        tasks: Names from ``recipe.TASKS``; a task that is not named has no head.
+    """
 
     def __init__(self, network: SwinUNETR, tasks: Sequence[str] = TASKS) -> None:
         super().__init__()
         channels = 16 * network.swinViT.patch_embed.proj.weight.shape[0]
         self.network = network
-        # Deep features of all views are nearly alike; without their mean taken off, the codes stayed so for 240 steps.
+        # The deepest features of all views are almost the same. Without BatchNorm1d, which subtracts their mean, the
+        # embeddings stayed almost the same for 240 steps.
         heads = {
-            "rotation": nn.Linear(channels, TURNS),
-            "contrast": nn.Sequential(nn.BatchNorm1d(channels), nn.Linear(channels, CODE_SIZE)),
+            "rotation": nn.Linear(channels, ROTATIONS),
+            "contrast": nn.Sequential(nn.BatchNorm1d(channels), nn.Linear(channels, EMBEDDING_SIZE)),
         }
         self.heads = nn.ModuleDict({task: head for task, head in heads.items() if task in tasks})
         network.swinViT.register_forward_hook(self._keep_deepest)
 
-    def _keep_deepest(self, encoder: nn.Module, inputs: tuple, hidden: list[Tensor]) -> None:
-        self._deepest = hidden[-1]
+    def _keep_deepest(self, encoder: nn.Module, inputs: tuple, features: list[Tensor]) -> None:
+        self._deepest = features[-1]
 
     def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """Map views (B, 1, X, Y, Z) to what each task asks for: their painting, the logits of their turns, codes."""
-        painting = self.network(views)
+        """Return the output per task for views (B, 1, X, Y, Z).
+
+        ``reconstruction`` is (B, 1, X, Y, Z), ``rotation`` (B, 4) logits, ``contrast`` (B, 512) embeddings.
+        """
+        reconstruction = self.network(views)
         pooled = self._deepest.mean((2, 3, 4))
         del self._deepest
-        return {"reconstruction": painting} | {task: head(pooled) for task, head in self.heads.items()}
+        return {"reconstruction": reconstruction} | {task: head(pooled) for task, head in self.heads.items()}
 
 
 def task_losses(outputs: dict[str, Tensor], views: Views, recipe: PretrainingRecipe) -> dict[str, Tensor]:
-    """Return the loss of each of the recipe's tasks in float32; ``views`` are on the outputs' device.
+    """Return the loss of each task of the recipe in float32.
 
-    Only hidden and stirred voxels count in the reconstruction, as in SimMIM (Xie et al., CVPR 2022): what is in plain
-    sight would only teach the network to copy it.
+    Only masked and shuffled voxels count in the reconstruction, as in SimMIM (Xie et al., CVPR 2022): from visible
+    voxels the network would only learn to copy them.
+
+    Args:
+        outputs: From :class:`PretrainingNetwork`.
+        views: The views that gave ``outputs``, on the same device.
+        recipe: Settings of the run.
     """
-    answers = {task: output.float() for task, output in outputs.items()}
-    hidden = views.masked != views.whole
-    losses = {"reconstruction": F.l1_loss(answers["reconstruction"][hidden], views.whole[hidden])}
+    outputs = {task: output.float() for task, output in outputs.items()}
+    changed = views.masked != views.whole
+    losses = {"reconstruction": F.l1_loss(outputs["reconstruction"][changed], views.whole[changed])}
     if "rotation" in recipe.tasks:
-        losses["rotation"] = F.cross_entropy(answers["rotation"], views.turns)
+        losses["rotation"] = F.cross_entropy(outputs["rotation"], views.rotations)
     if "contrast" in recipe.tasks:
-        losses["contrast"] = ContrastiveLoss(recipe.temperature)(*answers["contrast"].chunk(2))
+        losses["contrast"] = ContrastiveLoss(recipe.temperature)(*outputs["contrast"].chunk(2))
     return losses
 
 
 def evaluate_tasks(
     model: PretrainingNetwork, cases: list[dict], recipe: PretrainingRecipe, hardware: Hardware
 ) -> dict[str, float]:
-    """Return the mean loss of each task and the share of turns told right, on fixed views of held-out cases."""
+    """Return the mean loss per task on held-out cases, and ``rotation_accuracy``, the share of correct predictions.
+
+    The views are the same in every call. The model is in evaluation mode meanwhile.
+
+    Args:
+        model: The network in training, on the device.
+        cases: Preprocessed held-out cases.
+        recipe: Settings of the run.
+        hardware: Device and precision.
+    """
     batches = []
     with evaluating(model):
         for number in range(1, HELD_OUT_BATCHES + 1):
@@ -146,6 +176,6 @@ def evaluate_tasks(
                 outputs = model(views.masked)
             scores = {name: float(loss) for name, loss in task_losses(outputs, views, recipe).items()}
             if "rotation" in recipe.tasks:
-                scores["rotation_accuracy"] = float((outputs["rotation"].argmax(1) == views.turns).float().mean())
+                scores["rotation_accuracy"] = float((outputs["rotation"].argmax(1) == views.rotations).float().mean())
             batches.append(scores)
     return {name: float(np.mean([batch[name] for batch in batches])) for name in batches[0]}

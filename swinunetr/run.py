@@ -1,8 +1,8 @@
-"""The folder of a run: its only writer, and all that it takes to go on with a run where it stopped.
+"""The folder of a run: everything that a run writes, and the state from which a stopped run resumes.
 
-What step k trains on is a function of the seed and k (``batches.training_batch``), so nothing about the data path
-needs saving: the state of a run is the number of its last step, model, optimizer, history and the seconds that it took.
-Every file is replaced whole, so a kill at any moment leaves the last state or the one before.
+The data of step k depend only on the seed and k (``batches.training_batch``), so the state holds nothing about the data
+loading. It holds the number of the last step, model, optimizer, history, random state and elapsed seconds.
+Every file is replaced as a whole, so a process that is killed at any moment leaves the last state or the one before it.
 """
 
 from __future__ import annotations
@@ -39,19 +39,27 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-MOST_SECONDS = 60  # between two states, however slow saving is
-_locks: dict[Path, IO] = {}  # kept open while this process lives, so that a cell can be run again
+MOST_SECONDS = 60  # between two states, even if saving is slow
+_locks: dict[Path, IO] = {}  # open until this process exits, so that a notebook cell can be run again
 
 
 class RunFolder:
-    """Keep a run in ``logdir``: state, ``metrics.csv``, weights, ``summary.json``, TensorBoard events.
+    """Folder of a run: state, weights, tables, figures, ``summary.json`` and TensorBoard events.
 
-    ``settings`` is what decides the result (recipe, seed, split, weights): plain values, compared with those of the
-    state found. With ``resume`` False a folder that holds a run is refused. ``save_every`` is in seconds: states
-    are saved less often where saving would take over 2% of the time, but at least once a minute.
+    With several ranks, all read the state and only rank 0 writes.
+
+    Args:
+        logdir: Path of the folder, which is made if it is missing.
+        settings: Values that decide the result (recipe, seed, split, weights) and that JSON can store. A run resumes
+            only if they equal those in its state.
+        hardware: Device and rank of this process.
+        resume: Whether to continue the run in the folder. False refuses a folder that holds a run.
+        save_every: Seconds between two states. The interval is longer if saving would take over 2% of the time, but
+            never more than a minute.
 
     Raises:
-        InputError: the folder can't be written to, is in use, or holds a run of other settings or no usable state.
+        InputError: The folder cannot be written to, is in use, holds a run with other settings, or holds results
+            without a state that can be read; or ``save_every`` is not a number of seconds.
     """
 
     def __init__(
@@ -67,9 +75,9 @@ class RunFolder:
         self.writes = hardware.rank == 0
         self.save_every = save_every
         settings = settings | {"ranks": hardware.ranks}
-        self.settings = json.loads(json.dumps(settings))  # as it will be when read back: tuples become lists
+        self.settings = json.loads(json.dumps(settings))  # as read back from a file: tuples become lists
         self.losses: list[float] = []  # of the steps since the last validation
-        self.history: list[dict[str, float]] = []  # one row a validation, as in metrics.csv
+        self.history: list[dict[str, float]] = []  # one row per validation, as in metrics.csv
         self.step, self.seconds_before, self.started = 0, 0.0, time.monotonic()
         self._stop_asked, self._saved_at, self._save_took = False, time.monotonic(), 0.0
         if not str(logdir):
@@ -82,31 +90,31 @@ class RunFolder:
         self.events = SummaryWriter(self.path, purge_step=self.step + 1) if self.writes else None
 
     def _open(self) -> None:
-        """Make the folder, see that it can be written to, and hold its lock for the life of this process."""
+        """Make the folder, check that it can be written to, and lock it until this process exits."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = _locks.get(self.path.resolve()) or open(self.path / ".lock", "w")  # noqa: SIM115
         except OSError as error:
-            raise InputError(f"logdir: '{self.path}' can't be written to ({error}). Choose another folder.") from None
+            raise InputError(f"logdir: '{self.path}' cannot be written to ({error}). Choose another folder.") from None
         if fcntl and self.path.resolve() not in _locks:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
-                    f"logdir: '{self.path}' is in use by another run. Wait for its end, or choose another folder."
+                    f"logdir: '{self.path}' is in use by another run. Wait until it finishes, or choose another folder."
                 ) from None
             except OSError:
-                pass  # a file system without locks, such as a mounted Drive
+                pass  # the file system has no locks, such as a mounted Google Drive
         _locks[self.path.resolve()] = lock
 
-    # ------------------------------------------------------------------------------------------------ going on
+    # ------------------------------------------------------------------------------------------------ resuming
 
     def _find_state(self, resume: bool) -> dict | None:
-        """Return the newest whole state, if there is one, after checking that it is of the same run."""
+        """Return the newest undamaged state, None for a new run, and take over its step, time and scores."""
         files = [file for file in (self.path / "state.pt", self.path / "state.previous.pt") if file.exists()]
         if not files and (self.path / "metrics.csv").exists():
             raise InputError(
-                f"logdir: '{self.path}' holds results without a state to go on from. Choose another folder."
+                f"logdir: '{self.path}' holds results, but no state to resume from. Choose another folder."
             )
         if files and not resume:
             raise InputError(f"logdir: '{self.path}' holds a run. Choose another folder, or set resume to True.")
@@ -121,42 +129,47 @@ class RunFolder:
             self.losses, self.history = state["losses"], state["history"]
             return state
         if files:
-            raise InputError(f"logdir: no state in '{self.path}' can be read. Move the folder away to start afresh.")
+            raise InputError(f"logdir: no state in '{self.path}' can be read. Choose another folder to start again.")
         return None
 
     def _compare(self, before: dict) -> None:
-        then, now = _flat(before), _flat(self.settings)
-        if changed := [key for key in then | now if then.get(key) != now.get(key)]:
-            lines = [f"  {key}: {then.get(key)} in the folder, {now.get(key)} now" for key in changed]
+        """Check that the settings of a state equal those of this run."""
+        if lines := _differences(before, self.settings):
             raise InputError(
                 f"logdir: '{self.path}' holds a run with other settings:\n" + "\n".join(lines) + "\n"
-                "Set them back to go on with that run, or choose another folder for a new one."
+                "Restore them to continue that run, or choose another folder for a new run."
             )
 
     def restore(self, **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler) -> int:
         """Load the last state on disk into ``parts`` and return the number of its last step, 0 for a new run.
 
-        ``parts`` are model, optimizer and scaler, by the names under which :meth:`keep` gets them. A new run is saved
-        as it stands, so that from here on there is a state to go on from, whenever a kill comes.
+        A new run is saved before its first step, so that it can be resumed whenever its process is killed.
+
+        Args:
+            parts: Model, optimizer and scaler, under the names that :meth:`keep` receives them by.
         """
         state = self._find_state(resume=True)
         self.started = time.monotonic()
-        self.hardware.gather([])  # all ranks have read it, or found none, before one writes
+        self.hardware.gather([])  # all ranks finish reading before rank 0 writes
         if state is None:
             self.keep(0, True, **parts)
             return 0
         for name, part in parts.items():
-            if content := state[name]:  # a scaler that is switched off has an empty one
+            if content := state[name]:  # the state of a disabled scaler is empty
                 part.load_state_dict(content)
         torch.set_rng_state(state["rng"])
-        print(f"Going on after step {self.step} of the run in '{self.path}'.")
+        print(f"Resuming after step {self.step} of the run in '{self.path}'.")
         return self.step
 
     # ------------------------------------------------------------------------------------------- while training
 
     @contextmanager
     def stopping_cleanly(self) -> Iterator[None]:
-        """Turn a first Ctrl-C or SIGTERM into a stop after the step under way; a second one stops at once."""
+        """Stop after the current step on the first Ctrl-C or SIGTERM, and at once on the second.
+
+        Raises:
+            TrainingStopped: The memory of the GPU is full.
+        """
 
         def ask(number: int, frame: object) -> None:
             print("Stopping after this step; interrupt again to stop at once.", flush=True)
@@ -169,15 +182,23 @@ class RunFolder:
             yield
         except torch.OutOfMemoryError as error:
             raise TrainingStopped(
-                "The GPU's memory is full. Lower crops_per_volume, then crop_size, and start in another logdir; "
-                f"or free the GPU of other work and run again to go on. ({str(error).splitlines()[0]})"
+                "The GPU's memory is full. Lower crops_per_volume, then crop_size, and use another logdir; or stop "
+                f"other programs on the GPU and run again to continue. ({str(error).splitlines()[0]})"
             ) from error
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def record(self, step: int, scores: dict[str, float]) -> bool:
-        """Add the scores of one validation; return whether their ``mean_dice``, if there is one, is the best yet."""
+        """Add the scores of one validation to the history, and write it to ``metrics.csv`` and TensorBoard.
+
+        Args:
+            step: Number of the step after which the model was validated.
+            scores: Scores by name.
+
+        Returns:
+            Whether this is the validation with the highest ``mean_dice`` so far.
+        """
         row = {"step": step, "train_loss": float(np.mean(self.losses)), **scores}
         self.losses = []
         self.history.append(row)
@@ -194,24 +215,30 @@ class RunFolder:
                 self.events.add_scalar(tag, value, row["step"])
 
     def save_weights(self, model: torch.nn.Module, name: str) -> None:
-        """Write the weights of a SwinUNETR, with a note of the settings, to the file ``name``; plain MONAI loads it."""
+        """Write the weights of a SwinUNETR and the settings of the run to the file ``name``, which MONAI can load."""
         if self.writes:
             save_weights(model, self.path / name, note=self.settings)
 
     def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
-        """Write the state of ``parts`` after ``step`` if it is time to, if it is the last, or if a stop was asked for.
+        """Write the state after a step if it is due, if the step is the last, or if the user asked to stop.
+
+        Args:
+            step: Number of the step.
+            last: Whether it is the last step of the run.
+            parts: Model, optimizer and scaler; the state stores each under its name.
 
         Raises:
-            TrainingStopped: a stop was asked for; the state is on disk.
+            TrainingStopped: The user asked to stop, on any rank; the state is on disk.
+            InputError: The state could not be written; the state before it is intact.
         """
         self.step = step
-        stop = self.hardware.mean(self._stop_asked) > 0  # of any rank
+        stop = self.hardware.mean(self._stop_asked) > 0  # on any rank
         interval = min(max(self.save_every, 50 * self._save_took), MOST_SECONDS)
         due = time.monotonic() - self._saved_at > interval
         if self.writes and (due or last or stop):
             self._save_state(parts)
         if stop:
-            raise TrainingStopped(f"Stopped after step {step}, which is saved. Run again with this logdir to go on.")
+            raise TrainingStopped(f"Stopped after step {step}, which is saved. Run again with this logdir to continue.")
 
     def _save_state(self, parts: dict) -> None:
         start = time.monotonic()
@@ -234,21 +261,21 @@ class RunFolder:
             free = shutil.disk_usage(self.path).free / 1e6
             raise InputError(
                 f"logdir: the state after step {self.step} could not be written to '{self.path}', where {free:.0f} MB "
-                f"are free ({error}). The state before it is whole: make room and run again to go on."
+                f"are free ({error}). The state before it is intact. Free disk space and run again to continue."
             ) from error
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - start
 
-    # --------------------------------------------------------------------------------------------- what came out
+    # ------------------------------------------------------------------------------------------------- results
 
     @property
     def seconds(self) -> float:
-        """Return the seconds that the run has taken, those before a stop included."""
+        """Return the seconds that the run has taken, including the time before it was resumed."""
         return self.seconds_before + time.monotonic() - self.started
 
     @property
     def best(self) -> dict[str, float]:
-        """Return the row of the best mean Dice so far; step 0 and NaN before the first validation."""
+        """Return the validation with the best mean Dice so far; step 0 and NaN before the first validation."""
         if not self.history:
             return {"step": 0, "mean_dice": math.nan}
         return max(self.history, key=lambda row: np.nan_to_num(row.get("mean_dice", math.nan), nan=-1))
@@ -259,7 +286,7 @@ class RunFolder:
         return self.best["mean_dice"] if self.history else 0.0
 
     def write_table(self, rows: list[dict[str, object]], name: str) -> None:
-        """Write rows that share their keys as a CSV file; NaN, as of an absent organ, is an empty field."""
+        """Write rows with the same keys to the CSV file ``name``; NaN becomes an empty field."""
         if not self.writes:
             return
         with replacing(self.path / name) as temporary, open(temporary, "w", newline="") as file:
@@ -268,14 +295,14 @@ class RunFolder:
             writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
     def add_figure(self, figure: Figure, name: str) -> None:
-        """Write a figure as ``<name>.png``, and to TensorBoard at the last step."""
+        """Write a figure to ``<name>.png``, and to TensorBoard at the current step."""
         if self.writes:
             with replacing(self.path / f"{name}.png") as temporary:
                 figure.savefig(temporary, dpi=150)
             self.events.add_figure(name, figure, self.step, close=False)
 
     def write_summary(self, **results: object) -> None:
-        """Write ``summary.json``: how the run ended, what was run, and on what; NaN, as of an absent organ, is null."""
+        """Write results, settings, hardware, versions and seconds to ``summary.json``; NaN becomes null."""
         if not self.writes:
             return
         content = {
@@ -290,27 +317,39 @@ class RunFolder:
 
 
 def require_finite(loss: float, model: torch.nn.Module, step: int, case: str, scaled: bool = False) -> None:
-    """Stop the run before a broken step reaches the weights.
+    """Check that loss and gradients are finite, before the optimizer changes the weights.
 
-    ``scaled``: the gradients are float16's, and a scaler skips those steps that overflow; only the loss is looked at.
+    Args:
+        loss: Loss of the step.
+        model: Network with the gradients of the step.
+        step: Number of the step.
+        case: Name of the case, or of the cases, of the step.
+        scaled: Whether a :class:`torch.amp.GradScaler` scales the gradients. It skips steps in which float16 overflows,
+            so only the loss is checked.
 
     Raises:
-        TrainingStopped: the loss or a gradient is NaN or infinite, naming step and case.
+        TrainingStopped: The loss or a gradient is NaN or infinite; the message names step and case.
     """
     gradients = [] if scaled else [p.grad for p in model.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingStopped(
-            f"Step {step} on case '{case}' gave a loss of {loss} and a gradient of norm {norm}. The last saved state "
-            "is from before it. Look at that case's intensities and labels; if they are right, lower learning_rate and "
-            "start in another logdir."
+            f"Step {step} on case '{case}' gave a loss of {loss} and a gradient norm of {norm}. The last saved state "
+            "is from before this step. Check the intensities and labels of that case; if they are correct, lower "
+            "learning_rate and use another logdir."
         )
 
 
-def _flat(settings: dict) -> dict:
-    """Return settings with those of inner dictionaries lifted up: no two of them share a name."""
-    inner = [_flat(value) for value in settings.values() if isinstance(value, dict)]
-    return {key: value for part in [settings, *inner] for key, value in part.items() if not isinstance(value, dict)}
+def _differences(before: dict, now: dict) -> list[str]:
+    """Return one line per setting that differs, including those in nested dictionaries."""
+    lines = []
+    for key in before | now:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _differences(old, new)
+        elif old != new:
+            lines.append(f"  {key}: {old} in the folder, {new} now")
+    return list(dict.fromkeys(lines))  # the seed is stored twice: by itself and in the recipe
 
 
 def _without_nan(content: object) -> object:
@@ -320,7 +359,7 @@ def _without_nan(content: object) -> object:
 
 
 def _read_state(file: Path) -> dict:
-    """Read a state without running code; torch does not compare the checksums that it writes, so this does."""
+    """Read a state without running code from the file, and check its checksums, which ``torch.load`` does not do."""
     with zipfile.ZipFile(file) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"wrong checksum of {damaged}")
@@ -328,6 +367,6 @@ def _read_state(file: Path) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of Python and of the packages that decide the result."""
     modules = {"monai": monai, "torch": torch, "numpy": np, "nibabel": nib}
     return {"python": platform.python_version(), **{name: module.__version__ for name, module in modules.items()}}

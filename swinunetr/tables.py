@@ -1,4 +1,4 @@
-"""Tables that a notebook's front end shows as tables, and a terminal or a batch log as text."""
+"""Tables that are shown as Markdown in a notebook, and as aligned text in a terminal or a log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 
 class Shown:
-    """Base of what has tables to show: Jupyter takes Markdown; ``print``, and Jupyter without a front end, text.
+    """Base class of objects that are shown as tables: as Markdown in Jupyter, as text by ``print`` and in logs.
 
-    A dataclass built on it needs ``repr=False``, so that its representation is this text.
+    A subclass that is a dataclass needs ``repr=False``; otherwise the dataclass replaces ``__repr__``.
     """
 
     def tables(self) -> list[Table]:
-        """Return the tables, in order."""
+        """Return the tables in the order in which they are shown."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -25,7 +25,14 @@ class Shown:
 
 @dataclass(frozen=True, repr=False)
 class Table(Shown):
-    """Rows of cells under their headings, a title above and notes below; no rows, no headings."""
+    """Table with a title above it and notes below it.
+
+    Attributes:
+        columns: Headings; they are not shown if there are no rows.
+        rows: Cells of each row; each is shown as ``str(cell)``.
+        notes: Sentences below the table.
+        title: Line above the table; empty means none.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -37,7 +44,7 @@ class Table(Shown):
         return [self]
 
     def text(self) -> str:
-        """Return lines with aligned columns: words to the left, numbers to the right."""
+        """Return the table as text with aligned columns: words to the left, numbers to the right."""
         lines = [tuple(map(str, row)) for row in (self.columns, *self.rows)] if self.rows else []
         columns = list(zip(*lines, strict=True))
         widths = [max(map(len, column)) for column in columns]
@@ -49,7 +56,7 @@ class Table(Shown):
         return "\n".join([self.title] * bool(self.title) + [line.rstrip() for line in aligned] + list(self.notes))
 
     def markdown(self) -> str:
-        """Return the table in Markdown, and the notes as a list."""
+        """Return the table as Markdown, with the notes as a list."""
         lines = [tuple(str(cell).replace("|", "\\|") for cell in row) for row in (self.columns, *self.rows)]
         lines.insert(1, ("---",) * len(self.columns))
         table = "\n".join("| " + " | ".join(row) + " |" for row in lines) if self.rows else ""

@@ -1,5 +1,6 @@
-"""Every public checkpoint layout, written from small known networks, for the tests of checkpoints."""
+"""Small known networks, and checkpoints of them in every public layout."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,18 @@ from torch import nn
 IMAGE = torch.rand(1, 4, 64, 32, 32, generator=torch.Generator().manual_seed(7))  # the bottleneck has two voxels
 
 
-class OracleMerging(nn.Module):
-    """State MONAI 0.9's order once more, by indexing: (d, h, w) offsets of slots 0 to 7."""
+def known_network(classes=14, in_channels=1, **options):
+    """Return a small network without equal tensors; the equal norms and biases of a new one would hide a swap."""
+    torch.manual_seed(3)
+    model = SwinUNETR(in_channels, classes, feature_size=12, **{"downsample": ReferenceMerging} | options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+class ReferenceMerging(nn.Module):
+    """Patch merging of MONAI 0.9, written independently of the package, by indexing."""
 
     def __init__(self, dim, norm_layer=nn.LayerNorm, spatial_dims=3):
         super().__init__()
@@ -19,27 +30,19 @@ class OracleMerging(nn.Module):
 
     def forward(self, x):
         slots = []
-        for offset in ("000", "100", "010", "001", "101", "010", "001", "111"):
+        for offset in ("000", "100", "010", "001", "101", "010", "001", "111"):  # d, h, w of slots 0 to 7
             d, h, w = (torch.arange(int(digit), size, 2) for digit, size in zip(offset, x.shape[1:4], strict=True))
             slots.append(x[:, d][:, :, h][:, :, :, w])
         return self.reduction(self.norm(torch.cat(slots, dim=-1)))
 
 
-def known_network(classes=14, in_channels=1, **options):
-    """Build a small network no two tensors of which are alike: fresh norms and biases would hide a swap."""
-    torch.manual_seed(3)
-    model = SwinUNETR(in_channels, classes, feature_size=12, **{"downsample": OracleMerging} | options).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
 def extra(*names):
+    """Return small tensors with the given names."""
     return {name: torch.full((3,), float(number)) for number, name in enumerate(names)}
 
 
 def pair(*names):
+    """Return a weight and a bias for each name."""
     return extra(*(f"{name}.{kind}" for name in names for kind in ("weight", "bias")))
 
 
@@ -61,23 +64,26 @@ def renamed(state, *changes):
     return state
 
 
+# Prefixes of all parts of SwinUNETR but the head.
 BODY = ("swinViT.", "encoder", "decoder")
 
+# Tensors that SwinUNETR does not use.
 TEXT_HEADS = extra("organ_embedding") | pair(
     "precls_conv.0", "precls_conv.2", "GAP.0", "GAP.3", "controller", "text_to_vision"
 )
-
 PRETEXT = pair("rotation_head", "contrastive_head")
 VAE_HEAD = pair(*(f"conv.{number}" for number in (0, 4, 8, 12, 16, 20)))
 
 
 def ssl_50k(state):
-    inner = renamed(only(state, *BODY), ("swinViT.", "encoder."))
-    inner = {
-        name.replace(".0.", ".0.0.", 1) if name.startswith("encoder.layers") else name: t for name, t in inner.items()
-    }
+    encoder_names = renamed(only(state, *BODY), ("swinViT.", "encoder."))
+    body = {}
+    for name, tensor in encoder_names.items():
+        if name.startswith("encoder.layers"):
+            name = name.replace(".0.", ".0.0.", 1)
+        body[name] = tensor
     head = {"out.conv.conv.weight": torch.ones(1, 12, 1, 1, 1), "out.conv.conv.bias": torch.ones(1)}
-    return {"model": extra("encoder.mask_token") | inner | pair("encoder.norm") | head, "epoch": 7}
+    return {"model": extra("encoder.mask_token") | body | pair("encoder.norm") | head, "epoch": 7}
 
 
 def swinvit_5k(state):
@@ -119,37 +125,38 @@ def voco_student(state):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a layout holds: tensors in the file, and how many of them SwinUNETR has a place for."""
+    """A checkpoint layout and what is expected when it is loaded."""
 
-    write: callable
+    write: Callable
     family: str
-    tensors: int
-    loaded: int
+    tensors: int  # in the file
+    loaded: int  # of these
     covers: str  # the last part of the network that it fills: "swinViT", "encoder", "decoder" or "head"
-    original: str = "v1"
-    zipped: bool = True
+    original: str = "v1"  # key of the fixture ``originals``
+    zipped: bool = True  # False for the file format before PyTorch 1.6
 
 
 LAYOUTS = {
-    "1, 5c": Layout(ssl_50k, "ssl_50k", 162, 157, "decoder"),
-    "2": Layout(swinvit_5k, "swinvit_5k", 134, 126, "swinViT"),
-    "2, before zip": Layout(swinvit_5k, "swinvit_5k", 134, 126, "swinViT", zipped=False),
-    "2b": Layout(ssl_head, "ssl_head", 142, 126, "swinViT"),
-    "2b, bare, old names": Layout(ssl_head_old, "ssl_head", 142, 126, "swinViT"),
-    "3, 5b": Layout(btcv, "swinunetr", 159, 159, "head"),
-    "3b": Layout(btcv, "swinunetr", 159, 159, "head", "four channels"),
-    "4, bundle": Layout(lambda state: {"model": state}, "swinunetr", 159, 159, "head"),
-    "4, bare": Layout(dict, "swinunetr", 159, 159, "head"),
-    "5a, 7 retrained": Layout(suprem, "universal", 170, 157, "decoder"),
-    "6a": Layout(voco, "voco", 145, 145, "encoder", "v2"),
-    "6a, student": Layout(voco_student, "voco", 145, 145, "encoder", "v2"),
-    "6c": Layout(dict, "swinunetr_v2", 167, 167, "head", "v2"),
-    "7": Layout(universal, "universal", 170, 157, "decoder"),
-    "9": Layout(brainsegfounder, "ssl_head", 142, 126, "swinViT", "four channels"),
+    "ssl_50k": Layout(ssl_50k, "ssl_50k", 162, 157, "decoder"),
+    "swinvit_5k": Layout(swinvit_5k, "swinvit_5k", 134, 126, "swinViT"),
+    "swinvit_5k, old serialization": Layout(swinvit_5k, "swinvit_5k", 134, 126, "swinViT", zipped=False),
+    "ssl_head": Layout(ssl_head, "ssl_head", 142, 126, "swinViT"),
+    "ssl_head, old names": Layout(ssl_head_old, "ssl_head", 142, 126, "swinViT"),
+    "btcv": Layout(btcv, "swinunetr", 159, 159, "head"),
+    "brats": Layout(btcv, "swinunetr", 159, 159, "head", "four channels"),
+    "model zoo bundle": Layout(lambda state: {"model": state}, "swinunetr", 159, 159, "head"),
+    "bare state dict": Layout(dict, "swinunetr", 159, 159, "head"),
+    "suprem": Layout(suprem, "universal", 170, 157, "decoder"),
+    "voco": Layout(voco, "voco", 145, 145, "encoder", "v2"),
+    "voco, student": Layout(voco_student, "voco", 145, 145, "encoder", "v2"),
+    "vocomni": Layout(dict, "swinunetr_v2", 167, 167, "head", "v2"),
+    "universal": Layout(universal, "universal", 170, 157, "decoder"),
+    "brainsegfounder": Layout(brainsegfounder, "ssl_head", 142, 126, "swinViT", "four channels"),
 }
 
 
 def written(tmp_path, layout, state, name="weights.pt"):
+    """Write a state dict in a layout, and return the path."""
     file = tmp_path / name
     torch.save(layout.write(buffers_first(state)), file, _use_new_zipfile_serialization=layout.zipped)
     return file
@@ -157,7 +164,7 @@ def written(tmp_path, layout, state, name="weights.pt"):
 
 @torch.inference_mode()
 def response(model, covers):
-    """Return what the network computes with the parts that a layout fills, and no others."""
+    """Return what the network computes with the parts that a layout fills, without the others."""
     image = IMAGE[:, : model.swinViT.patch_embed.proj.in_channels]
     model.eval()
     if covers == "head":

@@ -1,4 +1,4 @@
-"""Checkpoints are loaded whole or refused with the network unchanged; saved and found."""
+"""Checkpoints are loaded completely or refused with the network unchanged; weights are saved and found."""
 
 import hashlib
 import os
@@ -29,15 +29,15 @@ from swinunetr.network import LegacyPatchMerging
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_network_with_todays_merging_is_not_given_older_weights(originals, tmp_path):
-    file = written(tmp_path, LAYOUTS["1, 5c"], originals["v1"].state_dict())
+def test_older_weights_are_refused_by_a_network_with_current_merging(originals, tmp_path):
+    file = written(tmp_path, LAYOUTS["ssl_50k"], originals["v1"].state_dict())
     model = SwinUNETR(1, 14, feature_size=12)
-    with pytest.raises(CheckpointError, match="merging is legacy, not current.*build_swinunetr"):
+    with pytest.raises(CheckpointError, match="merging is legacy, but current in the network.*build_swinunetr"):
         load_pretrained(model, file)
 
 
-def test_without_its_decoder_a_file_leaves_decoder_and_head_as_they_were(originals, tmp_path):
-    file = written(tmp_path, LAYOUTS["3, 5b"], originals["v1"].state_dict())
+def test_without_decoder_the_decoder_and_the_head_are_unchanged(originals, tmp_path):
+    file = written(tmp_path, LAYOUTS["btcv"], originals["v1"].state_dict())
     model = build_swinunetr(14, file)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = load_pretrained(model, file, decoder=False)
@@ -45,12 +45,12 @@ def test_without_its_decoder_a_file_leaves_decoder_and_head_as_they_were(origina
         source = before if name.startswith(("decoder", "out.")) else originals["v1"].state_dict()
         assert torch.equal(tensor, source[name])
     assert len(report.loaded) == 137 and len(report.dropped) == len(report.left_random) == 22
-    assert "no decoder was asked for" in str(report) and "0 of 20" in str(report)
+    assert "the decoder was not requested" in str(report) and "0 of 20" in str(report)
 
 
-def test_half_precision_weights_are_cast_to_the_networks_type(originals, tmp_path):
+def test_half_precision_weights_are_converted_to_float32(originals, tmp_path):
     halved = {n: t.half() if t.is_floating_point() else t for n, t in originals["v1"].state_dict().items()}
-    file = written(tmp_path, LAYOUTS["4, bare"], halved)
+    file = written(tmp_path, LAYOUTS["bare state dict"], halved)
     model = build_swinunetr(14, file)
     load_pretrained(model, file)
     own = model.state_dict()
@@ -59,18 +59,18 @@ def test_half_precision_weights_are_cast_to_the_networks_type(originals, tmp_pat
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
-def test_numpy_numbers_beside_the_tensors_load_by_the_names_of_numpy_1_and_2(core, originals, tmp_path):
+def test_numbers_of_numpy_1_and_2_beside_the_tensors_are_ignored(core, originals, tmp_path):
     file = tmp_path / "btcv.pt"
     content = btcv(originals["v1"].state_dict()) | {"step": np.int64(3), "loss": np.float32(0.5)}
-    torch.save(content, file, _use_new_zipfile_serialization=False)  # whose pickle is not checksummed
+    torch.save(content, file, _use_new_zipfile_serialization=False)  # no checksum, so it can be edited
     written_as = np.float64(0).__reduce__()[0].__module__.removesuffix(".multiarray").encode()
     file.write_bytes(file.read_bytes().replace(written_as + b".multiarray", core.encode() + b".multiarray"))
     report = load_pretrained(build_swinunetr(14, file), file)
     assert set(report.ignored) == {"epoch", "best_acc", "history", "step", "loss"}
 
 
-class Evil:
-    """Make a folder named after the file, should anybody run this pickle."""
+class MaliciousPickle:
+    """Pickle that makes a folder next to the file if it is run."""
 
     def __init__(self, file):
         self.folder = str(file) + ".ran"
@@ -87,7 +87,7 @@ def raw(content):
     return lambda file, state: file.write_bytes(content)
 
 
-def cut(zipped):
+def truncated(zipped):
     def write(file, state):
         torch.save(state, file, _use_new_zipfile_serialization=zipped)
         file.write_bytes(file.read_bytes()[:-100_000])
@@ -116,25 +116,28 @@ BAD_FILES = {
     "empty": (raw(b""), "an empty file"),
     "web page": (raw(b"\n<!DOCTYPE html><html>Not Found</html>"), "a web page"),
     "lfs pointer": (raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), "a Git LFS pointer"),
-    "cut off": (cut(zipped=True), "cut off"),
-    "cut off, before zip": (cut(zipped=False), "a damaged file"),
+    "incomplete": (truncated(zipped=True), "an incomplete PyTorch file"),
+    "incomplete, old serialization": (truncated(zipped=False), "a damaged file"),
     "plain zip": (plain_zip, "a zip archive"),
     "safetensors": (raw((9).to_bytes(8, "little") + b'{"a": {} }'), "a safetensors file"),
     "random bytes": (raw(bytes(range(100, 200))), "a damaged file"),
     "torchscript": (lambda file, state: TRACED.save(file), "a TorchScript program"),
-    "code": (lambda file, state: torch.save({"state_dict": Evil(file)}, file), "mkdir.*did not run"),
-    "code, plain pickle": (lambda file, state: file.write_bytes(pickle.dumps(Evil(file), 2)), "mkdir.*did not run"),
-    "module": (saved(lambda state: nn.Linear(1, 1)), "a whole pickled module"),
+    "code": (lambda file, state: torch.save({"state_dict": MaliciousPickle(file)}, file), "mkdir.*did not run"),
+    "code, plain pickle": (
+        lambda file, state: file.write_bytes(pickle.dumps(MaliciousPickle(file), 2)),
+        "mkdir.*did not run",
+    ),
+    "module": (saved(lambda state: nn.Linear(1, 1)), "a pickled module"),
     "one tensor": (saved(lambda state: torch.ones(3)), "a saved Tensor"),
     "nothing": (saved(lambda state: {}), "nothing"),
     "optimizer": (saved(lambda state: torch.optim.SGD([torch.ones(1)]).state_dict()), "the state of an optimizer"),
     "unknown wrapper": (saved(lambda state: {"ema": state}), "it has ema"),
     "unknown prefix": (saved(lambda state: prefixed(state, "net0.")), "unknown prefix"),
-    "one stranger": (saved(lambda state: state | extra("extra.weight")), "no place for extra.weight"),
-    "a name twice": (saved(lambda state: state | prefixed(state, "module.")), "no place for"),
-    "half a network": (saved(lambda state: only(state, "decoder")), "no more than decoder"),
-    "one lost": (saved(without("decoder3.transp_conv.conv.weight")), r"transp_conv.conv.weight is missing"),
-    "first lost": (saved(without("swinViT.patch_embed.proj.weight")), "without .*proj.weight"),
+    "one unmatched tensor": (saved(lambda state: state | extra("extra.weight")), "unmatched tensors: extra.weight"),
+    "a name twice": (saved(lambda state: state | prefixed(state, "module.")), "unmatched tensors"),
+    "decoder only": (saved(lambda state: only(state, "decoder")), "parts of a SwinUNETR in it: decoder"),
+    "one missing": (saved(without("decoder3.transp_conv.conv.weight")), r"transp_conv.conv.weight is missing"),
+    "first missing": (saved(without("swinViT.patch_embed.proj.weight")), "without .*proj.weight"),
     "deeper": (saved(lambda state: state | extra("swinViT.layers1.0.blocks.2.norm1.bias")), "blocks.2.norm1.bias"),
     "diverged": (saved(diverged), "NaN or infinity in encoder2.layer.conv1.conv.weight"),
     "unetr": (saved(lambda state: SMALL_UNETR.state_dict()), "a UNETR"),
@@ -152,7 +155,8 @@ def target():
     return build_swinunetr(14, feature_size=12, merging="legacy")
 
 
-def refused_unchanged(model, file, match):
+def check_refused(model, file, match):
+    """Check that loading raises a complete message and leaves the network unchanged."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=match) as caught:
         load_pretrained(model, file)
@@ -162,42 +166,44 @@ def refused_unchanged(model, file, match):
 
 
 @pytest.mark.parametrize("write, match", BAD_FILES.values(), ids=BAD_FILES)
-def test_a_bad_file_is_refused_by_name_and_the_network_stays_as_it_was(write, match, target, originals, tmp_path):
+def test_bad_file_is_refused_by_name_and_the_network_is_unchanged(write, match, target, originals, tmp_path):
     file = tmp_path / "suspect.pt"
     write(file, dict(originals["v1"].state_dict()))
-    refused_unchanged(target, file, match)
+    check_refused(target, file, match)
     assert not Path(f"{file}.ran").exists()
 
 
-def test_the_malicious_pickle_would_have_run(tmp_path):
-    evil = Evil(tmp_path / "file")
-    pickle.loads(pickle.dumps(evil))
-    assert Path(evil.folder).exists()
+def test_malicious_pickle_runs_in_plain_pickle(tmp_path):
+    malicious = MaliciousPickle(tmp_path / "file")
+    pickle.loads(pickle.dumps(malicious))
+    assert Path(malicious.folder).exists()
 
 
-OTHER_BUILDS = {
-    "feature_size is 12, not 24": {"feature_size": 24},
-    "in_channels is 1, not 2": {"in_channels": 2},
-    "window_size is 7, not 4": {"window_size": 4},
+OTHER_SIZES = {
+    "feature_size is 12, but 24 in the network": {"feature_size": 24},
+    "in_channels is 1, but 2 in the network": {"in_channels": 2},
+    "window_size is 7, but 4 in the network": {"window_size": 4},
 }
 
 
-@pytest.mark.parametrize("match, options", OTHER_BUILDS.items(), ids=OTHER_BUILDS)
-def test_another_build_is_refused_on_building_and_on_loading(match, options, originals, tmp_path):
-    file = written(tmp_path, LAYOUTS["2"], originals["v1"].state_dict())
+@pytest.mark.parametrize("match, options", OTHER_SIZES.items(), ids=OTHER_SIZES)
+def test_network_of_another_size_is_refused_when_built_and_when_loaded(match, options, originals, tmp_path):
+    file = written(tmp_path, LAYOUTS["swinvit_5k"], originals["v1"].state_dict())
     with pytest.raises(CheckpointError, match=match):
         build_swinunetr(14, file, **options)
     model = build_swinunetr(14, **{"feature_size": 12, "merging": "legacy"} | options)
-    refused_unchanged(model, file, match)
+    check_refused(model, file, match)
 
 
 def test_v2_weights_are_refused_by_a_v1_network(target, originals, tmp_path):
-    refused_unchanged(
-        target, written(tmp_path, LAYOUTS["6a"], originals["v2"].state_dict()), "use_v2 is True, not False"
+    check_refused(
+        target,
+        written(tmp_path, LAYOUTS["voco"], originals["v2"].state_dict()),
+        "use_v2 is True, but False in the network",
     )
 
 
-def test_an_unknown_merging_and_a_wrapped_network_are_refused(target):
+def test_unknown_merging_and_wrapped_network_are_refused(target):
     with pytest.raises(ValueError, match="'legacy', 'current'.*found 'mergingv2'"):
         build_swinunetr(2, merging="mergingv2")
     with pytest.raises(TypeError, match="without a wrapper, found DataParallel"):
@@ -205,7 +211,7 @@ def test_an_unknown_merging_and_a_wrapped_network_are_refused(target):
 
 
 @pytest.mark.parametrize("merging", ["legacy", "current"])
-def test_saved_weights_load_in_plain_monai_and_say_their_merging(merging, tmp_path):
+def test_saved_weights_load_in_plain_monai_and_note_their_merging(merging, tmp_path):
     model, file = build_swinunetr(3, feature_size=12, merging=merging), tmp_path / "best_model.pth"
     save_weights(model, file)
     plain = torch.load(file, weights_only=True)
@@ -218,14 +224,14 @@ def test_saved_weights_load_in_plain_monai_and_say_their_merging(merging, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["best_model.pth"]
 
 
-def test_a_saved_merging_cannot_be_overruled(target, tmp_path):
+def test_merging_that_contradicts_the_file_is_refused(target, tmp_path):
     file = tmp_path / "own.pth"
     save_weights(target, file)
-    with pytest.raises(CheckpointError, match="merging is legacy, not current"):
+    with pytest.raises(CheckpointError, match="merging is legacy, but current in the network"):
         build_swinunetr(14, file, merging="current")
 
 
-def test_a_failed_save_leaves_the_older_file_whole(target, tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_file(target, tmp_path, monkeypatch):
     file = tmp_path / "own.pth"
     save_weights(target, file)
     before = file.read_bytes()
@@ -241,18 +247,18 @@ def test_a_failed_save_leaves_the_older_file_whole(target, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["own.pth"]
 
 
-WHOLE_FILE = b"stands for 719 MB"
+COMPLETE_FILE = b"stands for 719 MB"
 
 
 @pytest.fixture
 def network(monkeypatch):
-    """Replace the network below MONAI's download_url: set `.send` to what a download does."""
+    """Replace the internet access of MONAI's ``download_url``; ``send`` is what a download does."""
 
     class Network:
         calls = 0
 
         def send(self, path):
-            Path(path).write_bytes(WHOLE_FILE)
+            Path(path).write_bytes(COMPLETE_FILE)
 
     network = Network()
 
@@ -261,14 +267,14 @@ def network(monkeypatch):
         network.send(path)
 
     monkeypatch.setattr("monai.apps.utils.urlretrieve", urlretrieve)
-    monkeypatch.setattr(checkpoints, "SSL_50K_SHA256", hashlib.sha256(WHOLE_FILE).hexdigest())
+    monkeypatch.setattr(checkpoints, "SSL_50K_SHA256", hashlib.sha256(COMPLETE_FILE).hexdigest())
     return network
 
 
-def test_the_short_name_is_downloaded_once_into_the_cache(network, tmp_path):
+def test_short_name_is_downloaded_once_into_the_cache(network, tmp_path):
     file = find_checkpoint("ssl_50k", tmp_path / "cache")
     assert file == tmp_path / "cache" / "ssl_pretrained_weights.pth" == find_checkpoint("ssl_50k", tmp_path / "cache")
-    assert (file.read_bytes(), network.calls) == (WHOLE_FILE, 1)
+    assert (file.read_bytes(), network.calls) == (COMPLETE_FILE, 1)
 
 
 def offline(path):
@@ -276,16 +282,16 @@ def offline(path):
 
 
 def interrupted(path):
-    Path(path).write_bytes(WHOLE_FILE[:8])
+    Path(path).write_bytes(COMPLETE_FILE[:8])
     raise ContentTooShortError("got 8 of 17 bytes", None)
 
 
 def altered(path):
-    Path(path).write_bytes(WHOLE_FILE[:8])
+    Path(path).write_bytes(COMPLETE_FILE[:8])
 
 
 @pytest.mark.parametrize("send", [offline, interrupted, altered])
-def test_a_download_that_fails_says_what_to_fetch_and_leaves_no_file(send, network, tmp_path):
+def test_failed_download_says_what_to_download_and_leaves_no_file(send, network, tmp_path):
     network.send = send
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint("ssl_50k", tmp_path)
@@ -295,14 +301,14 @@ def test_a_download_that_fails_says_what_to_fetch_and_leaves_no_file(send, netwo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_a_file_in_the_cache_is_not_taken_for_a_whole_one(network, tmp_path):
-    (tmp_path / "ssl_pretrained_weights.pth").write_bytes(WHOLE_FILE[:8])
-    with pytest.raises(CheckpointError, match="half or changed file.*Delete it"):
+def test_incomplete_file_in_the_cache_is_refused(network, tmp_path):
+    (tmp_path / "ssl_pretrained_weights.pth").write_bytes(COMPLETE_FILE[:8])
+    with pytest.raises(CheckpointError, match="incomplete or changed file.*Delete it"):
         find_checkpoint("ssl_50k", tmp_path)
     assert network.calls == 0
 
 
-def test_a_path_is_returned_as_it_is_and_must_exist(tmp_path):
+def test_path_is_returned_unchanged_and_must_exist(tmp_path):
     file = tmp_path / "weights.pt"
     file.touch()
     assert find_checkpoint(str(file)) == file
@@ -310,8 +316,8 @@ def test_a_path_is_returned_as_it_is_and_must_exist(tmp_path):
         find_checkpoint(tmp_path / "elsewhere.pt")
 
 
-def test_the_encoder_answers_otherwise_after_loading_and_is_told_apart_if_not(originals, tmp_path):
-    file = written(tmp_path, LAYOUTS["1, 5c"], originals["v1"].state_dict())
+def test_encoder_response_changes_after_loading_and_an_unchanged_one_is_an_error(originals, tmp_path):
+    file = written(tmp_path, LAYOUTS["ssl_50k"], originals["v1"].state_dict())
     model = build_swinunetr(5, file)
     patch = IMAGE[:, :1]
     before = encoder_response(model, patch)
@@ -320,5 +326,5 @@ def test_the_encoder_answers_otherwise_after_loading_and_is_told_apart_if_not(or
     assert [tuple(features.shape[1:]) for features in after][0] == (12, 32, 16, 16)
     assert compare_responses(before, after).count("changed by") == 5
     torch.testing.assert_close(after, encoder_response(originals["v1"], patch))
-    with pytest.raises(CheckpointError, match="Stage 0"):
+    with pytest.raises(CheckpointError, match="encoder stage 0 did not change: its weights were not loaded"):
         compare_responses(before, before)

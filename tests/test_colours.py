@@ -1,9 +1,9 @@
-"""Label files for viewers."""
+"""Label files of viewers."""
 
 from swinunetr.colours import save_label_names
 
 
-def test_label_files_name_every_class_in_the_viewers_own_forms(tmp_path):
+def test_label_files_list_every_class_in_the_format_of_each_viewer(tmp_path):
     save_label_names(tmp_path, ("background", "left kidney", "liver"))
     slicer = [line.split() for line in (tmp_path / "labels.ctbl").read_text().splitlines() if line[0] != "#"]
     assert [row[:2] for row in slicer] == [["0", "background"], ["1", "left_kidney"], ["2", "liver"]]

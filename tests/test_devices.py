@@ -1,4 +1,4 @@
-"""Device, precision, and several processes."""
+"""Device, precision, and training with several processes."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from conftest import PROJECT
 from swinunetr.devices import Hardware, parallel
 
 
-def test_two_ranks_train_as_one_process_that_sees_both_volumes(tmp_path):
+def test_two_ranks_have_the_same_losses_as_one_process_with_both_volumes(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     command = [*launcher, str(PROJECT / "tests/two_ranks.py"), str(tmp_path / "out.json")]
@@ -21,19 +21,19 @@ def test_two_ranks_train_as_one_process_that_sees_both_volumes(tmp_path):
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["ranks"] == 2
     assert result["shared"] == [[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]
-    alone = Hardware(torch.device("cpu"), None, "CPU")
-    assert result["losses"] == pytest.approx(two_ranks.train(alone, samples_per_step=2), rel=1e-4)
+    single = Hardware(torch.device("cpu"), None, "CPU")
+    assert result["losses"] == pytest.approx(two_ranks.train(single, samples_per_step=2), rel=1e-4)
 
 
-def test_alone_nothing_is_shared():
-    alone = Hardware(torch.device("cpu"), None, "CPU")
-    assert alone.share([1, 2]) == alone.gather([1, 2]) == [1, 2]
-    assert alone.mean(0.1) == 0.1 and [alone.sample_number(step) for step in (1, 2, 3)] == [1, 2, 3]
+def test_one_process_keeps_all_items_and_the_plain_network():
+    single = Hardware(torch.device("cpu"), None, "CPU")
+    assert single.share([1, 2]) == single.gather([1, 2]) == [1, 2]
+    assert single.mean(0.1) == 0.1 and [single.sample_number(step) for step in (1, 2, 3)] == [1, 2, 3]
     model = torch.nn.Linear(1, 1)
-    assert parallel(model, alone) is model
+    assert parallel(model, single) is model
 
 
-def test_float16_alone_scales_its_gradients():
+def test_gradients_are_scaled_only_with_float16():
     dtypes = (None, torch.bfloat16, torch.float16)
     assert [Hardware(torch.device("cuda"), dtype, "").autocast_dtype is torch.float16 for dtype in dtypes] == [
         Hardware(torch.device("cpu"), dtype, "").scaler().is_enabled() for dtype in dtypes

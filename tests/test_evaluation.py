@@ -1,4 +1,4 @@
-"""Scores of cases, and what stands out in them."""
+"""Scores of cases, and the tables and notes about them."""
 
 import math
 
@@ -27,14 +27,14 @@ from swinunetr.settings import choose_recipe
 
 
 class CopiesLabels(torch.nn.Module):
-    """A network that reads the class off the intensity, so that predictions are known."""
+    """A network that finds the class from the intensity, so that predictions are known."""
 
     def forward(self, x):
         thresholds = torch.tensor([-1.0, 0.5, 0.75], device=x.device).reshape(1, 3, 1, 1, 1)
         return -(x - thresholds - 0.1).abs() * 1000
 
 
-def test_evaluate_scores_a_perfect_network_one_and_leaves_its_mode(small_data):
+def test_a_perfect_network_scores_one_and_stays_in_training_mode(small_data):
     _, cases = prepared(small_data)
     for case in cases:
         case["image"] = (case["label"] == 1) * 0.6 + (case["label"] == 2) * 0.85 - 0.9 * (case["label"] == 0)
@@ -45,7 +45,7 @@ def test_evaluate_scores_a_perfect_network_one_and_leaves_its_mode(small_data):
 
 
 def scored(folder, change, **details):
-    """Return the rows of one case whose prediction is the truth with a change."""
+    """Return the rows of one case, with a prediction that is the ground truth after ``change``."""
     files = {key: str(folder / file) for key, file in write_case(folder, 1, **details).items()}
     (case,) = prepare_cases([{"name": "c", **files}], SMALL, "CT")
     labels = read_labels(files["label"])
@@ -65,7 +65,7 @@ def test_scores_of_a_case_with_half_an_organ_counted_by_hand(tmp_path):
     assert (right["dice_own_grid"], right["surface_dice"], right["hd95_mm"]) == (1, 1, 0)
 
 
-def test_an_organ_that_was_missed_has_no_distance_and_one_that_is_not_there_no_score(tmp_path):
+def test_a_missed_organ_has_no_distance_and_an_absent_organ_has_no_score(tmp_path):
     def confuse(labels):
         labels[labels == 1] = 2
 
@@ -82,7 +82,7 @@ def test_an_organ_that_was_missed_has_no_distance_and_one_that_is_not_there_no_s
 
 def test_labels_stored_with_a_slope_are_read_as_whole_numbers(tmp_path):
     image = nib.Nifti1Image(np.full((2, 2, 2), 10, np.uint8), np.eye(4))
-    image.header.set_slope_inter(0.7, 0)  # which the header keeps in float32: 10 of them are 6.9999999
+    image.header.set_slope_inter(0.7, 0)  # stored in the header as float32: 10 is read as 6.9999999
     nib.save(image, tmp_path / "label.nii.gz")
     assert np.unique(np.asarray(nib.load(tmp_path / "label.nii.gz").dataobj))[0] < 7
     assert np.unique(read_labels(tmp_path / "label.nii.gz")).tolist() == [7]
@@ -96,7 +96,7 @@ def test_a_scan_without_any_organ_is_scored_without_a_mean(tmp_path):
     assert math.isnan(summarise(rows, ("liver",))["mean_dice"])
 
 
-def test_a_model_that_predicts_only_background_is_called_out():
+def test_a_prediction_of_background_only_and_missed_organs_are_noted():
     row = {"case": "c", "organ": "liver", **dict.fromkeys(SCORES, 0.0), "volume_true_ml": 5.0}
     assert "predicts only background" in str(describe_scores([row]))
     found = row | {"organ": "spleen", "dice_own_grid": 0.5, "volume_predicted_ml": 4.0}
@@ -112,7 +112,7 @@ def test_worst_cases_come_first():
     assert lines[1].startswith("b") and "aorta 0.10, liver 0.90" in lines[1] and lines[2].startswith("a")
 
 
-def test_the_ceiling_is_lower_for_thin_organs_on_a_coarse_grid(tmp_path):
+def test_the_upper_bound_of_the_resolution_is_lower_for_thin_organs(tmp_path):
     files = {key: str(tmp_path / file) for key, file in write_case(tmp_path, 1).items()}
     label = nib.load(files["label"])
     voxels = np.asarray(label.dataobj).copy()

@@ -1,4 +1,4 @@
-"""The faster network is MONAI's: the same names, outputs and gradients."""
+"""The faster network has the names, outputs and gradients of MONAI's."""
 
 import copy
 
@@ -11,8 +11,8 @@ from swinunetr.fast_swin import FASTER, FastInstanceNorm3d, attend, attend_fused
 from swinunetr.network import LegacyPatchMerging
 
 
-def twins(window: int = 4, **options) -> tuple[SwinUNETR, SwinUNETR]:
-    """Return MONAI's network with biases large enough to matter, and its faster copy."""
+def plain_and_fast(window: int = 4, **options) -> tuple[SwinUNETR, SwinUNETR]:
+    """Return MONAI's network with position biases that are large enough to test, and its faster copy."""
     torch.manual_seed(0)
     plain = SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=window, **options)
     for name, parameter in plain.named_parameters():
@@ -21,8 +21,8 @@ def twins(window: int = 4, **options) -> tuple[SwinUNETR, SwinUNETR]:
     return plain, speed_up(copy.deepcopy(plain))
 
 
-def answers(network: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the outputs in training, those without gradients, and every gradient, by name."""
+def outputs_and_gradients(network: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the output in training, the output without gradients, and every gradient, by name."""
 
     def outputs() -> torch.Tensor:
         maps = network(x)
@@ -36,6 +36,7 @@ def answers(network: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the relative error, as the norm of the difference over the norm of ``expected``."""
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / expected.norm())
 
@@ -53,11 +54,13 @@ CASES = {  # shape; options
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_encoder_and_its_gradients_are_monais(case):
+def test_encoder_and_its_gradients_equal_monai(case):
     shape, options = CASES[case]
-    plain, fast = (model.swinViT.double() for model in twins(**options))  # float64: what differs then is no rounding
+    plain, fast = (
+        model.swinViT.double() for model in plain_and_fast(**options)
+    )  # float64, so that rounding errors are small
     x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    expected, found = answers(plain, x), answers(fast, x)
+    expected, found = outputs_and_gradients(plain, x), outputs_and_gradients(fast, x)
     assert found.keys() == expected.keys()
     assert any(name.endswith("bias_table") for name in found)
     for name in expected:
@@ -69,20 +72,20 @@ LAYOUTS = {"channels last": torch.channels_last_3d, "channels first": torch.cont
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("window, layout", [(4, "channels last"), (7, "channels first")])
-def test_whole_network_agrees_in_float32(window, layout, batch):
-    plain, fast = (model.to(memory_format=LAYOUTS[layout]) for model in twins(window))
+def test_whole_network_equals_monai_in_float32(window, layout, batch):
+    plain, fast = (model.to(memory_format=LAYOUTS[layout]) for model in plain_and_fast(window))
     x = torch.randn(batch, 1, 64, 32, 32, generator=torch.Generator().manual_seed(2))
-    expected, found = answers(plain, x), answers(fast, x)
+    expected, found = outputs_and_gradients(plain, x), outputs_and_gradients(fast, x)
     assert found.keys() == expected.keys()
     assert error(found["output"], expected["output"]) < 1e-5
     assert error(found["without gradients"], expected["without gradients"]) < 1e-5
     wrong = {name: error(found[name], expected[name]) for name in expected if expected[name].norm() > 1e-3}
-    assert max(wrong.values()) < 5e-3, wrong  # rounding moves single voxels across the kink of leaky ReLU
+    assert max(wrong.values()) < 5e-3, wrong  # rounding changes the sign of single voxels before a leaky ReLU
 
 
 @pytest.mark.parametrize("window", [4, 7])
-def test_bfloat16_is_as_near_to_float32_as_monais(window):
-    plain, fast = twins(window)
+def test_bfloat16_is_as_accurate_as_monai(window):
+    plain, fast = plain_and_fast(window)
     x = torch.randn(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(2))
     exact = plain(x).detach()
     plain, fast = (model.to(memory_format=torch.channels_last_3d) for model in (plain, fast))
@@ -94,8 +97,8 @@ def test_bfloat16_is_as_near_to_float32_as_monais(window):
     assert error(fused, exact) < 1.2 * error(theirs, exact)
 
 
-def test_names_stay_and_a_second_call_changes_nothing():
-    plain, fast = twins()
+def test_names_are_unchanged_and_a_second_call_has_no_effect():
+    plain, fast = plain_and_fast()
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert {type(module) for module in fast.modules()}.isdisjoint(FASTER)
     types = [type(module) for module in fast.modules()]
@@ -103,8 +106,8 @@ def test_names_stay_and_a_second_call_changes_nothing():
     assert [name for name, _ in fast.named_parameters()] == [name for name, _ in plain.named_parameters()]
 
 
-def test_a_copy_follows_its_own_weights():
-    fast = twins()[1].eval()
+def test_copy_uses_its_own_weights():
+    fast = plain_and_fast()[1].eval()
     x = torch.randn(1, 1, 32, 32, 64)
     other = copy.deepcopy(fast)
     with torch.no_grad():
@@ -113,7 +116,7 @@ def test_a_copy_follows_its_own_weights():
         assert not torch.equal(other(x), fast(x))
 
 
-def test_mask_is_monais_and_kept():
+def test_mask_equals_monai_and_is_cached():
     sizes = (16, 8, 8), (4, 4, 4), (2, 2, 0)
     with torch.inference_mode():
         mask = shift_mask(*sizes, torch.device("cpu"), torch.float32)
@@ -123,14 +126,14 @@ def test_mask_is_monais_and_kept():
     assert torch.equal(shift_mask(*sizes, torch.device("cpu"), torch.bfloat16).float(), mask)
 
 
-def test_fused_attention_is_attention_with_the_gradient_of_the_addend():
+def test_fused_attention_equals_attention_with_the_gradient_of_the_bias():
     found = []
     for function in (attend, attend_fused):
         torch.manual_seed(0)
         parts = [torch.randn(2, 5, 3, 8, 4, requires_grad=True) for _ in range(3)]
-        added = torch.randn(5, 3, 8, 8, requires_grad=True)
-        output = function(*parts, added)
-        found.append([output, *torch.autograd.grad(output.square().sum(), [*parts, added])])
+        bias = torch.randn(5, 3, 8, 8, requires_grad=True)
+        output = function(*parts, bias)
+        found.append([output, *torch.autograd.grad(output.square().sum(), [*parts, bias])])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -139,7 +142,7 @@ def test_fused_attention_is_attention_with_the_gradient_of_the_addend():
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch, channels", [(1, 6), (2, 6), (1, 48), (2, 48)])
-def test_instance_norm_and_its_gradient_are_right_in_every_layout(
+def test_instance_norm_and_its_gradient_are_correct_in_every_layout(
     batch, channels, layout, gradient_layout, dtype, allowed
 ):
     torch.manual_seed(0)

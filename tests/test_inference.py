@@ -1,4 +1,4 @@
-"""The way back to the scan's own voxels, the files written there, and the sliding window over mirrored volumes."""
+"""Resampling to the scan's own grid, files of predictions, and sliding-window inference with axis flips."""
 
 import nibabel as nib
 import numpy as np
@@ -18,9 +18,9 @@ from swinunetr.preprocessing import prepare_cases
 
 def rotation(axis, degrees):
     angle, (a, b) = np.deg2rad(degrees), [i for i in range(3) if i != axis]
-    turn = np.eye(4)
-    turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-    return turn
+    matrix = np.eye(4)
+    matrix[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    return matrix
 
 
 AFFINES = {
@@ -30,20 +30,21 @@ AFFINES = {
 }
 
 
-def prepared_case(folder, **details):
-    """Return one case on the training grid, and its files."""
+def preprocessed_case(folder, **details):
+    """Return one preprocessed case and the paths of its files."""
     files = {key: str(folder / file) for key, file in write_case(folder, 1, **details).items()}
     (case,) = prepare_cases([{"name": "c", **files}], SMALL, "CT")
     return case, files
 
 
 def perfect(case):
+    """Return the probabilities of a perfect prediction."""
     return one_hot(case["label"].as_tensor()[None].long(), 3)[0]
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-def test_truth_taken_to_the_training_grid_and_back_lands_where_it_was(tmp_path, affine):
-    case, files = prepared_case(tmp_path, affine=affine)
+def test_ground_truth_resampled_to_the_training_grid_and_back_stays_in_place(tmp_path, affine):
+    case, files = preprocessed_case(tmp_path, affine=affine)
     labels = inference.to_source_grid(perfect(case), case["image"])
     truth = np.asarray(nib.load(files["label"]).dataobj)
     assert labels.shape == truth.shape and labels.dtype == np.uint8
@@ -51,19 +52,19 @@ def test_truth_taken_to_the_training_grid_and_back_lands_where_it_was(tmp_path, 
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-def test_slabs_change_nothing_in_the_way_back(tmp_path, affine, monkeypatch):
-    case, _ = prepared_case(tmp_path, affine=affine)
+def test_resampling_in_slabs_gives_the_same_labels(tmp_path, affine, monkeypatch):
+    case, _ = preprocessed_case(tmp_path, affine=affine)
     probabilities = torch.rand(4, *case["image"].shape[1:], generator=torch.Generator().manual_seed(0))
     whole = inference.to_source_grid(probabilities, case["image"])
     monkeypatch.setattr(inference, "SLAB_VOXELS", 3 * whole.shape[1] * whole.shape[2])
     slabs = inference.to_source_grid(probabilities, case["image"])
     assert len(np.unique(whole)) == 4
-    assert (slabs != whole).mean() < 1e-4  # ties, as the sums are rounded otherwise
+    assert (slabs != whole).mean() < 1e-4  # equal probabilities may be rounded differently
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-def test_itk_reads_a_prediction_at_the_place_of_its_scan(tmp_path, affine):
-    case, files = prepared_case(tmp_path, affine=affine)
+def test_itk_reads_a_prediction_at_the_position_of_its_scan(tmp_path, affine):
+    case, files = preprocessed_case(tmp_path, affine=affine)
     scan = nib.load(files["image"])
     scan.set_qform(scan.affine, code=1)
     nib.save(scan, files["image"])
@@ -81,14 +82,14 @@ def test_itk_reads_a_prediction_at_the_place_of_its_scan(tmp_path, affine):
     for corner in [(0, 0, 0), (10, 20, 30), tuple(n - 1 for n in labels.shape)]:
         place = itk.TransformIndexToPhysicalPoint(corner)
         np.testing.assert_allclose(place, itk_scan.TransformIndexToPhysicalPoint(corner), atol=1e-4)
-        in_ras = np.multiply(place, [-1, -1, 1])  # ITK counts to the patient's left and back
-        # ITK turns by the header's float32 quaternion, which is off by 2e-4 mm at the far corner, for the scan too
+        in_ras = np.multiply(place, [-1, -1, 1])  # x and y of ITK point to the patient's left and back
+        # ITK uses the float32 quaternion of the header, which is off by 2e-4 mm at the last corner, also for the scan.
         np.testing.assert_allclose(in_ras, nib.affines.apply_affine(affine, corner), atol=5e-4)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(itk).transpose(), labels)
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["c.nii.gz"]
 
 
-def test_a_scan_of_one_slice_comes_back_as_one_slice(tmp_path):
+def test_the_segmentation_of_a_scan_with_one_slice_has_one_slice(tmp_path):
     image, label = np.full((70, 72, 1), 40, np.int16), np.zeros((70, 72, 1), np.uint8)
     label[20:50, 20:50] = 1
     for name, array in (("image", image), ("label", label)):
@@ -99,8 +100,8 @@ def test_a_scan_of_one_slice_comes_back_as_one_slice(tmp_path):
     np.testing.assert_array_equal(labels, label)
 
 
-def test_nothing_but_background_comes_back_as_background(tmp_path):
-    case, _ = prepared_case(tmp_path)
+def test_a_prediction_of_background_only_stays_background(tmp_path):
+    case, _ = preprocessed_case(tmp_path)
     probabilities = torch.zeros(3, *case["image"].shape[1:])
     probabilities[0] = 1
     assert not inference.to_source_grid(probabilities, case["image"]).any()
@@ -113,8 +114,8 @@ def test_a_prediction_of_another_shape_is_not_saved(tmp_path):
     assert not (tmp_path / "p.nii.gz").exists()
 
 
-def test_a_full_disk_leaves_the_prediction_before(tmp_path, monkeypatch):
-    case, files = prepared_case(tmp_path)
+def test_a_full_disk_leaves_the_previous_prediction(tmp_path, monkeypatch):
+    case, files = preprocessed_case(tmp_path)
     labels = inference.to_source_grid(perfect(case), case["image"])
     inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
     before = (tmp_path / "out/c.nii.gz").read_bytes()
@@ -124,24 +125,24 @@ def test_a_full_disk_leaves_the_prediction_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(inference.nib, "save", full)
-    with pytest.raises(InputError, match="No space left on device.*make room"):
+    with pytest.raises(InputError, match="No space left on device.*Free disk space"):
         inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
     assert (tmp_path / "out/c.nii.gz").read_bytes() == before
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["c.nii.gz"]
 
 
-class Leftmost(torch.nn.Module):
-    """A network whose answer depends on which way the first axis runs."""
+class DependsOnDirection(torch.nn.Module):
+    """A network with an output that depends on the direction of the first axis."""
 
     def forward(self, x):
         ramp = torch.linspace(0, 1, x.shape[2]).reshape(1, 1, -1, 1, 1).expand_as(x)
         return torch.cat([ramp, 2 * x], dim=1)
 
 
-def test_flips_average_over_all_mirrored_volumes():
+def test_flips_average_over_all_flipped_volumes():
     image = torch.rand(1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
-    plain = inference.predict(Leftmost(), image, SMALL, find_hardware())
-    flipped = inference.predict(Leftmost(), image, SMALL, find_hardware(), flips=True)
+    plain = inference.predict(DependsOnDirection(), image, SMALL, find_hardware())
+    flipped = inference.predict(DependsOnDirection(), image, SMALL, find_hardware(), flips=True)
     assert plain[0].std() > 0.2
     torch.testing.assert_close(flipped[0], torch.full_like(flipped[0], 0.5), atol=0.01, rtol=0)
-    torch.testing.assert_close(flipped[1], plain[1], atol=0.01, rtol=0)  # this answer turns with the volume
+    torch.testing.assert_close(flipped[1], plain[1], atol=0.01, rtol=0)  # this output is flipped with the volume

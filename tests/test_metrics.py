@@ -1,4 +1,4 @@
-"""Dice and distances between surfaces, against counts by hand and MONAI."""
+"""Dice and distances between surfaces, compared with counts by hand and with MONAI."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_confusion_matrix_and_dice_of_a_case_counted_by_hand():
     np.testing.assert_allclose(dice_per_organ(counts), [2 * 2 / (3 + 3), 0.0, math.nan])
 
 
-def test_dice_equals_monai_s_with_absent_organs():
+def test_dice_equals_that_of_monai_with_absent_organs():
     generator = torch.Generator().manual_seed(0)
     metric = DiceMetric(include_background=False)
     counts = []
@@ -53,16 +53,17 @@ def ball(radius, centre, shape=(40, 40, 40), spacing=(1, 1, 1)):
 def test_surface_scores_of_shifted_cubes_counted_by_hand():
     truth, prediction = np.zeros((2, 12, 12, 12), bool)
     truth[2:6, 2:6, 2:6], prediction[2:6, 2:6, 3:7] = True, True
-    spacing = (1, 1, 5)  # the shift is 5 mm: only the faces along it are near, where the cubes overlap
+    spacing = (1, 1, 5)  # the cubes are shifted by 5 mm, so their surfaces are near only where the cubes overlap
     surface_dice, hd95 = surface_scores(prediction, truth, spacing)
-    # Of the 56 surface voxels of each cube 3 of 4 slices lie in the other cube; there, its inner slices lie on its
-    # surface but for a 2 x 2 core that faces the other's, at most 1 mm away; the slice outside is 5 mm off.
+    # The surface of each cube has 56 voxels: 16 in its first slice, 12 in each of the two inner slices, 16 in its last
+    # slice. Three of the four slices overlap with the other cube. There, every surface voxel is on the other surface or
+    # at most 1 mm from it. The 16 voxels of the remaining slice are 5 mm away.
     assert surface_dice == pytest.approx((56 - 16) / 56)
     assert hd95 == 5
 
 
 @pytest.mark.parametrize("shift", [0, 2, 7])
-def test_surface_scores_equal_monai_s(shift):
+def test_surface_scores_equal_those_of_monai(shift):
     spacing = (0.8, 0.8, 2.5)
     truth, prediction = ball(9, (18, 20, 16), spacing=spacing), ball(10, (18 + shift, 20, 17), spacing=spacing)
     masks = [torch.from_numpy(mask)[None, None] for mask in (prediction, truth)]

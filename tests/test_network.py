@@ -1,4 +1,4 @@
-"""Both orders of patch merging, and the network placed on a device."""
+"""Both orders of patch merging, and preparation of the network for a device."""
 
 import math
 
@@ -14,7 +14,7 @@ from swinunetr.devices import Hardware
 from swinunetr.network import LegacyPatchMerging, describe_speed, place_network, training_bytes
 
 
-def test_todays_merging_equals_monai_to_the_last_bit_and_the_older_order_differs(originals, tmp_path):
+def test_current_merging_equals_monai_exactly_and_legacy_merging_differs(originals, tmp_path):
     file = tmp_path / "elsewhere.pt"
     torch.save(originals["current"].state_dict(), file)
     outputs = {}
@@ -27,15 +27,15 @@ def test_todays_merging_equals_monai_to_the_last_bit_and_the_older_order_differs
     assert (outputs["legacy"] - monai).abs().max() > 0.1 * monai.std()
 
 
-def test_the_older_merging_concatenates_the_eight_corners_in_the_order_of_the_table():
+def test_legacy_merging_concatenates_the_eight_sub_volumes_in_the_documented_order():
     merging = LegacyPatchMerging(dim=1)
     merging.norm = merging.reduction = nn.Identity()
     volume = torch.tensor([[[[100 * d + 10 * h + w] for w in (0, 1)] for h in (0, 1)] for d in (0, 1, 2)])[None]
-    merged = merging(volume)  # three slices along d: the fourth is padding
+    merged = merging(volume)  # d has three slices, so the fourth is padding
     assert merged.reshape(2, 8).tolist() == [[0, 100, 10, 1, 101, 10, 1, 111], [200, 0, 210, 201, 0, 210, 201, 0]]
 
 
-def test_bottleneck_gradient_is_right_where_onednn_s_bfloat16_one_is_not():
+def test_bottleneck_gradient_on_a_cpu_in_bfloat16_equals_float32():
     hardware = Hardware(torch.device("cpu"), torch.bfloat16, "CPU")
     torch.manual_seed(0)
     model = SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=4)
@@ -45,8 +45,8 @@ def test_bottleneck_gradient_is_right_where_onednn_s_bfloat16_one_is_not():
     gradients = []
     for context in (torch.autocast("cpu", enabled=False), hardware.autocast()):
         model.zero_grad()
-        poison = [torch.full((192 * 192 * 54,), math.nan) for _ in range(3)]
-        del poison  # memory that is read before it is written then holds NaN
+        freed = [torch.full((192 * 192 * 54,), math.nan) for _ in range(3)]
+        del freed  # uninitialised memory now contains NaN
         with context:
             model.encoder10(x).square().sum().backward()
         gradients.append(model.encoder10.layer.conv1.conv.weight.grad.clone())

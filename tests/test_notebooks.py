@@ -66,6 +66,17 @@ def test_every_heading_level_follows_from_the_one_above(path):
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 
 
+def test_the_executed_demo_in_docs_is_of_this_notebook():
+    file = PROJECT / "docs/finetune_demo.ipynb"
+    executed = read(file)
+    cells = [[(cell.id, cell.source) for cell in book.cells] for book in (executed, read(NOTEBOOK))]
+    assert cells[0] == cells[1], "make it again: .venv/bin/python docs/make_demo.py"
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert file.stat().st_size <= 1_500_000 and "/root" not in file.read_text() and "/work" not in file.read_text()
+
+
 def command(output, notebook=NOTEBOOK, **parameters) -> list[str]:
     """Return the command that runs a notebook as the README does."""
     options = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
@@ -150,7 +161,7 @@ def test_a_finished_run_shows_its_results_and_does_not_train_again(demo):
     done = papermill(demo / "again.ipynb", logdir=demo / "run", **SHORT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (demo / "run/state.pt").read_bytes() == state
-    assert "Going on after step 4" in (demo / "again.ipynb").read_text()
+    assert "Resuming after step 4" in (demo / "again.ipynb").read_text()
 
 
 def test_a_killed_run_goes_on_to_the_very_same_result(demo, tmp_path):

@@ -1,3 +1,5 @@
+"""Synthetic CT: anatomy, geometry, CT numbers and files."""
+
 import os
 import subprocess
 import sys
@@ -56,7 +58,7 @@ def test_another_id_or_seed_gives_another_patient(other):
     assert np.abs(volumes_ml(make_phantom(3)) - volumes_ml(make_phantom(**other))).max() > 5
 
 
-def test_arrays_are_int16_and_uint8_with_ids_up_to_13(cases):
+def test_arrays_are_int16_and_uint8_with_labels_up_to_13(cases):
     for image, label, affine in cases.values():
         assert (image.dtype, label.dtype, affine.dtype) == (np.int16, np.uint8, np.float64)
         assert image.shape == label.shape
@@ -68,7 +70,7 @@ def test_reference_volumes_name_each_organ_once():
     assert sorted(ORGAN_VOLUMES_ML) == sorted(ORGANS)
 
 
-def test_organ_volumes_lie_near_the_reference(cases):
+def test_organ_volumes_are_close_to_the_reference(cases):
     reference = np.array([ORGAN_VOLUMES_ML[organ] for organ in ORGANS])
     for phantom in cases.values():
         ratio = volumes_ml(phantom) / reference
@@ -76,9 +78,9 @@ def test_organ_volumes_lie_near_the_reference(cases):
         assert volumes_ml(phantom).argmax() + 1 == IDS["liver"]
 
 
-def test_left_and_right_hold_in_mm_whatever_the_orientation(cases):
+def test_left_and_right_are_correct_in_every_orientation(cases):
     for phantom in cases.values():
-        x = {organ: middle_mm(phantom, organ)[0] for organ in ORGANS}  # RAS+: greater is more to the right
+        x = {organ: middle_mm(phantom, organ)[0] for organ in ORGANS}  # RAS+: x increases to the right
         for right in ("liver", "right kidney", "gallbladder"):
             for left in ("spleen", "stomach", "left kidney"):
                 assert x[right] > x[left] + 20
@@ -86,12 +88,12 @@ def test_left_and_right_hold_in_mm_whatever_the_orientation(cases):
         assert x["right adrenal gland"] > x["left adrenal gland"] + 20
 
 
-def test_neighbours_lie_as_in_a_patient(cases):
+def test_organs_have_their_anatomical_neighbours(cases):
     for phantom in cases.values():
         for side in ("right", "left"):
             adrenal, kidney = middle_mm(phantom, f"{side} adrenal gland"), middle_mm(phantom, f"{side} kidney")
-            assert adrenal[2] > kidney[2] + 20  # above it
-            assert adrenal[1] > kidney[1]  # in front of it
+            assert adrenal[2] > kidney[2] + 20  # superior
+            assert adrenal[1] > kidney[1]  # anterior
         assert middle_mm(phantom, "esophagus")[2] > middle_mm(phantom, "pancreas")[2] + 50
         assert middle_mm(phantom, "pancreas")[1] > middle_mm(phantom, "left kidney")[1] + 20
 
@@ -103,26 +105,26 @@ def test_canonical_reorientation_puts_the_liver_on_the_right(cases):
         assert np.argwhere(label == IDS["liver"]).mean(axis=0)[0] > np.argwhere(label == IDS["spleen"]).mean(axis=0)[0]
 
 
-def test_hu_follow_the_portal_venous_phase(cases):
+def test_hu_values_are_those_of_the_portal_venous_phase(cases):
     for phantom in cases.values():
         hu = {organ: phantom.image[phantom.label == IDS[organ]].mean() for organ in ORGANS}
         assert -10 < hu["gallbladder"] < 40 < hu["pancreas"] < hu["liver"] < hu["spleen"]
         assert 80 < hu["liver"] < hu["aorta"] < 180
         background = phantom.image[phantom.label == 0]
         fat = background[(background > -150) & (background < -50)]
-        assert len(fat) > 0.05 * background.size  # plenty
+        assert len(fat) > 0.05 * background.size
         assert np.mean((background > -900) & (background < -700)) > 0.01  # lung
         assert np.mean(background < -950) > 0.2  # air
         assert np.mean(background > 250) > 0.002  # bone
 
 
-def test_hu_means_vary_between_cases(cases):
+def test_mean_hu_differs_between_cases(cases):
     liver = [phantom.image[phantom.label == IDS["liver"]].mean() for phantom in cases.values()]
     assert np.std(liver) > 1
 
 
 def test_a_finer_grid_shows_the_same_patient(monkeypatch):
-    monkeypatch.setitem(GRIDS, "fine", Grid((256, 256), (75, 75), (1.6, 1.6)))  # an eighth of the full grid, for speed
+    monkeypatch.setitem(GRIDS, "fine", Grid((256, 256), (75, 75), (1.6, 1.6)))  # coarser than full, for speed
     demo, fine = make_phantom(36), make_phantom(36, "fine")
     np.testing.assert_allclose(volumes_ml(demo), volumes_ml(fine), rtol=0.1)
     for organ in ORGANS:
@@ -150,7 +152,7 @@ def test_cases_differ_in_orientation_and_spacing(cases):
     assert len(codes) >= 3 and len(spacings) == len(cases)
 
 
-def test_orient_reverses_and_permutes_as_nibabel_does():
+def test_orient_agrees_with_nibabel():
     array = np.arange(24).reshape(2, 3, 4)
     for code in phantoms.ORIENTATIONS:
         transform = nibabel.orientations.axcodes2ornt(code)
@@ -165,25 +167,25 @@ def test_capsule_distance_is_zero_on_its_surface():
     np.testing.assert_allclose(phantoms.capsule(x, y, np.zeros(4), start, end), [-5, 0, 0, 3])
 
 
-def test_smooth_field_keeps_a_constant():
+def test_smooth_field_of_a_constant_is_constant():
     axes = [np.linspace(0, 10, n) for n in (4, 5, 6)]
     field = phantoms.smooth_field(np.full((2, 3, 3, 3), 7.0), axes, (0, 0, 0), (10, 10, 10))
     assert field.shape == (2, 4, 5, 6)
     np.testing.assert_allclose(field, 7, rtol=1e-6)
 
 
-def test_a_later_stroke_covers_an_earlier_one():
+def test_a_later_part_covers_an_earlier_one():
     patient = phantoms.draw_patient(np.random.default_rng(0))
     axes = phantoms.draw_axes(GRIDS["demo"], np.random.default_rng(0))
     canvas = phantoms.Canvas(patient, axes)
-    canvas.tube("fat", [(0, 0, 100, 30), (0, 0, 140, 30)])
+    canvas.add_tube("fat", [(0, 0, 100, 30), (0, 0, 140, 30)])
     before = np.count_nonzero(canvas.tissue == CODE["fat"])
-    canvas.tube("liver", [(0, 0, 100, 15), (0, 0, 140, 15)])
+    canvas.add_tube("liver", [(0, 0, 100, 15), (0, 0, 140, 15)])
     liver = np.count_nonzero(canvas.tissue == CODE["liver"])
     assert liver > 0 and np.count_nonzero(canvas.tissue == CODE["fat"]) == before - liver
 
 
-def test_written_case_reads_back_the_same(tmp_path):
+def test_written_case_is_read_back_unchanged(tmp_path):
     image_path, label_path = (
         tmp_path / "new" / "imagesTr" / "img0001.nii.gz",
         tmp_path / "new" / "labelsTr" / "l.nii.gz",
@@ -206,7 +208,7 @@ def test_without_a_label_path_only_the_image_is_written(tmp_path):
     assert os.listdir(tmp_path) == ["img0061.nii.gz"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "img0001.nii.gz"
     path.write_bytes(b"old")
     monkeypatch.setattr(nibabel, "save", lambda *_: 1 / 0)
@@ -215,7 +217,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old"
 
 
-def test_command_writes_btcv_layout(tmp_path):
+def test_command_writes_the_layout_of_btcv(tmp_path):
     subprocess.run([sys.executable, "-m", "swinunetr.phantoms", tmp_path, "--cases", "1", "2"], check=True)
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.gz"))
     assert written == [
@@ -223,16 +225,16 @@ def test_command_writes_btcv_layout(tmp_path):
     ]
 
 
-def test_unknown_grid_is_refused():
+def test_unknown_grid_raises_value_error():
     with pytest.raises(ValueError, match=r"\['demo', 'full'\].*'tiny'"):
         make_phantom(1, grid="tiny")
 
 
-def test_negative_case_id_is_refused():
+def test_negative_case_id_raises_value_error():
     with pytest.raises(ValueError, match="0 or more, found -1"):
         make_phantom(-1)
 
 
-def test_phantoms_need_btcv_organs(small_data):
-    with pytest.raises(InputError, match="data_root"):
+def test_a_list_without_the_organs_of_btcv_raises_input_error(small_data):
+    with pytest.raises(InputError, match="found 2 organs.*Set data_root"):
         phantoms.write_phantoms(small_data[0], small_data[1])

@@ -1,4 +1,4 @@
-"""Each picture holds what its docstring says."""
+"""Figures of cases, views, scores and learning curves."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,17 +15,18 @@ ORGANS = ("left box", "right box")
 
 
 @pytest.fixture(autouse=True)
-def closed():
-    """Close the figures of a test."""
+def close_figures():
+    """Close all figures after each test."""
     yield
     plt.close("all")
 
 
 def legend(figure) -> list[str]:
+    """Return the entries of the legend."""
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_case_is_shown_on_three_planes_with_its_right_on_the_left(small_data):
+def test_a_case_is_shown_on_three_planes_in_radiological_convention(small_data):
     _, (case, _) = prepared(small_data)
     figure = plots.plot_case(case, ORGANS)
     titles = [ax.get_title() for ax in figure.axes[:3]]
@@ -40,12 +41,12 @@ def test_outlines_are_solid_for_the_ground_truth_and_dashed_for_the_prediction(t
     figure = plots.plot_contours(case, files["label"], "left box", ORGANS, (-175, 250))
     assert legend(figure)[:2] == ["1 left box", "2 right box"] and len(legend(figure)) == 4
     styles = [line.get_linestyle() for line in figure.legends[0].get_lines()]
-    assert styles == ["-", "--"]
+    assert styles == ["-", "--"] and legend(figure)[2:] == ["ground truth", "prediction"]
     colours = {to_hex(c.get_edgecolor()[0]) for ax in figure.axes for c in ax.collections if len(c.get_edgecolor())}
     assert {colour.lower() for colour in organ_colours(1)} <= colours
 
 
-def test_curves_mark_the_best_validation():
+def test_learning_curves_mark_the_best_validation():
     history = [{"step": s, "train_loss": 1 / s, "mean_dice": d} for s, d in ((1, 0.2), (2, 0.6), (3, 0.4))]
     figure = plots.plot_curves(history)
     _, mark = figure.axes[1].lines
@@ -53,20 +54,20 @@ def test_curves_mark_the_best_validation():
     assert "best 0.600 at step 2" in figure.axes[1].get_title()
 
 
-def test_an_organ_has_a_dot_per_case_that_has_it():
+def test_dice_of_nan_has_no_dot():
     rows = [{"organ": organ, "dice_own_grid": dice} for organ, dice in (("a", 0.5), ("a", 0.7), ("b", np.nan))]
     figure = plots.plot_organ_dice(rows, ("a", "b"))
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 0]
 
 
 @pytest.mark.parametrize("tasks", [("reconstruction",), ("reconstruction", "rotation_accuracy", "contrast")])
-def test_a_panel_per_pretraining_task(tasks):
+def test_each_pretraining_task_has_a_panel(tasks):
     history = [{"step": step, **dict.fromkeys(tasks, 0.5)} for step in (1, 2)]
     figure = plots.plot_tasks(history, torch.rand(4, 1, 2, 2, 2))
     assert len(figure.axes) == len(tasks)
 
 
-def test_views_crops_and_features_have_a_panel_each():
+def test_each_view_crop_and_feature_map_has_a_panel():
     volumes = torch.rand(3, 1, 8, 8, 4)
     assert len(plots.plot_views({"input": volumes, "target": volumes}).axes) == 6
     assert len(plots.plot_crops(volumes, (volumes > 0.5).byte(), ORGANS).axes) == 3

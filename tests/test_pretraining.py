@@ -1,4 +1,4 @@
-"""Views of unlabelled volumes, and the tasks."""
+"""Views of unlabelled volumes, and the tasks of pre-training."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from swinunetr.checks import check_dataset
 from swinunetr.dataset import read_unlabelled
 from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
+from swinunetr.network import place_network
 from swinunetr.phantoms import FIRST_UNLABELLED, write_unlabelled_phantoms
 from swinunetr.preprocessing import prepare_cases
 from swinunetr.pretraining import PretrainingNetwork, Views, pretraining_batch
@@ -27,7 +28,7 @@ CPU = Hardware(torch.device("cpu"), None, "CPU")
 
 @pytest.fixture
 def scans(tmp_path):
-    """Return a folder of three volumes, with labels beside them that nobody must read."""
+    """Return a folder of three volumes, with label files that must not be read."""
     for number in (1, 2, 3):
         names = write_case(tmp_path, number)
         (tmp_path / names["label"]).write_bytes(b"not a volume")
@@ -35,11 +36,12 @@ def scans(tmp_path):
 
 
 def prepared(root, recipe=RECIPE, modality="CT"):
+    """Return the preprocessed training cases of a folder."""
     dataset = read_unlabelled(root, modality=modality)
     return prepare_cases(dataset.training, recipe, dataset.modality)
 
 
-def test_a_constant_volume_is_refused_and_a_small_one_is_padded(scans):
+def test_a_small_volume_is_padded_and_a_constant_one_raises_input_error(scans):
     write_case(scans, 4, shape=(40, 44, 32))
     batch = pretraining_batch(prepared(scans), RECIPE, 1)
     assert batch.masked.shape == (4, 1, *RECIPE.crop_size)
@@ -53,10 +55,10 @@ def test_other_modalities_are_scaled_by_percentiles(tmp_path):
         values = np.random.default_rng(number).gamma(2, 300, (70, 70, 70)).astype(np.int16)
         nib.save(nib.Nifti1Image(values, np.diag([1.5, 1.5, 2.0, 1.0])), tmp_path / f"mr{number}.nii.gz")
     (image, *_) = (case["image"].float() for case in prepared(tmp_path, modality="MR"))
-    assert 0.15 < image.mean() < 0.35 and image.max() == 1  # as CT, nearly all would be 1
+    assert 0.15 < image.mean() < 0.35 and image.max() == 1  # in the window of CT, almost all voxels would be 1
 
 
-def test_phantoms_are_none_of_those_that_fine_tuning_uses(tmp_path):
+def test_unlabelled_phantoms_are_not_those_of_fine_tuning(tmp_path):
     used = {
         int("".join(filter(str.isdigit, entry["image"].split("/")[-1].removesuffix(".nii.gz"))))
         for file in (PROJECT / "json_files").iterdir()
@@ -68,7 +70,7 @@ def test_phantoms_are_none_of_those_that_fine_tuning_uses(tmp_path):
     assert one.shape != other.shape or not np.array_equal(one, other)
 
 
-def test_a_batch_is_a_function_of_seed_and_number(scans):
+def test_a_batch_depends_only_on_seed_and_number(scans):
     cases = prepared(scans)
     one, again, other = (pretraining_batch(cases, RECIPE, number) for number in (3, 3, 4))
     assert torch.equal(one.masked, again.masked) and torch.equal(one.whole, again.whole)
@@ -77,64 +79,65 @@ def test_a_batch_is_a_function_of_seed_and_number(scans):
     assert not torch.equal(one.whole, seeded.whole)
 
 
-def test_both_views_of_a_crop_are_the_scan_turned_and_only_the_input_is_masked(scans):
+def test_both_views_of_a_crop_are_rotated_and_only_the_input_is_masked(scans):
     cases = prepared(scans)
     before = [case["image"].clone() for case in cases]
     for number in range(1, 9):
         views = pretraining_batch(cases, RECIPE, number)
-        back = [torch.rot90(w, -int(t), (1, 2)) for w, t in zip(views.whole, views.turns, strict=True)]
+        back = [torch.rot90(w, -int(t), (1, 2)) for w, t in zip(views.whole, views.rotations, strict=True)]
         assert torch.equal(back[0], back[2]) and torch.equal(back[1], back[3])
         changed = (views.masked != views.whole).float().mean((1, 2, 3, 4))
         assert (changed > 0.4).all() and (changed < 0.8).all()
     assert all(torch.equal(a, case["image"]) for a, case in zip(before, cases, strict=True))
 
 
-def test_what_is_not_a_task_is_not_made(scans):
+def test_an_unused_task_has_no_views_no_head_and_no_loss(scans):
     cases, recipe = prepared(scans), replace(RECIPE, tasks="reconstruction")
     views = pretraining_batch(cases, recipe, 1)
-    assert views.masked.shape == (2, 1, *recipe.crop_size) and not views.turns.any()
+    assert views.masked.shape == (2, 1, *recipe.crop_size) and not views.rotations.any()
     model = PretrainingNetwork(build_swinunetr(1, feature_size=12, window_size=4), recipe.tasks)
     assert set(pretraining.task_losses(model(views.masked), views, recipe)) == {"reconstruction"}
     assert not list(model.heads.parameters())
 
 
-def test_mask_ratio_is_about_what_is_hidden(scans):
-    cases, hidden = prepared(scans), []
+def test_mask_ratio_is_about_the_share_of_masked_voxels(scans):
+    cases, masked = prepared(scans), []
     for ratio in (0.15, 0.6):
         views = [pretraining_batch(cases, replace(RECIPE, mask_ratio=ratio), number) for number in range(1, 13)]
-        hidden.append(float(np.mean([(v.masked != v.whole).float().mean() for v in views])))
-    assert hidden == pytest.approx([0.15, 0.6], abs=0.1)
+        masked.append(float(np.mean([(v.masked != v.whole).float().mean() for v in views])))
+    assert masked == pytest.approx([0.15, 0.6], abs=0.1)
 
 
-def test_losses_are_those_of_the_paper_on_answers_worked_out_by_hand():
+def test_losses_agree_with_values_computed_by_hand():
     whole = torch.rand(4, 1, 4, 4, 4)
     masked = whole.clone()
-    masked[..., :2] = 2  # the other half is in plain sight, so that its painting does not count
+    masked[..., :2] = 2  # the other half stays visible and does not count in the loss
     views = Views(masked, whole, torch.tensor([0, 1, 2, 3]), "")
-    codes = torch.eye(2).repeat(2, 1)  # two views of each of two crops: alike within, at right angles across
-    painted = torch.cat([whole[..., :2] + 0.5, whole[..., 2:] + 9], dim=-1)
-    answers = {"reconstruction": painted, "rotation": torch.zeros(4, 4), "contrast": codes}
-    losses = pretraining.task_losses(answers, views, replace(RECIPE, temperature=0.5))
+    embeddings = torch.eye(2).repeat(2, 1)  # two views of two crops: the same for one crop, orthogonal otherwise
+    reconstruction = torch.cat([whole[..., :2] + 0.5, whole[..., 2:] + 9], dim=-1)
+    outputs = {"reconstruction": reconstruction, "rotation": torch.zeros(4, 4), "contrast": embeddings}
+    losses = pretraining.task_losses(outputs, views, replace(RECIPE, temperature=0.5))
     assert float(losses["reconstruction"]) == pytest.approx(0.5)
     assert float(losses["rotation"]) == pytest.approx(math.log(4))
     assert float(losses["contrast"]) == pytest.approx(math.log(math.exp(2) + 2) - 2, rel=1e-5)
-    told = answers | {"rotation": torch.eye(4) * 50, "contrast": codes.roll(1, 0)[[0, 0, 1, 1]]}
-    unlike = pretraining.task_losses(told, views, RECIPE)
-    assert float(unlike["rotation"]) < 1e-6 and unlike["contrast"] > losses["contrast"]
+    others = {"rotation": torch.eye(4) * 50, "contrast": embeddings.roll(1, 0)[[0, 0, 1, 1]]}
+    changed = pretraining.task_losses(outputs | others, views, RECIPE)
+    assert float(changed["rotation"]) < 1e-6 and changed["contrast"] > losses["contrast"]
 
 
-def test_all_of_the_network_learns_and_its_names_are_a_plain_swinunetrs(scans, monkeypatch):
+def test_all_of_the_network_learns_and_keeps_the_tensor_names_of_swinunetr(scans, monkeypatch, one_thread):
     monkeypatch.setattr(pretraining, "HELD_OUT_BATCHES", 2)
+    recipe = replace(RECIPE, crop_size=(32, 32, 64))  # small, for speed
     cases = prepared(scans)
     torch.manual_seed(0)
     swinunetr = build_swinunetr(1, feature_size=12, window_size=4)
     names = set(swinunetr.state_dict())
-    model = PretrainingNetwork(swinunetr)
+    model = PretrainingNetwork(place_network(swinunetr, CPU))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
-    for _ in range(6):
-        views = pretraining_batch(cases, RECIPE, 1)
-        found = pretraining.task_losses(model(views.masked), views, RECIPE)
+    for _ in range(4):
+        views = pretraining_batch(cases, recipe, 1)
+        found = pretraining.task_losses(model(views.masked), views, recipe)
         optimizer.zero_grad()
         sum(found.values()).backward()
         assert all(p.grad is not None for p in model.parameters())
@@ -142,6 +145,6 @@ def test_all_of_the_network_learns_and_its_names_are_a_plain_swinunetrs(scans, m
         losses.append(found["reconstruction"].item())
     assert losses[-1] < 0.7 * losses[0]
     assert set(swinunetr.state_dict()) == names
-    scores = pretraining.evaluate_tasks(model, cases, RECIPE, CPU)
+    scores = pretraining.evaluate_tasks(model, cases, recipe, CPU)
     assert set(scores) == {"reconstruction", "rotation", "contrast", "rotation_accuracy"}
-    assert model.training and scores == pretraining.evaluate_tasks(model, cases, RECIPE, CPU)
+    assert model.training and scores == pretraining.evaluate_tasks(model, cases, recipe, CPU)

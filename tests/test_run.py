@@ -1,4 +1,4 @@
-"""What a run writes, how it goes on after a stop, and what it must not overwrite."""
+"""Files of a run, resuming after a stop, and folders that a run must not overwrite."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def network() -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
 
 
 def train_step(step, model, optimizer) -> float:
-    """Train on data that follow from the step alone, as the notebook does."""
+    """Train on data that depend only on the step, as the notebook does."""
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
     loss = model(x).square().mean()
     optimizer.zero_grad()
@@ -44,7 +44,7 @@ def train_step(step, model, optimizer) -> float:
     return loss.item()
 
 
-def test_metrics_are_written_and_the_best_is_known(tmp_path):
+def test_metrics_are_written_and_the_best_validation_is_known(tmp_path):
     run = open_run(tmp_path / "run")
     run.losses = [1.0, 3.0]
     assert run.record(10, {"mean_dice": 0.75, "left box": 0.5, "right box": 1})
@@ -57,19 +57,19 @@ def test_metrics_are_written_and_the_best_is_known(tmp_path):
     assert list((tmp_path / "run").glob("events.out.tfevents*"))
 
 
-def test_a_table_has_an_empty_field_for_nan(tmp_path):
+def test_nan_in_a_table_is_an_empty_field(tmp_path):
     run = open_run(tmp_path / "run")
     run.write_table([{"organ": "liver", "dice": 0.5}, {"organ": "aorta", "dice": math.nan}], "table.csv")
     assert (tmp_path / "run/table.csv").read_text().splitlines() == ["organ,dice", "liver,0.5", "aorta,"]
 
 
-def test_weights_note_the_settings_that_made_them(tmp_path):
+def test_weights_are_saved_with_the_settings_of_the_run(tmp_path):
     run = open_run(tmp_path / "run")
     run.save_weights(build_swinunetr(2, feature_size=12), "best_model.pth")
     assert training_note(tmp_path / "run/best_model.pth") == SETTINGS | {"ranks": 1}
 
 
-def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_path):
+def test_summary_is_valid_json_with_null_for_an_absent_organ(small_data, tmp_path):
     dataset = read_dataset(*small_data)
     run = open_run(tmp_path / "run", run_settings(SMALL, dataset, "weights/a.pth"))
     run.write_summary(dice_per_organ={"left box": 1.0, "right box": math.nan}, data_root="here")
@@ -81,7 +81,7 @@ def test_summary_is_plain_json_with_null_for_an_absent_organ(small_data, tmp_pat
 
 
 def run_steps(folder, until, stop_at=None, save_every=1e9):
-    """Train up to step ``until`` as the notebook does; a stop is asked for in step ``stop_at``."""
+    """Train up to step ``until`` as the notebook does; the process gets SIGTERM in step ``stop_at``."""
     run = open_run(folder, save_every=save_every)
     parts = network()
     first = run.restore(**parts)
@@ -96,7 +96,7 @@ def run_steps(folder, until, stop_at=None, save_every=1e9):
     return run, parts["model"]
 
 
-def test_a_run_stopped_and_resumed_ends_as_if_it_had_not_been(tmp_path):
+def test_a_resumed_run_gives_the_same_result_as_an_uninterrupted_run(tmp_path):
     whole, expected = run_steps(tmp_path / "whole", 10)
     with pytest.raises(TrainingStopped, match="after step 6"):
         run_steps(tmp_path / "stopped", 10, stop_at=6)
@@ -106,7 +106,7 @@ def test_a_run_stopped_and_resumed_ends_as_if_it_had_not_been(tmp_path):
     assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "stopped/metrics.csv").read_bytes()
 
 
-def test_the_handlers_are_put_back_after_training(tmp_path):
+def test_signal_handlers_are_restored_after_training(tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     run_steps(tmp_path, 1)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
@@ -119,7 +119,7 @@ def test_a_finished_run_does_not_train_again(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "emptied", "a page"])
-def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, capsys, damage):
+def test_a_damaged_state_is_reported_and_the_previous_state_is_used(tmp_path, capsys, damage):
     run_steps(tmp_path, 3)
     run_steps(tmp_path, 5)
     state = tmp_path / "state.pt"
@@ -132,7 +132,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, capsys, d
     assert run.restore(**network()) == 3
 
 
-def test_without_any_usable_state_the_folder_is_refused(tmp_path):
+def test_a_folder_without_an_undamaged_state_is_refused(tmp_path):
     run_steps(tmp_path, 3)
     for name in ("state.pt", "state.previous.pt"):
         (tmp_path / name).write_bytes(b"")
@@ -140,56 +140,62 @@ def test_without_any_usable_state_the_folder_is_refused(tmp_path):
         open_run(tmp_path)
 
 
-def test_a_kill_between_the_two_renames_leaves_the_state_before(tmp_path):
+def test_a_kill_between_the_two_renames_leaves_the_previous_state(tmp_path):
     run_steps(tmp_path, 3)
     (tmp_path / "state.pt").rename(tmp_path / "state.previous.pt")
     assert open_run(tmp_path).restore(**network()) == 3
 
 
-def test_there_is_a_state_before_the_first_step(tmp_path):
+def test_a_new_run_saves_a_state_before_the_first_step(tmp_path):
     run = open_run(tmp_path)
     assert run.restore(**network()) == 0
     run.losses = [1.0]
-    run.record(1, {"mean_dice": 0.5})  # a kill after this one finds metrics.csv, and a state of step 0
+    run.record(1, {"mean_dice": 0.5})  # if the process is killed here, there are metrics.csv and the state of step 0
     run = open_run(tmp_path)
     assert run.restore(**network()) == 0 and run.history == []
 
 
-def test_restoring_again_in_the_same_process_goes_back_to_the_last_state(tmp_path):
+def test_restoring_again_in_the_same_process_loads_the_last_state(tmp_path):
     run, model = run_steps(tmp_path, 3)
     parts = network()
-    run.losses.append(train_step(4, **parts))  # a step that an impatient second interrupt cut off
+    run.losses.append(train_step(4, **parts))  # a step that a second interrupt stopped before its state was saved
     assert run.restore(**parts) == 3 and len(run.losses) == 3
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), parts["model"].parameters(), strict=True))
 
 
-def test_a_changed_recipe_is_refused_with_the_difference_and_two_ways_on(tmp_path):
+def test_a_changed_recipe_is_refused_with_the_difference_and_two_solutions(tmp_path):
     run_steps(tmp_path, 3)
     changed = {"recipe": {"max_steps": 20, "learning_rate": 1e-4}, "seed": 0}
-    with pytest.raises(
-        InputError, match="max_steps: 10 in the folder, 20 now(.|\n)*Set them back.*another folder"
-    ) as e:
+    with pytest.raises(InputError, match="max_steps: 10 in the folder, 20 now(.|\n)*Restore them.*another folder") as e:
         open_run(tmp_path, settings=changed)
     assert "learning_rate" not in str(e.value)
 
 
-def test_settings_survive_being_written_and_read(small_data, tmp_path):
+def test_a_setting_that_is_stored_twice_is_reported_once(tmp_path):
+    settings = [{"recipe": {"max_steps": 10, "seed": seed}, "seed": seed} for seed in (0, 1)]
+    open_run(tmp_path, settings[0]).keep(1, True, **network())
+    with pytest.raises(InputError) as caught:
+        open_run(tmp_path, settings[1])
+    assert str(caught.value).count("seed: 0 in the folder, 1 now") == 1
+
+
+def test_settings_stay_the_same_when_written_and_read(small_data, tmp_path):
     dataset = read_dataset(*small_data)
-    for _ in range(2):  # tuples come back as lists, which must not look like a change
+    for _ in range(2):  # tuples are read back as lists, which must not count as a difference
         run = open_run(tmp_path, run_settings(SMALL, dataset, ""))
         run.keep(1, True, **network())
     with pytest.raises(InputError, match="learning_rate"):
         open_run(tmp_path, settings=run_settings(replace(SMALL, learning_rate=0.5), dataset, ""))
 
 
-def test_a_folder_with_results_but_no_state_is_left_alone(tmp_path):
+def test_a_folder_with_results_but_no_state_is_refused_and_unchanged(tmp_path):
     (tmp_path / "metrics.csv").write_text("mine")
     with pytest.raises(InputError, match="logdir"):
         open_run(tmp_path)
     assert (tmp_path / "metrics.csv").read_text() == "mine"
 
 
-def test_without_resume_a_run_is_refused(tmp_path):
+def test_a_folder_with_a_run_is_refused_if_resume_is_false(tmp_path):
     run_steps(tmp_path, 3)
     with pytest.raises(InputError, match="resume"):
         open_run(tmp_path, resume=False)
@@ -198,25 +204,25 @@ def test_without_resume_a_run_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"), [({"save_every": -1}, "save_every"), ({"save_every": "x"}, "save_every")]
 )
-def test_a_wrong_option_is_named(tmp_path, options, message):
+def test_an_invalid_option_is_named_in_the_error(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         open_run(tmp_path, **options)
 
 
-def test_an_empty_name_is_refused():
+def test_an_empty_folder_name_is_refused():
     with pytest.raises(InputError, match="logdir"):
         open_run("")
 
 
-def test_a_full_gpu_ends_in_advice(tmp_path):
+def test_a_full_gpu_stops_the_run_with_advice(tmp_path):
     run = open_run(tmp_path)
     with pytest.raises(TrainingStopped, match="crops_per_volume"), run.stopping_cleanly():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
-def test_an_unwritable_folder_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="logdir.*can't be written"):
+    with pytest.raises(InputError, match="logdir.*cannot be written"):
         open_run(tmp_path / "file")
 
 
@@ -229,13 +235,13 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     assert other.returncode != 0 and "is in use by another run" in other.stderr
 
 
-def test_a_disk_that_fills_up_leaves_the_state_before(tmp_path):
+def test_a_full_disk_leaves_the_previous_state(tmp_path):
     run, model = run_steps(tmp_path, 3)
     before = (tmp_path / "state.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(InputError, match="after step 4 could not be written.*make room"):
+        with pytest.raises(InputError, match="after step 4 could not be written.*Free disk space"):
             run.keep(4, True, **network())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -245,7 +251,7 @@ def test_a_disk_that_fills_up_leaves_the_state_before(tmp_path):
 
 
 @pytest.mark.parametrize(("loss", "gradient"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))])
-def test_a_broken_step_stops_before_it_reaches_the_weights(loss, gradient):
+def test_a_step_with_nan_or_infinity_stops_the_run(loss, gradient):
     model = network()["model"]
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
@@ -253,6 +259,6 @@ def test_a_broken_step_stops_before_it_reaches_the_weights(loss, gradient):
         require_finite(loss, model, 7, "img0003")
 
 
-def test_a_sound_step_passes():
+def test_a_finite_step_passes():
     parts = network()
     require_finite(train_step(1, **parts), parts["model"], 1, "img0001")

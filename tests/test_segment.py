@@ -1,4 +1,4 @@
-"""Segmentation of a folder of scans by trained weights alone."""
+"""Segmentation of scans with only trained weights."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ CLASSES = ("background", "left box", "right box")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Return weights as a fine-tuning run leaves them, but for the training."""
+    """Return a ``best_model.pth`` like that of a fine-tuning run, with random weights."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / "best_model.pth"
     noted = {"recipe": asdict(SMALL), "classes": CLASSES, "modality": "CT"}
@@ -36,14 +36,14 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def scans(tmp_path):
-    """Return a folder of two scans, one in a subfolder, and their labels, which are not to be read."""
+    """Return a folder of two scans, one in a subfolder, and their labels, which must not be segmented."""
     for number, affine in ((1, None), (2, np.diag([-2.0, -1.5, 3.0, 1.0]))):
         write_case(tmp_path / "scans", number, affine=affine)
     shutil.move(tmp_path / "scans/imagesTr/img0001.nii.gz", tmp_path / "scans/first.nii.gz")
     return tmp_path / "scans"
 
 
-def test_scans_are_segmented_as_in_training(weights, scans, tmp_path, capsys):
+def test_scans_are_segmented_with_the_settings_of_training(weights, scans, tmp_path, capsys):
     written = segment(weights, scans, tmp_path / "out")
     report = capsys.readouterr().out
     assert "2 test" in report and "warning" not in report and "caching" not in report
@@ -62,7 +62,7 @@ def test_scans_are_segmented_as_in_training(weights, scans, tmp_path, capsys):
     np.testing.assert_allclose([(found == label).mean() for label in range(3)], share, atol=0.1)
 
 
-def test_a_second_run_does_only_what_is_left(weights, scans, tmp_path):
+def test_a_second_run_segments_only_the_remaining_scans(weights, scans, tmp_path):
     first, second = segment(weights, scans, tmp_path / "out")
     second.unlink()
     kept = first.stat().st_mtime_ns
@@ -70,7 +70,7 @@ def test_a_second_run_does_only_what_is_left(weights, scans, tmp_path):
     assert first.stat().st_mtime_ns == kept and second.is_file()
 
 
-def test_another_model_s_folder_is_refused(weights, scans, tmp_path):
+def test_a_folder_with_predictions_of_other_weights_is_refused(weights, scans, tmp_path):
     segment(weights, scans / "first.nii.gz", tmp_path / "out")
     before = (tmp_path / "out/first.nii.gz").read_bytes()
     other = tmp_path / "other.pth"
@@ -81,22 +81,22 @@ def test_another_model_s_folder_is_refused(weights, scans, tmp_path):
     assert (tmp_path / "out/first.nii.gz").read_bytes() == before
 
 
-def test_segmentations_below_the_scans_are_no_scans_of_the_next_run(weights, scans):
+def test_segmentations_in_a_subfolder_of_the_scans_are_not_segmented(weights, scans):
     first = segment(weights, scans, scans / "out")
     assert segment(weights, scans, scans / "out") == first and len(first) == 2
 
 
 @pytest.mark.parametrize("place", ["scans", "."])
-def test_a_folder_that_holds_the_scans_is_no_output(weights, scans, place):
+def test_the_folder_of_the_scans_is_refused_as_output(weights, scans, place):
     with pytest.raises(InputError, match="holds the scans"):
         segment(weights, scans, scans.parent / place)
     with pytest.raises(InputError, match="holds the scans"):
         segment(weights, scans / "first.nii.gz", scans.parent / place)
 
 
-def test_a_scan_in_two_forms_is_refused(weights, scans, tmp_path):
+def test_a_scan_in_two_file_formats_is_refused(weights, scans, tmp_path):
     nib.save(nib.load(scans / "first.nii.gz"), scans / "first.nii")
-    with pytest.raises(InputError, match=r"first is there as \.nii and as \.nii\.gz"):
+    with pytest.raises(InputError, match=r"found first both as \.nii and as \.nii\.gz"):
         segment(weights, scans, tmp_path / "out")
 
 
@@ -106,23 +106,23 @@ def test_a_full_disk_stops_at_the_first_scan(weights, scans, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(inference.nib, "save", full)
-    with pytest.raises(InputError, match=r"first\.nii\.gz' could not be written .*No space left.*make room"):
+    with pytest.raises(InputError, match=r"first\.nii\.gz' could not be written .*No space left.*Free disk space"):
         segment(weights, scans, tmp_path / "out")
     assert not list(tmp_path.glob("out/**/*.nii.gz"))
 
 
-def test_flips_are_refused_where_training_did_not_flip(weights, scans, tmp_path):
+def test_flips_are_refused_if_training_did_not_flip(weights, scans, tmp_path):
     with pytest.raises(InputError, match="test_time_flips.*right kidney"):
         segment(weights, scans, tmp_path / "out", flips=True)
 
 
-def test_weights_without_a_note_are_refused(scans, tmp_path):
+def test_weights_that_do_not_note_their_training_are_refused(scans, tmp_path):
     torch.save(build_swinunetr(3, feature_size=12).state_dict(), tmp_path / "plain.pth")
     with pytest.raises(InputError, match=r"no note of how it was trained.*best_model\.pth"):
         segment(tmp_path / "plain.pth", scans, tmp_path / "out")
 
 
-def test_broken_and_missing_scans_stop_before_the_network_runs(weights, scans, tmp_path):
+def test_damaged_and_missing_scans_stop_before_the_network_runs(weights, scans, tmp_path):
     whole = (scans / "first.nii.gz").read_bytes()
     (scans / "first.nii.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="first"):
@@ -135,7 +135,7 @@ def test_broken_and_missing_scans_stop_before_the_network_runs(weights, scans, t
         segment(weights, tmp_path / "empty", tmp_path / "out")
 
 
-def test_the_command_line_ends_in_one_line_of_error(tmp_path):
+def test_the_command_line_shows_a_short_error(tmp_path):
     command = [sys.executable, "segment.py", str(tmp_path / "none.pth"), str(tmp_path), str(tmp_path / "out")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 1

@@ -19,7 +19,7 @@ def test_numbers_are_aligned_to_the_right_and_words_to_the_left():
     ]
 
 
-def test_jupyter_gets_markdown_and_a_batch_log_the_text():
+def test_jupyter_shows_markdown_and_a_log_shows_text():
     assert TABLE._repr_markdown_().splitlines() == [
         "Title",
         "",
@@ -33,12 +33,12 @@ def test_jupyter_gets_markdown_and_a_batch_log_the_text():
     assert pretty(TABLE) == str(TABLE)
 
 
-def test_without_rows_there_are_no_headings():
+def test_a_table_without_rows_has_no_headings():
     assert str(Table(("a", "b"), [])) == Table(("a", "b"), [])._repr_markdown_() == ""
     assert str(Table(("a", "b"), [], ["only a note"])) == "only a note"
 
 
-def test_several_tables_follow_each_other_without_the_empty_ones():
+def test_several_tables_are_shown_in_order_without_empty_tables():
     class Report(Shown):
         def tables(self):
             return [TABLE, Table(("a",), []), Table(("b",), [("c",)])]

@@ -1,4 +1,4 @@
-"""Train a few steps in each of the processes that torchrun starts, and write the losses; test_devices.py compares."""
+"""Train a few steps under torchrun and write the losses to a file; ``test_devices.py`` starts this and reads them."""
 
 import json
 import sys
@@ -14,14 +14,14 @@ STEPS = 3
 
 
 def sample(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return crop and label of one place in the sequence of volumes."""
+    """Return crop and label of one position in the training order."""
     generator = torch.Generator().manual_seed(number)
     labels = torch.randint(0, 3, (1, 1, 64, 64, 32), generator=generator)
     return labels + torch.randn(labels.shape, generator=generator), labels
 
 
 def train(hardware: Hardware, samples_per_step: int) -> list[float]:
-    """Return the mean loss of each step over ``samples_per_step`` samples for every rank."""
+    """Return the mean loss of each step, with ``samples_per_step`` samples per rank."""
     torch.manual_seed(0)
     model = build_swinunetr(3, feature_size=12, window_size=4)
     network = parallel(model, hardware)
