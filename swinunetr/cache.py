@@ -6,11 +6,12 @@ import hashlib
 import inspect
 import json
 import os
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import monai
+import nibabel as nib
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -22,7 +23,7 @@ def cache_file(
 ) -> Path:
     """Return the path of a case in the cache; its name is a hash of everything that the case depends on.
 
-    The hash includes the versions of MONAI and PyTorch.
+    The hash includes the versions of MONAI, PyTorch, NumPy and nibabel.
 
     Args:
         folder: Folder of the cache.
@@ -33,21 +34,24 @@ def cache_file(
     stats = [(kind, os.path.realpath(file), os.stat(file)) for kind, file in files.items()]
     stamps = [(kind, path, stat.st_size, stat.st_mtime_ns) for kind, path, stat in stats]
     sources = [inspect.getsource(function) for function in code]
-    content = [stamps, settings, sources, monai.__version__, torch.__version__]
-    return Path(folder, hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32] + ".pt")
+    versions = [library.__version__ for library in (monai, torch, np, nib)]
+    content = [stamps, settings, sources, versions]
+    return Path(folder).expanduser() / (hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32] + ".pt")
 
 
-def read_cache(file: Path, in_memory: bool) -> dict | None:
-    """Return a preprocessed case from ``file``, or None if the file is missing or cannot be read.
+def read_cache(file: Path, keys: Collection[str], in_memory: bool) -> dict | None:
+    """Return a preprocessed case from ``file``, or None if the file is missing or damaged.
 
     Args:
         file: Path from :func:`cache_file`.
+        keys: Parts that the case must have.
         in_memory: Whether to load the tensors into memory; otherwise they are mapped from the file.
     """
     try:
-        return torch.load(file, weights_only=True, mmap=not in_memory)
-    except (OSError, RuntimeError, pickle.UnpicklingError):
+        parts = torch.load(file, weights_only=True, mmap=not in_memory)
+    except Exception:  # damaged files raise many types of error
         return None
+    return parts if isinstance(parts, dict) and parts.keys() == set(keys) else None
 
 
 def write_cache(parts: dict, file: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import itertools
+import json
 import os
 import zlib
 from collections import Counter
@@ -33,7 +34,8 @@ THICK_SLICE_MM = 8.0
 USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extended scale reaches about 30 000
 MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
 CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
-TABLE_ROWS = 16  # longest table of errors, and longest list of warnings, that is shown in full
+ERROR_ROWS = 9  # of the table of errors; with its heading and its last line, the message has at most 12 lines
+WARNING_ROWS = 16  # longest list of warnings that is shown in full
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,19 @@ class Scan:
     affine: np.ndarray | None = None  # (4, 4), as used in training: MONAI ignores an sform that contradicts pixdim
     low: float = 0.0  # smallest value of an image; NaN if any voxel is NaN
     high: float = 0.0  # largest value of an image; NaN if any voxel is NaN
-    digest: bytes = b""  # hash of an image's voxels
+    digest: bytes = b""  # hash of the stored voxels
+    scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept from stored to scaled values
     value_counts: dict[float, int] = field(default_factory=dict)  # number of voxels of a label, by value
 
     @property
     def valid(self) -> bool:
         """Whether no error was found so far."""
         return not any(fault.stops for fault in self.faults)
+
+    @property
+    def file(self) -> str:
+        """Path with links resolved."""
+        return os.path.realpath(self.path)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,6 +85,12 @@ class Scan:
     def spacing(self) -> np.ndarray:
         """Voxel spacing in mm, along the file's axes."""
         return nib.affines.voxel_sizes(self.affine)
+
+    @property
+    def content(self) -> tuple:
+        """Voxels and geometry as plain values, whatever the file's name, folder, time and compression."""
+        affine = (np.round(self.affine, 4) + 0.0).tolist()  # + 0.0 makes -0.0 equal to 0.0
+        return self.digest.hex(), self.scaling, [int(n) for n in self.shape[:3]], affine
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,6 +105,7 @@ class DatasetReport(Shown):
     cache_bytes: int  # training and validation cases on the training grid
     memory_bytes: int  # available now
     warnings: list[str]
+    fingerprint: dict[str, str]  # hash of voxels and geometry (16 hex digits) by case
 
     def tables(self) -> list[Table]:
         """Return a table of the scans and a table of the organ volumes, with the warnings below it."""
@@ -107,9 +122,9 @@ class DatasetReport(Shown):
             (organ, *(f"{value(ml):.1f}" if ml else "-" for value in (np.median, min, max)), len(ml))
             for organ, ml in self.organ_ml.items()
         ]
-        notes = [f"warning: {warning}" for warning in self.warnings[:TABLE_ROWS]]
-        if len(self.warnings) > TABLE_ROWS:
-            notes.append(f"... and {len(self.warnings) - TABLE_ROWS} more in .warnings")
+        notes = [f"warning: {warning}" for warning in self.warnings[:WARNING_ROWS]]
+        if len(self.warnings) > WARNING_ROWS:
+            notes.append(f"... and {len(self.warnings) - WARNING_ROWS} more in .warnings")
         volumes = Table(("organ", "median, ml", "min", "max", "cases"), organs, notes)
         return [Table(("data set", "found"), found), volumes]
 
@@ -124,19 +139,21 @@ def check_dataset(dataset: Dataset, spacing_mm: Sequence[float], *, workers: int
         workers: Number of files that are read at the same time; None means one per CPU core.
 
     Raises:
-        DatasetError: Some files have errors that would stop training or make its result wrong. The message lists all
-            of them.
+        DatasetError: Some files have errors that would stop training or make its result wrong, or no validation label
+            contains an organ. The message lists all of them.
     """
     scans = _list_scans(dataset)
     _run_check(check_header, scans, workers, "Checking headers")
     same_list = _validates_on_training_cases(dataset)
     valid = [scan for scan in scans if scan.valid]
-    readable = _flag_repeats(valid, lambda s: (s.kind, os.path.realpath(s.path)), "file", same_list)
+    readable = _flag_repeats(valid, lambda s: (s.kind, s.file), "file", same_list)
     _run_check(check_pair, [s for s in readable if s.image and s.image.valid], 1, "Comparing images and labels")
     if not all(scan.valid for scan in scans):
         tqdm.write(f"{_error_table(scans)}\nChecking the voxels of the other files; interrupt to correct these first.")
     _run_check(lambda scan: check_voxels(scan, dataset), readable, workers, "Checking voxels")
-    _flag_repeats([s for s in readable if s.digest], lambda s: (s.shape, s.digest), "voxels", same_list)
+    images = [scan for scan in readable if scan.kind == "image" and scan.digest]
+    _flag_repeats(images, lambda s: (s.shape, s.digest), "voxels", same_list)
+    _flag_validation_without_organs(scans)
     if not all(scan.valid for scan in scans):
         raise DatasetError(_error_table(scans))
     report = _report(scans, dataset.classes, spacing_mm)
@@ -156,10 +173,17 @@ def _list_scans(dataset: Dataset) -> list[Scan]:
 
 
 def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers: int | None, title: str) -> None:
-    """Run ``check`` on several scans at a time and add the problem that it finds to each scan."""
+    """Run ``check`` on several scans at a time and add the problem that it finds, or its error, to each scan."""
+
+    def problem(scan: Scan) -> Fault | None:
+        try:
+            return check(scan)
+        except Exception as error:  # damaged files raise many types of error
+            return unreadable(scan.path, error)
+
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
-            found = list(tqdm(pool.map(check, scans), total=len(scans), desc=title, disable=not scans))
+            found = list(tqdm(pool.map(problem, scans), total=len(scans), desc=title, disable=not scans))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C then waits only for the files that are being read
             raise
@@ -189,6 +213,20 @@ def _flag_repeats(scans: list[Scan], key: Callable[[Scan], tuple], same: str, sa
     return list(first.values())
 
 
+def _flag_validation_without_organs(scans: list[Scan]) -> None:
+    """Make it an error if no label of the validation cases has an organ: every Dice of the run would be NaN."""
+    labels = [scan for scan in scans if scan.split == "validation" and scan.kind == "label"]
+    read = _read_scans(scans)
+    if labels and all(s.file in read and not any(read[s.file].value_counts) for s in labels):
+        remedy = "label these cases or validate on others; every Dice would be NaN"
+        labels[0].faults.append(Fault("no validation label contains an organ", remedy))
+
+
+def _read_scans(scans: list[Scan]) -> dict[str, Scan]:
+    """Return the scan by file for each file that was read: a label that several cases share is read for one of them."""
+    return {scan.file: scan for scan in scans if scan.digest}
+
+
 # ---------------------------------------------------------------------------------------------------------- headers
 
 
@@ -196,18 +234,15 @@ def check_header(scan: Scan) -> Fault | None:
     """Read the header and the affine of a file into ``scan``; return the problem found, if any."""
     if not Path(scan.path).is_file():
         return Fault("file is missing", "check data_root and the name in the JSON")
-    try:
-        with _open(scan.path) as stream:
-            stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
-            image = nib.load(scan.path)
-            if not isinstance(image, nib.Nifti1Image):
-                return Fault(f"not NIfTI but {type(image).__name__}", "convert it to .nii.gz")
-            stream.seek(0)
-            scan.header = type(image.header).from_fileobj(stream, check=False)
-        scan.stored_affine = image.affine.copy()
-        scan.affine = correct_nifti_header_if_necessary(image).affine
-    except Exception as error:  # damaged files raise many types of error
-        return unreadable(scan.path, error)
+    with _open(scan.path) as stream:
+        stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
+        image = nib.load(scan.path)
+        if not isinstance(image, nib.Nifti1Image):
+            return Fault(f"not NIfTI but {type(image).__name__}", "convert it to .nii.gz")
+        stream.seek(0)
+        scan.header = type(image.header).from_fileobj(stream, check=False)
+    scan.stored_affine = image.affine.copy()
+    scan.affine = correct_nifti_header_if_necessary(image).affine
     return _volume_fault(scan) or _geometry_fault(scan) or _geometry_warning(scan)
 
 
@@ -218,19 +253,34 @@ def _open(path: str):
 
 def unreadable(path: str, error: Exception) -> Fault:
     """Return why a file cannot be read, given the error that reading it raised."""
-    if found := stand_in(path):
+    again = "copy or download it again"
+    try:
+        found = stand_in(path)
+        with open(path, "rb") as file:
+            start = file.read(2)
+    except OSError as refused:
+        error, found, start = refused, None, b""
+    if isinstance(error, PermissionError):
+        return Fault("no permission to read the file", "ask for access or copy it")
+    if found:
         what, remedy = found
         return Fault(f"{what}, not a scan", remedy)
-    with open(path, "rb") as file:
-        start = file.read(2)
-    again = "copy or download it again"
+    if isinstance(error, OSError) and (error.errno or not start):  # of the operating system, not of nibabel or gzip
+        return Fault(f"cannot be read ({error.strerror or _first_line(error)})", again)
+    if isinstance(error, MemoryError):
+        return Fault(f"too large for the memory ({_first_line(error)})", "crop it, or correct its header")
     if path.lower().endswith(".gz") != start.startswith(b"\x1f\x8b"):
         return Fault("the name says gzip and the content is not gzip, or the reverse", "rename it to .nii.gz or .nii")
     if isinstance(error, zlib.error | gzip.BadGzipFile):
         return Fault("gzip data are damaged", again)
     if isinstance(error, EOFError) or "Expected" in str(error):  # nibabel: "Expected ... bytes, got ..."
         return Fault("file is truncated: it ends before its last voxel", again)
-    return Fault(f"not readable as NIfTI ({str(error).splitlines()[0][:60]})", "convert it to .nii.gz again")
+    return Fault(f"not readable as NIfTI ({_first_line(error)})", "convert it to .nii.gz again")
+
+
+def _first_line(error: Exception) -> str:
+    """Return at most 60 characters of an error's first line, or its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:60]
 
 
 def _volume_fault(scan: Scan) -> Fault | None:
@@ -295,19 +345,16 @@ def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
 
     Voxels keep their stored data type, which saves memory.
     """
-    try:
-        with _open(scan.path) as stream:
-            proxy = type(nib.load(scan.path)).from_stream(stream).dataobj  # Nifti1Image or Nifti2Image
-            voxels, slope, inter = proxy.get_unscaled(), proxy.slope, proxy.inter
-            while stream.read(1 << 20):  # gzip verifies its checksum at the end of the file
-                pass
-    except Exception as error:
-        return unreadable(scan.path, error)
+    with _open(scan.path) as stream:
+        proxy = type(nib.load(scan.path)).from_stream(stream).dataobj  # Nifti1Image or Nifti2Image
+        voxels, slope, inter = proxy.get_unscaled(), proxy.slope, proxy.inter
+        while stream.read(1 << 20):  # gzip verifies its checksum at the end of the file
+            pass
+    scan.digest, scan.scaling = hashlib.blake2b(voxels.T).digest(), (float(slope), float(inter))
     if scan.kind == "label":
         scan.value_counts = count_values(voxels, slope, inter)
         return _label_fault(scan, dataset.classes)
     scan.low, scan.high = sorted(float(value) * slope + inter for value in (voxels.min(), voxels.max()))
-    scan.digest = hashlib.blake2b(voxels.T).digest()
     return _image_fault(scan, dataset.modality)
 
 
@@ -395,16 +442,16 @@ def _rows(scans: list[Scan], stops: bool) -> list[tuple[str, str, str, str]]:
 
 
 def _common_folder(scans: list[Scan]) -> str:
-    return os.path.commonpath([os.path.dirname(scan.path) for scan in scans])
+    return os.path.commonpath([os.path.dirname(os.path.abspath(scan.path)) for scan in scans])
 
 
 def _error_table(scans: list[Scan]) -> str:
     rows = _rows(scans, stops=True)
-    table = [("case", "file", "problem", "what to do"), *rows[:TABLE_ROWS]]
+    table = [("case", "file", "problem", "what to do"), *rows[:ERROR_ROWS]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table]
-    if rest := Counter(remedy for *_, remedy in rows[TABLE_ROWS:]):
-        lines.append(f"... and {len(rows) - TABLE_ROWS} more: " + "; ".join(f"{n} x {r}" for r, n in rest.items()))
+    if rest := Counter(remedy for *_, remedy in rows[ERROR_ROWS:]):
+        lines.append(f"... and {len(rows) - ERROR_ROWS} more: " + "; ".join(f"{n} x {r}" for r, n in rest.items()))
     files = len({scan.path for scan in scans})
     return "\n".join(
         [f"{len(rows)} problem{'s' * (len(rows) > 1)} in the {files} files under '{_common_folder(scans)}':", *lines]
@@ -436,7 +483,20 @@ def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[fl
         cache_bytes=cache_bytes,
         memory_bytes=memory_bytes,
         warnings=warnings,
+        fingerprint=_fingerprint(scans),
     )
+
+
+def _fingerprint(scans: list[Scan]) -> dict[str, str]:
+    """Return a hash of image and label by case."""
+    read = _read_scans(scans)
+    contents: dict[str, dict[str, tuple]] = {}
+    for scan in scans:
+        contents.setdefault(scan.case, {})[scan.kind] = read[scan.file].content
+    return {
+        case: hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+        for case, content in contents.items()
+    }
 
 
 def _volume_ml(label: Scan, value: int) -> float:

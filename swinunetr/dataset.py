@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,13 @@ SECTIONS = ("training", "validation", "test")
 # Folders of Synapse's archive by their name in the JSON.
 SYNAPSE_FOLDERS = {"imagesTr": "Training/img", "labelsTr": "Training/label", "imagesTs": "Testing/img"}
 NOT_A_LIST = "json_path: '{}' is not a Decathlon-style list; see json_files/btcv_6.json for one. "
+NNUNET = (
+    "json_path: '{}' is a dataset.json of nnU-Net, which lists no files or maps names to ids. Write a JSON as in "
+    'json_files/btcv_6.json: map ids to names under "labels", such as {{"0": "background", "1": "liver"}}, and list '
+    'the files under "training" and "validation".'
+)
+MOST_CLASSES = 256  # label ids are stored as uint8
+OTHER_COLUMNS = ("step", "train_loss", "mean_dice")  # of metrics.csv, which has one column per organ
 MOST_HELD_OUT = 24  # volumes, where no validation list is given
 
 
@@ -50,65 +59,124 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
     Raises:
         InputError: The JSON is missing or malformed, or the folder is missing.
     """
-    content, classes = read_datalist(Path(json_path))
+    content, classes = read_datalist(json_path)
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise InputError(f"data_root: no folder at '{root}'. Give the folder that contains imagesTr/ or RawData/.")
-    sections = {name: [locate(entry, root) for entry in content.get(name, [])] for name in SECTIONS}
-    names = _distinct_names({entry["image"] for entries in sections.values() for entry in entries})
-    for entry in (entry for entries in sections.values() for entry in entries):
-        entry["name"] = names[entry["image"]]
+    modality = _modality(content, json_path)
+    sections = {name: [locate(entry, root) for entry in content[name]] for name in SECTIONS}
+    _set_distinct_names([entry for entries in sections.values() for entry in entries])
     listed = len(sections["test"])
     sections["test"] = [entry for entry in sections["test"] if Path(entry["image"]).is_file()]
-    return Dataset(classes, next(iter(content.get("modality", {"0": "CT"}).values())), **sections, test_listed=listed)
+    return Dataset(classes, modality, **sections, test_listed=listed)
 
 
-def read_datalist(json_path: Path) -> tuple[dict, tuple[str, ...]]:
+def read_datalist(json_path: str | Path) -> tuple[dict, tuple[str, ...]]:
     """Return the content of a Decathlon-style JSON, and its class names in order of their ids.
 
+    In the content, each of ``training``, ``validation`` and ``test`` is a list of dictionaries with the file names
+    ``image`` and, if labelled, ``label``.
+
     Raises:
-        InputError: The file is missing, or its labels, training or validation cases are malformed.
+        InputError: The file is missing, or its labels or lists of cases are malformed.
     """
     content, form = read_json(json_path), NOT_A_LIST.format(json_path)
     labels = content.get("labels")
-    if not isinstance(labels, dict) or sorted(labels) != sorted(str(i) for i in range(len(labels))) or len(labels) < 2:
-        raise InputError(form + 'Expected "labels" to map "0" (background), "1", "2", ... to names, without gaps.')
-    for name in ("training", "validation"):
-        entries = content.get(name)
-        if not isinstance(entries, list) or not entries:
+    if isinstance(labels, dict) and "0" not in labels and any(isinstance(i, int | list) for i in labels.values()):
+        raise InputError(NNUNET.format(json_path))
+    classes = _class_names(labels, form)
+    sections = {name: _entries(content, name, json_path, ("image", "label")) for name in ("training", "validation")}
+    for name, entries in sections.items():
+        if not entries:
             raise InputError(form + f'Expected a list of cases under "{name}". If it has none, move some cases there.')
-        for entry in entries:
-            if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("image", "label")):
-                raise InputError(form + f'Expected "image" and "label" in each case of "{name}", found {entry!r}.')
-    return content, tuple(labels[str(i)] for i in range(len(labels)))
+    return content | sections | {"test": _entries(content, "test", json_path, ("image",), ("label",))}, classes
 
 
-def read_json(json_path: Path) -> dict:
+def _class_names(labels: object, form: str) -> tuple[str, ...]:
+    """Return the names of the classes in order of their ids; ``form`` is the start of an error message."""
+    if not isinstance(labels, dict) or len(labels) < 2 or set(labels) != {str(i) for i in range(len(labels))}:
+        what = 'Expected "labels" to map "0" (background), "1", "2", ... to names, without gaps, '
+        raise InputError(form + what + f"found {labels!r:.200}.")
+    if len(labels) > MOST_CLASSES:
+        raise InputError(f"{form}labels: at most {MOST_CLASSES} classes, found {len(labels)}. Join or remove some.")
+    names = tuple(labels[str(i)] for i in range(len(labels)))
+    if unnamed := [i for i, name in enumerate(names) if not (isinstance(name, str) and name.strip())]:
+        raise InputError(f'{form}Expected a name for each id in "labels", found {labels[str(unnamed[0])]!r:.200}.')
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{form}Expected a different name for each id in \"labels\", found '{repeated[0]}' twice.")
+    if taken := [name for name in names if name in OTHER_COLUMNS]:
+        raise InputError(f"{form}labels: '{taken[0]}' is the name of another column of the tables. Rename the class.")
+    return names
+
+
+def _entries(
+    content: dict, section: str, json_path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Return the cases of one list of the JSON as dictionaries of file names; a missing list is an empty one."""
+    entries, form = content.get(section), NOT_A_LIST.format(json_path)
+    if "training" not in content and ("channel_names" in content or "file_ending" in content):
+        raise InputError(NNUNET.format(json_path))
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise InputError(f'{form}Expected a list of cases under "{section}", found {entries!r:.200}.')
+    cases = []
+    for entry in entries:
+        case = {"image": entry} if isinstance(entry, str) else entry if isinstance(entry, dict) else {}
+        case = {key: case.get(key) for key in (*needed, *optional) if key in needed or case.get(key) is not None}
+        if not all(isinstance(file, str) and file.strip() for file in case.values()):
+            what = 'a file name or "image"' if needed == ("image",) else '"image" and "label"'
+            raise InputError(f'{form}Expected {what} in each case of "{section}", found {entry!r:.200}.')
+        cases.append(case)
+    return cases
+
+
+def _modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> str:
+    """Return the modality that the JSON gives, as a name or by channel, or ``otherwise``."""
+    for key in ("modality", "channel_names"):  # the names of Decathlon and of nnU-Net
+        given = content.get(key)
+        if given is None or given == {}:
+            continue
+        name = next(iter(given.values())) if isinstance(given, dict) else given
+        if not (isinstance(name, str) and name.strip()):
+            raise InputError(f'json_path: expected "{key}" in \'{json_path}\' as {{"0": "CT"}}, found {given!r:.200}.')
+        return name.strip()
+    return otherwise
+
+
+def read_json(json_path: str | Path) -> dict:
     """Return the content of a JSON file that contains an object.
 
     Raises:
         InputError: The file is missing or contains something else.
     """
+    json_path = Path(json_path).expanduser()
+    if json_path.is_dir():
+        raise InputError(f"json_path: expected a JSON file, found the folder '{json_path}'. Give a file in it.")
     if not json_path.is_file():
         raise InputError(f"json_path: no file at '{json_path}'. The project's own lists are in json_files/.")
     try:
-        content = json.loads(json_path.read_text())
+        content = json.loads(json_path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except ValueError as error:
         raise InputError(f"json_path: '{json_path}' is not valid JSON ({error}).") from None
+    except OSError as error:
+        raise InputError(f"json_path: '{json_path}' cannot be read ({error}). Ask for access, or copy it.") from None
     if not isinstance(content, dict):
         raise InputError(NOT_A_LIST.format(json_path) + f"Expected an object, found {type(content).__name__}.")
     return content
 
 
-def locate(entry: dict | str, root: Path) -> dict[str, str]:
+def locate(entry: dict | str, root: str | Path) -> dict[str, str]:
     """Return the case name and the file paths of one entry of the JSON.
 
     Args:
-        entry: Dictionary with ``image`` and, if labelled, ``label``; or the file name of an image.
+        entry: Dictionary with ``image`` and, if labelled, ``label``; or the file name of an image. A file name is
+            relative to ``root`` or absolute.
         root: Folder that contains the files, also in Synapse's layout. Where a file is missing, the path is the one
             that the JSON gives.
     """
     entry = {"image": entry} if isinstance(entry, str) else entry
+    root = Path(root).expanduser()
     files = {key: str(_first_existing(entry[key], root)) for key in ("image", "label") if key in entry}
     return {"name": case_name(entry["image"]), **files}
 
@@ -116,9 +184,11 @@ def locate(entry: dict | str, root: Path) -> dict[str, str]:
 def _first_existing(file: str, root: Path) -> Path:
     """Return the path of a file in ``root`` or in one of Synapse's folders there."""
     plain = root / file
+    if Path(file).is_absolute():
+        return plain
     folder, _, rest = file.removeprefix("./").partition("/")
     packed = Path(SYNAPSE_FOLDERS.get(folder, folder)) / rest
-    candidates = [plain, root / packed, root / "RawData" / packed, root / packed.relative_to(packed.parts[0])]
+    candidates = [plain, root / packed, root / "RawData" / packed, root.joinpath(*packed.parts[1:])]
     return next((path for path in candidates if path.is_file()), plain)
 
 
@@ -127,24 +197,33 @@ def case_name(image: str | Path) -> str:
     return Path(image).name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _distinct_names(images: set[str]) -> dict[str, str]:
-    """Return a name for each image: its file name, with as many parent folders as make all names different."""
+def _set_distinct_names(entries: list[dict[str, str]]) -> None:
+    """Set each case's name to its file name, with as many parent folders as make the names of all images different."""
+    images = {entry["image"] for entry in entries}
     names = {}
-    for depth in range(1, max(len(Path(image).parts) for image in images) + 1):
+    for depth in range(1, max((len(Path(image).parts) for image in images), default=0) + 1):
         names = {image: "_".join((*Path(image).parts[-depth:-1], case_name(image))) for image in images}
         if len(set(names.values())) == len(images):
             break
-    return names
+    for entry in entries:
+        entry["name"] = names[entry["image"]]
 
 
-def find_volumes(root: Path) -> list[dict[str, str]]:
+def find_volumes(root: str | Path) -> list[dict[str, str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders.
 
-    Subfolders with a name that starts with "label" are skipped.
+    Subfolders with a name that starts with "label" are skipped, and so are hidden files and folders: the ``._*`` files
+    and ``__MACOSX`` folders of macOS, and temporary files that an interrupted run left.
     """
-    files = sorted(file for ending in ("*.nii", "*.nii.gz") for file in root.rglob(ending))
+    root = Path(root).expanduser()
+    files = sorted(file for ending in ("*.nii", "*.nii.gz") for file in root.rglob(ending) if not file.is_dir())
     inner = [file.relative_to(root) for file in files]
-    images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
+    images = [
+        file
+        for file in inner
+        if not any(part.lower().startswith("label") for part in file.parts[:-1])
+        and not any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
+    ]
     return [{"name": str(file.parent / case_name(file)), "image": str(root / file)} for file in images]
 
 
@@ -167,9 +246,13 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
     if not root.is_dir():
         raise InputError(f"data_root: no folder at '{root}'. Give a folder of NIfTI files.")
     if json_path:
-        content = read_json(Path(json_path))
-        modality = next(iter(content.get("modality", {"0": modality}).values()))
-        training, held_out = (_listed(content, name, root, json_path) for name in ("training", "validation"))
+        content = read_json(json_path)
+        modality = _modality(content, json_path, modality)
+        training, held_out = (
+            [locate(entry, root) for entry in _entries(content, name, json_path, ("image",))]
+            for name in ("training", "validation")
+        )
+        _set_distinct_names(training + held_out)
     else:
         training, held_out = find_volumes(root), []
     if len(training) + bool(held_out) < 2:
@@ -180,12 +263,3 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
         held_out = training[::every]
         training = [entry for number, entry in enumerate(training) if number % every]
     return Dataset(("background",), modality, training, held_out, test=[])
-
-
-def _listed(content: dict, section: str, root: Path, json_path: str | Path) -> list[dict[str, str]]:
-    """Return the volumes in one section of a Decathlon-style JSON."""
-    entries = content.get(section, [])
-    images = [e.get("image") if isinstance(e, dict) else e for e in entries] if isinstance(entries, list) else [None]
-    if not all(isinstance(image, str) for image in images):
-        raise InputError(NOT_A_LIST.format(json_path) + f'Expected file names or "image" in each case of "{section}".')
-    return [locate(image, root) for image in images]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +34,14 @@ def stand_in(file: str | Path) -> tuple[str, str] | None:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to; replace ``path`` by that file if the block succeeds.
 
-    The file is flushed to disk first, so that ``path`` is never incomplete. Missing parent folders are made.
+    The file is flushed to disk first, so that ``path`` is never incomplete. Missing parent folders are made. A kill can
+    leave the temporary file, which is hidden.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The same file name extension, since writers such as nibabel choose the format by it.
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # Random, since containers on a shared disk can have equal process ids. The same file name extension, since writers
+    # such as nibabel choose the format by it.
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -61,11 +65,11 @@ def claim_folder(folder: str | Path, settings: Mapping) -> Path:
     """
     folder, settings = Path(folder).expanduser(), json.loads(json.dumps(settings))
     note = folder / "made_by.json"
-    if note.is_file():
-        found = json.loads(note.read_text())
+    found = _noted(note)
+    if found is not None:
         others = [key for key in settings | found if settings.get(key) != found.get(key)]
     else:
-        others = ["all"] if next(folder.rglob("*.nii.gz"), None) else []
+        others = ["all"] if any(not file.name.startswith(".") for file in folder.rglob("*.nii.gz")) else []
     if others:
         raise InputError(
             f"'{folder}' holds results of other settings ({', '.join(others)}; see made_by.json there). "
@@ -73,7 +77,25 @@ def claim_folder(folder: str | Path, settings: Mapping) -> Path:
         )
     try:
         with replacing(note) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"'{folder}' cannot be written to ({error}). Choose another folder.") from None
     return folder
+
+
+def _noted(note: Path) -> dict | None:
+    """Return the settings in ``made_by.json``, or None if it is missing or damaged."""
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def sha256(file: str | Path) -> str:
+    """Return the SHA-256 of the content of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -12,6 +12,9 @@ at z = 275.
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -269,35 +272,88 @@ def write_phantom(
 def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
     """Write a synthetic CT for each labelled case of the JSON that is not yet in ``root``, and return ``root``.
 
+    A CT that another version of this module wrote there is made again.
+
     Raises:
-        InputError: The JSON does not list the 13 organs of BTCV, which are the organs of the phantoms.
+        InputError: The JSON does not list the 13 organs of BTCV, which are the organs of the phantoms, or ``root``
+            cannot be written to.
     """
-    content, classes = read_datalist(Path(json_path))
+    content, classes = read_datalist(json_path)
     if len(classes) != len(ORGAN_VOLUMES_ML) + 1:
         raise InputError(
             f"json_path: expected the 13 organs of BTCV, which the phantoms have, found {len(classes) - 1} organs in "
             f"'{json_path}'. Set data_root to the folder of your own data, or choose a list from json_files/."
         )
-    root = Path(root)
-    cases = [entry for name in ("training", "validation") for entry in content[name]]
-    missing = [e for e in cases if not ((root / e["image"]).is_file() and (root / e["label"]).is_file())]
-    for entry in tqdm(missing, desc="Making CT phantoms", disable=not missing):
-        digits = "".join(filter(str.isdigit, case_name(entry["image"])))
-        write_phantom(int(digits or 0), root / entry["image"], root / entry["label"])
-    return root
+    entries = [entry for name in ("training", "validation") for entry in content[name]]
+    digits = ("".join(filter(str.isdigit, case_name(entry["image"]))) for entry in entries)
+    cases = [(int(number or 0), (e["image"], e["label"])) for number, e in zip(digits, entries, strict=True)]
+    return _write_due(Path(root).expanduser(), cases)
 
 
 FIRST_UNLABELLED = 1001  # the ids of BTCV, which fine-tuning uses, end at 80
 
 
 def write_unlabelled_phantoms(root: str | Path, count: int = 40) -> Path:
-    """Write ``count`` synthetic CTs without labels that are not yet in ``root``, and return ``root``."""
+    """Write ``count`` synthetic CTs without labels that are not yet in ``root``, and return ``root``.
+
+    A CT that another version of this module wrote there is made again.
+
+    Raises:
+        InputError: ``root`` cannot be written to.
+    """
     numbers = range(FIRST_UNLABELLED, FIRST_UNLABELLED + count)
-    files = {number: Path(root, f"phantom{number}.nii.gz") for number in numbers}
-    missing = {number: file for number, file in files.items() if not file.is_file()}
-    for number, file in tqdm(missing.items(), desc="Making CT phantoms", disable=not missing):
-        write_phantom(number, file)
-    return Path(root)
+    return _write_due(Path(root).expanduser(), [(number, (f"phantom{number}.nii.gz",)) for number in numbers])
+
+
+def _write_due(root: Path, cases: list[tuple[int, tuple[str, ...]]]) -> Path:
+    """Write the phantoms, given by id and files, that ``root`` lacks or that other code wrote there; return ``root``.
+
+    ``phantoms.json`` lists the files that were written, with the hash of the code. All other files stay as they are.
+    """
+    code = _code_hash()
+    try:
+        written = _read_note(root)
+        there = {file for _, files in cases for file in files if (root / file).is_file()}
+        due = [
+            (number, files)
+            for number, files in cases
+            if there.intersection(files) <= written.keys()
+            and any(file not in there or written[file] != code for file in files)
+        ]
+        if due:
+            _add_to_note(root, dict.fromkeys((file for _, files in due for file in files), "not complete"))
+        for number, files in tqdm(due, desc="Making CT phantoms", disable=not due):
+            write_phantom(number, *(root / file for file in files))
+            _add_to_note(root, dict.fromkeys(files, code))
+    except OSError as error:
+        raise InputError(
+            f"data_root: phantoms cannot be written to '{root}' ({error.strerror or error}). Make room or ask for "
+            "permission to write there, or set data_root to a folder of scans."
+        ) from None
+    return root
+
+
+def _code_hash() -> str:
+    """Return a hash of this module without its comments, docstrings and formatting."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+
+
+def _read_note(root: Path) -> dict[str, str]:
+    """Return the files of this module in ``root`` with the hash of the code that wrote them; empty if not noted."""
+    try:
+        content = json.loads((root / "phantoms.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _add_to_note(root: Path, files: dict[str, str]) -> None:
+    with replacing(root / "phantoms.json") as temporary:
+        temporary.write_text(json.dumps(_read_note(root) | files, indent=2) + "\n", encoding="utf-8")
 
 
 def write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from swinunetr.errors import InputError
 from swinunetr.recipe import CommonRecipe
 
 MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
+UNLABELLED_PARTS = ("image",)  # of a cached case
+LABELLED_PARTS = ("image", "label", "vanished_ids", "organ_voxels", "other_voxels")
+MAPPING_LIMIT = Path("/proc/sys/vm/max_map_count")
+SPARE_MAPPINGS = 10_000  # of Python, its libraries, their buffers and the other volumes of a run
 
 
 def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
@@ -91,54 +96,102 @@ def prepare_cases(
 
     Returns:
         Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``image`` and, if
-        labelled, ``label`` and the possible crop centres ``organ_voxels`` and ``other_voxels``.
+        labelled, ``label``, the possible crop centres ``organ_voxels`` and ``other_voxels``, and ``vanished_ids``: the
+        label ids of the file that have no voxel left on the training grid. A warning names the cases with such ids.
 
     Raises:
-        InputError: A case cannot be read or preprocessed; the message names it.
+        InputError: A case, which the message names, cannot be read or preprocessed, or there are more cases than files
+            that the system can map.
     """
+    if cache_dir and not in_memory:
+        _require_mappings(len(entries))
 
     def load_or_preprocess(entry: dict[str, str]) -> dict:
         file = _cache_file(entry, recipe, modality, cache_dir) if cache_dir else None
-        parts = read_cache(file, in_memory) if file else None
+        keys = LABELLED_PARTS if "label" in entry else UNLABELLED_PARTS
+        parts = read_cache(file, keys, in_memory) if file else None
         if parts is None:
             parts = _preprocess(entry, recipe, modality)
             if file:
                 write_cache(parts, file)
                 if not in_memory:
-                    parts = read_cache(file, in_memory) or parts
+                    parts = read_cache(file, keys, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
         files = {"source": entry["image"], "label_source": entry.get("label")}
         return parts | volumes | {"name": entry["name"]} | files
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(
+        cases = list(
             tqdm(pool.map(load_or_preprocess, entries), total=len(entries), desc=description, disable=not description)
         )
+    if vanished := _vanished(cases, recipe.spacing_mm):
+        tqdm.write("\n".join(vanished))
+    return cases
+
+
+def _require_mappings(volumes: int) -> None:
+    """Raise an error if the system cannot map as many files: one per volume, and ``SPARE_MAPPINGS`` for all else."""
+    try:
+        most = int(MAPPING_LIMIT.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # other systems than Linux
+        return
+    needed = volumes + SPARE_MAPPINGS
+    if needed > most:
+        raise InputError(
+            f"cache_dir: {volumes} volumes are read from memory-mapped files, which needs vm.max_map_count of at least "
+            f"{needed}; found {most}. Raise it (sudo sysctl vm.max_map_count={needed}) or take fewer volumes."
+        )
+
+
+def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
+    """Return at most six lines of warnings on label ids that the training grid has lost."""
+    grid = " x ".join(f"{mm:g}" for mm in spacing_mm)
+    what = f"has no voxel left on the training grid of {grid} mm; a finer spacing_mm keeps it"
+    lost = {case["name"]: ", ".join(map(str, case["vanished_ids"])) for case in cases if case.get("vanished_ids")}
+    lines = [f"warning: {name}: label {ids} {what}" for name, ids in lost.items()]
+    return lines if len(lines) <= 6 else [*lines[:5], f"warning: the same in {len(lines) - 5} more cases"]
 
 
 def _preprocess(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:
     """Return a preprocessed case as plain tensors, which the cache can store."""
     keys = tuple(key for key in ("image", "label") if key in entry)
+    transforms = preprocessing(recipe, modality, keys)
     try:
-        case = preprocessing(recipe, modality, keys)(entry)
+        case = transforms(entry, end=1)  # as loaded from the files
+        ids = _label_ids(case["label"].as_tensor()) if "label" in case else []
+        case = transforms(case, start=1)
     except Exception as error:
         cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:300]  # MONAI's messages can have many lines
         raise InputError(
             f"Case '{entry['name']}' could not be preprocessed from '{entry['image']}' and '{entry.get('label')}': "
-            f"{type(cause).__name__}: {cause}. Replace the file, or remove the case from the JSON."
+            f"{type(cause).__name__}: {reason}. Replace the file, or remove the case from the JSON."
         ) from error
     parts = {key: {"x": case[key].as_tensor().contiguous(), "affine": case[key].affine} for key in keys}
     parts["image"]["meta"] = {  # the scan's own grid, to which a segmentation is resampled
         "original_affine": torch.as_tensor(case["image"].meta["original_affine"]),
         "spatial_shape": [int(n) for n in case["image"].meta["spatial_shape"]],
     }
-    return parts | (_crop_centres(parts["image"]["x"], parts["label"]["x"]) if "label" in parts else {})
+    if "label" not in parts:
+        return parts
+    kept = _label_ids(parts["label"]["x"])
+    vanished = {"vanished_ids": [label for label in ids if label not in kept]}
+    return parts | vanished | _crop_centres(parts["image"]["x"], parts["label"]["x"])
 
 
-def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path:
+def _label_ids(label: torch.Tensor) -> list[int]:
+    """Return the ids that a label map contains, in order."""
+    return torch.bincount(label.flatten().to(torch.uint8)).nonzero()[:, 0].tolist()
+
+
+def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path | None:
     files = {key: entry[key] for key in ("image", "label") if key in entry}
-    settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality]
-    return cache_file(cache_dir, files, settings, code=(preprocessing, _preprocess, _crop_centres))
+    settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES]
+    code = (preprocessing, intensity_window, _preprocess, _label_ids, _crop_centres)
+    try:
+        return cache_file(cache_dir, files, settings, code)
+    except OSError:  # a file is missing; preprocessing it names it
+        return None
 
 
 def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,9 +1,13 @@
 """Every error in the data is reported with its file; unusual data give a warning; the report counts correctly."""
 
+import builtins
 import gzip
+import itertools
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -177,8 +181,8 @@ def test_one_error_lists_the_problems_of_all_files(good, capfd):
 def test_table_of_many_problems_is_cut(good):
     missing = [{"name": f"c{i}", "image": f"/none/c{i}.nii.gz", "label": f"/none/l{i}.nii.gz"} for i in range(100)]
     error = str(pytest.raises(DatasetError, check_dataset, replace(good, training=missing), SPACING).value)
-    assert error.startswith("200 problems") and len(error.splitlines()) <= 20
-    assert "... and 184 more: 184 x check data_root" in error
+    assert error.startswith("200 problems") and len(error.splitlines()) == 12
+    assert "... and 191 more: 191 x check data_root" in error
 
 
 def test_jupyter_shows_the_table_without_a_traceback(good):
@@ -209,6 +213,86 @@ def test_repeated_case_is_refused(good, repeat, message):
         check_dataset(good, SPACING)
 
 
+def test_validation_labels_without_any_organ_are_refused(good):
+    good.validation.append(good.training.pop())
+    for case in good.validation:
+        write(case["label"], organs() * 0)
+    with pytest.raises(DatasetError, match="img0003 .* no validation label contains an organ .* Dice would be NaN"):
+        check_dataset(good, SPACING)
+    good.validation[1]["label"] = good.validation[0]["label"]  # read for one of them only
+    with pytest.raises(DatasetError, match="no validation label contains an organ"):
+        check_dataset(good, SPACING)
+    good.validation[0]["label"] = good.training[0]["label"]
+    good.validation[1]["label"] = good.training[0]["label"]
+    assert "same file" in str(check_dataset(good, SPACING))
+
+
+def test_unlabelled_validation_cases_are_no_error(good):
+    for case in [*good.training, *good.validation]:
+        del case["label"]
+    assert check_dataset(replace(good, classes=("background",)), SPACING).warnings == []
+
+
+READ_ERRORS = [
+    (PermissionError(13, "Permission denied"), "no permission to read the file; ask for access or copy it"),
+    (PermissionError(), "no permission to read the file; ask for access or copy it"),
+    (OSError(5, "Input/output error"), "cannot be read (Input/output error); copy or download it again"),
+    (ValueError(), "not readable as NIfTI (ValueError); convert it to .nii.gz again"),
+    (ValueError("\n"), "not readable as NIfTI (ValueError); convert it to .nii.gz again"),
+    (MemoryError("9 TiB"), "too large for the memory (9 TiB); crop it, or correct its header"),
+]
+
+
+def raising(function, path: str, error: Exception, first: int = 1):
+    """Return ``function`` that raises ``error`` for ``path``, from call number ``first`` on."""
+    calls = itertools.count(1)
+
+    def call(file, *args, **kwargs):
+        if str(file) == path and next(calls) >= first:
+            raise error
+        return function(file, *args, **kwargs)
+
+    return call
+
+
+def assert_two_rows(good: Dataset, message: str) -> None:
+    """Check ``good`` with another broken file; its own first image has the problem ``message``."""
+    cut(good.training[1]["image"], slice(3000))
+    shown = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
+    _, _, row, other = shown.splitlines()
+    assert re.split("  +", row)[1:] == ["img0001.nii.gz", *message.split("; ")]
+    assert "file is truncated" in other
+
+
+@pytest.mark.parametrize("first", [1, 2], ids=["header", "voxels"])
+@pytest.mark.parametrize(("error", "message"), READ_ERRORS)
+def test_each_error_of_reading_a_file_is_one_row(good, monkeypatch, error, message, first):
+    monkeypatch.setattr(nib, "load", raising(nib.load, good.training[0]["image"], error, first))
+    assert_two_rows(good, message)
+
+
+@pytest.mark.parametrize(("error", "message"), READ_ERRORS[:3])
+def test_file_that_cannot_be_opened_is_one_row(good, monkeypatch, error, message):
+    """Tests run as root, who may read all files: the errors are raised in place of the operating system."""
+    for module, name in ((builtins, "open"), (gzip, "open")):
+        monkeypatch.setattr(module, name, raising(getattr(module, name), good.training[0]["image"], error))
+    assert_two_rows(good, message)
+
+
+def test_folder_that_cannot_be_entered_is_one_row(good, monkeypatch):
+    is_file = Path.is_file
+
+    def refuse(path):
+        if path.name == "img0001.nii.gz":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    monkeypatch.setattr(checks, "stand_in", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(DatasetError, match="1 problem(.|\n)*no permission to read the file"):
+        check_dataset(good, SPACING)
+
+
 UNUSUAL = {
     "no sform or qform": (lambda d: write_both(d, sform_code=0, qform_code=0), "neither sform nor qform"),
     "sform against pixdim": (lambda d: write_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]), "sform contradicts pixdim"),
@@ -224,7 +308,10 @@ UNUSUAL = {
         lambda d: d.test.append({k: d.training[0][k] for k in ("name", "image")}),
         "same file as",
     ),
-    "empty label in validation": (lambda d: write(d.validation[0]["label"], organs() * 0), "label is empty"),
+    "one empty label in validation": (
+        lambda d: (d.validation.append(d.training.pop()), write(d.validation[0]["label"], organs() * 0)),
+        "label is empty",
+    ),
     "organ that no case has": (
         lambda d: [write(case["label"], organs() % 2) for case in d.training],
         "no training case has right box",
@@ -303,3 +390,62 @@ def test_same_list_for_training_and_validation_gives_a_warning(good):
     report = check_dataset(same, (1.5, 1.5, 2.0))
     assert report.warnings == ["validation cases are the training cases: their Dice says nothing about other scans"]
     assert report.cases == {"training": 2, "validation": 2}
+
+
+def fingerprint(dataset: Dataset) -> dict[str, str]:
+    return check_dataset(dataset, SPACING).fingerprint
+
+
+def test_fingerprint_has_16_hex_digits_per_training_and_validation_case(good):
+    found = fingerprint(good)
+    assert list(found) == ["img0001", "img0002", "img0003"]
+    assert all(len(text) == 16 and int(text, 16) >= 0 for text in found.values()) and len(set(found.values())) == 3
+
+
+def test_fingerprint_does_not_depend_on_folder_name_time_and_compression(good, tmp_path):
+    before = fingerprint(good)
+    for case in good.training:
+        for kind in ("image", "label"):
+            content = gzip.decompress(Path(case[kind]).read_bytes())
+            case[kind] = str(tmp_path / "other" / f"{kind}_{case['name']}.nii")
+            Path(case[kind]).parent.mkdir(exist_ok=True)
+            Path(case[kind]).write_bytes(content)
+            os.utime(case[kind], (1, 1))
+    assert fingerprint(good) == before
+
+
+FINGERPRINTED = {
+    "a voxel of the image": lambda d: write(d["image"], changed(ct(1), 41, np.int16)),
+    "a voxel of the label": lambda d: write(d["label"], changed(organs(), 2, np.uint8)),
+    "slope": lambda d: write(d["image"], ct(1), scl_slope=1.001, scl_inter=0),
+    "intercept": lambda d: write(d["image"], ct(1), scl_slope=1, scl_inter=1),
+    "origin": lambda d: [write(d[k], v, affine(x3=1)) for k, v in (("image", ct(1)), ("label", organs()))],
+    "shape": lambda d: [
+        write(d[k], v.reshape(16, 32, 8)) for k, v in (("image", ct(1)), ("label", organs()))
+    ],  # of the same voxels in another order
+    "no label": lambda d: d.pop("label"),
+}
+
+
+@pytest.mark.parametrize("change", FINGERPRINTED.values(), ids=FINGERPRINTED)
+def test_fingerprint_changes_with_the_case(good, change):
+    before = fingerprint(good)
+    change(good.training[0])
+    after = fingerprint(good)
+    assert after["img0001"] != before["img0001"]
+    assert after["img0002"] == before["img0002"] and after["img0003"] == before["img0003"]
+
+
+def test_fingerprint_ignores_rounding_of_the_affine(good):
+    before = fingerprint(good)
+    for kind, voxels in (("image", ct(1)), ("label", organs())):
+        write(good.training[0][kind], voxels, affine(x3=-1e-6))
+    assert fingerprint(good) == before
+
+
+def test_fingerprint_includes_a_shared_label_and_names_a_shared_case_once(good):
+    before = fingerprint(good)
+    good.training[1]["label"] = good.training[0]["label"]  # the same voxels as before
+    assert fingerprint(good) == before
+    same = Dataset(good.classes, good.modality, good.training, list(good.training), [])
+    assert fingerprint(same) == {name: before[name] for name in ("img0001", "img0002")}

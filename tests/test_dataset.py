@@ -1,13 +1,16 @@
 """Lists of cases from a JSON file or a folder."""
 
 import json
+import os
 import shutil
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import PROJECT, SMALL, write_case
 
 from swinunetr.checks import check_dataset
-from swinunetr.dataset import read_dataset, read_unlabelled
+from swinunetr.dataset import find_volumes, read_dataset, read_unlabelled
 from swinunetr.errors import InputError
 
 
@@ -79,6 +82,153 @@ def test_error_for_a_malformed_json_says_what_was_expected(tmp_path, content, me
     assert "list.json" in str(caught.value)
 
 
+def with_changes(small_data, **changes) -> Path:
+    """Change keys of the JSON and return its path; None removes a key."""
+    json_path, _ = small_data
+    content = json.loads(json_path.read_text()) | changes
+    json_path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return json_path
+
+
+MALFORMED = {
+    "257 classes": ({"labels": {str(i): f"organ {i}" for i in range(257)}}, "labels: at most 256 classes, found 257"),
+    "two classes of one name": ({"labels": {"0": "b", "1": "liver", "2": "liver"}}, "found 'liver' twice"),
+    "class name that is a number": ({"labels": {"0": "b", "1": 5}}, 'a name for each id in "labels", found 5'),
+    "empty class name": ({"labels": {"0": "b", "1": " "}}, "a name for each id in \"labels\", found ' '"),
+    "name of another column": ({"labels": {"0": "b", "1": "mean_dice"}}, "'mean_dice' is the name of another column"),
+    "list of classes": ({"labels": ["b", "liver"]}, r"found \['b', 'liver'\]"),
+    "modality in a list": ({"modality": ["CT"]}, r"\"modality\" in .* found \['CT'\]"),
+    "modality that is a number": ({"modality": 1}, '"modality" in .* found 1'),
+    "modality that is a number in a mapping": ({"modality": {"0": 1}}, "\"modality\" in .* found {'0': 1}"),
+    "empty modality": ({"modality": ""}, "\"modality\" in .* found ''"),
+    "channel that is a number": ({"modality": {}, "channel_names": {"0": 1}}, '"channel_names" in '),
+    "test that is not a list": ({"test": {"image": "a.nii.gz"}}, 'a list of cases under "test"'),
+    "training that is not a list": ({"training": "a.nii.gz"}, 'a list of cases under "training"'),
+    "test entry without image": (
+        {"test": [{"label": "a"}]},
+        "\"image\" in each case of \"test\", found {'label': 'a'}",
+    ),
+    "test entry with an empty image": ({"test": [{"image": ""}]}, 'in each case of "test", found'),
+    "test entry that is empty": ({"test": [""]}, "in each case of \"test\", found ''"),
+    "test entry that is a number": ({"test": [7]}, 'in each case of "test", found 7'),
+    "test entry with a label that is a number": ({"test": [{"image": "a", "label": 7}]}, 'in each case of "test"'),
+    "training entry with an empty label": ({"training": [{"image": "a", "label": ""}]}, 'in each case of "training"'),
+    "training entry without a label": ({"training": ["a.nii.gz"]}, '"image" and "label" in each case of "training"'),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MALFORMED.values(), ids=MALFORMED)
+def test_error_names_the_malformed_part_of_the_json(small_data, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read_dataset(with_changes(small_data, **changes), small_data[1])
+    assert "dataset.json" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_256_classes_are_read(small_data):
+    labels = {str(i): f"organ {i}" for i in range(256)}
+    assert read_dataset(with_changes(small_data, labels=labels), small_data[1]).classes[255] == "organ 255"
+
+
+@pytest.mark.parametrize(
+    ("changes", "modality"),
+    [
+        ({"modality": "MRI"}, "MRI"),
+        ({"modality": {"0": "MRI"}}, "MRI"),
+        ({"modality": {}}, "CT"),
+        ({"modality": None}, "CT"),
+        ({"modality": None, "channel_names": {"0": "MRI"}}, "MRI"),
+        ({"modality": "CT", "channel_names": {"0": "MRI"}}, "CT"),
+    ],
+)
+def test_modality_is_read_from_each_way_of_writing_it(small_data, changes, modality):
+    json_path = with_changes(small_data, **changes)
+    assert read_dataset(json_path, small_data[1]).modality == modality
+    assert read_unlabelled(small_data[1], json_path).modality == modality
+
+
+def test_missing_modality_of_unlabelled_volumes_is_the_given_one(small_data):
+    assert read_unlabelled(small_data[1], with_changes(small_data, modality={}), "MRI").modality == "MRI"
+
+
+def test_missing_test_list_is_an_empty_one(small_data):
+    root = small_data[1]
+    content = json.loads(small_data[0].read_text())
+    for test in ({"test": None}, {}):
+        small_data[0].write_text(json.dumps(content | test))
+        assert read_dataset(small_data[0], root).test == []
+
+
+def test_test_label_that_is_null_is_left_out(small_data):
+    entry = {"image": "imagesTr/img0001.nii.gz", "label": None}
+    (case,) = read_dataset(with_changes(small_data, test=[entry]), small_data[1]).test
+    assert set(case) == {"name", "image"}
+
+
+NNUNET = {"channel_names": {"0": "MRI"}, "numTraining": 2, "file_ending": ".nii.gz"}
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "liver": 1}, {"background": 0, "a": [1, 2]}, {"0": "b", "1": "a"}]
+)
+def test_dataset_json_of_nnunet_is_recognised(tmp_path, labels):
+    (tmp_path / "dataset.json").write_text(json.dumps(NNUNET | {"labels": labels}))
+    for read in (lambda file: read_dataset(file, tmp_path), lambda file: read_unlabelled(tmp_path, file)):
+        with pytest.raises(InputError, match='nnU-Net.*map ids to names under "labels".*list the files'):
+            read(tmp_path / "dataset.json")
+
+
+def test_names_that_map_to_ids_are_refused_although_files_are_listed(small_data):
+    json_path = with_changes(small_data, **NNUNET, labels={"background": 0, "liver": 1})
+    with pytest.raises(InputError, match="nnU-Net"):
+        read_dataset(json_path, small_data[1])
+
+
+def test_json_with_a_byte_order_mark_and_names_in_any_script_is_read(small_data):
+    json_path, root = small_data
+    content = json.loads(json_path.read_text()) | {
+        "labels": {"0": "background", "1": "肝臓", "2": "Nebenniere rechts ä"}
+    }
+    json_path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8-sig")
+    assert read_dataset(json_path, root).organs == ("肝臓", "Nebenniere rechts ä")
+
+
+def test_folder_and_unreadable_file_in_place_of_the_json_are_named(small_data, monkeypatch):
+    json_path, root = small_data
+    with pytest.raises(InputError, match="json_path: expected a JSON file, found the folder"):
+        read_dataset(root, root)
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError("denied")))
+    with pytest.raises(InputError, match="json_path: .*dataset.json' cannot be read"):
+        read_dataset(json_path, root)
+
+
+def test_home_folder_is_expanded_in_each_path(small_data, monkeypatch):
+    json_path, root = small_data
+    monkeypatch.setenv("HOME", str(root))
+    assert read_dataset("~/dataset.json", "~") == read_dataset(json_path, root)
+    assert read_unlabelled("~", "~/dataset.json") == read_unlabelled(root, json_path)
+    assert find_volumes("~/imagesTr") == find_volumes(root / "imagesTr")
+
+
+def test_absolute_file_names_work_with_a_relative_data_root(small_data, monkeypatch):
+    json_path, root = small_data
+    content = json.loads(json_path.read_text())
+    for entry in content["training"]:
+        entry["label"] = str(root / entry["label"])
+    json_path.write_text(json.dumps(content))
+    monkeypatch.chdir(root.parent)
+    dataset = read_dataset(json_path, root.name)
+    assert dataset.training[0]["label"] == str(root / "labelsTr/label0001.nii.gz")
+    assert not os.path.isabs(dataset.training[0]["image"])
+    assert check_dataset(dataset, SMALL.spacing_mm).cases == {"training": 2, "validation": 1}
+
+
+@pytest.mark.parametrize("image", ["/", "//", "."])
+def test_name_of_a_folder_in_place_of_an_image_is_a_missing_file(small_data, image):
+    dataset = read_dataset(with_changes(small_data, training=[{"image": image, "label": image}]), small_data[1])
+    with pytest.raises(InputError, match="file is missing"):
+        check_dataset(dataset, SMALL.spacing_mm)
+
+
 def test_error_names_the_missing_json_or_folder(small_data):
     json_path, root = small_data
     with pytest.raises(InputError, match="json_path.*nowhere.json"):
@@ -103,6 +253,34 @@ def test_volumes_of_a_folder_are_found_and_labels_are_skipped(scans):
     assert check_dataset(dataset, SMALL.spacing_mm).cases == {"training": 2, "validation": 1}
 
 
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "imagesTr/._img0001.nii.gz",
+        ".4711.phantom1004.nii.gz",
+        ".Trash/a.nii",
+        "__MACOSX/imagesTr/b.nii.gz",
+        "folder.nii/",
+    ],
+)
+def test_hidden_files_and_folders_are_not_scans(scans, hidden):
+    expected = find_volumes(scans)
+    (scans / hidden).parent.mkdir(parents=True, exist_ok=True)
+    (scans / hidden).mkdir() if hidden.endswith("/") else (scans / hidden).write_bytes(b"\0")
+    assert find_volumes(scans) == expected
+
+
+def test_hidden_folder_above_the_volumes_is_no_reason_to_skip_them(tmp_path):
+    write_case(tmp_path / ".data", 1)
+    assert [entry["name"] for entry in find_volumes(tmp_path / ".data")] == ["imagesTr/img0001"]
+
+
+def test_unlabelled_cases_of_one_file_name_get_different_names(tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps({"training": ["a/scan.nii.gz", "b/scan.nii.gz", "c/scan.nii.gz"]}))
+    dataset = read_unlabelled(tmp_path, tmp_path / "list.json")
+    assert [e["name"] for e in dataset.validation + dataset.training] == ["a_scan", "b_scan", "c_scan"]
+
+
 def test_images_of_a_json_are_listed_and_its_validation_list_is_kept(scans):
     entries = [f"imagesTr/img{n:04d}.nii.gz" for n in (1, 2)]
     held_out = [{"image": "imagesTr/img0003.nii.gz", "label": "labelsTr/label0003.nii.gz"}]
@@ -113,10 +291,18 @@ def test_images_of_a_json_are_listed_and_its_validation_list_is_kept(scans):
     assert [set(entry) for entry in dataset.validation] == [{"name", "image"}] and dataset.modality == "MR"
 
 
-@pytest.mark.parametrize("training", [[{"label": "a.nii.gz"}], [3], {"image": "a.nii.gz"}])
-def test_malformed_list_is_an_error(scans, training):
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ([{"label": "a.nii.gz"}], '"image" in each case of "training"'),
+        ([3], '"image" in each case of "training"'),
+        ([""], '"image" in each case of "training"'),
+        ({"image": "a.nii.gz"}, 'a list of cases under "training"'),
+    ],
+)
+def test_malformed_list_is_an_error(scans, training, message):
     (scans / "list.json").write_text(json.dumps({"training": training}))
-    with pytest.raises(InputError, match='list.json.*"image" in each case of "training"'):
+    with pytest.raises(InputError, match=f"list.json.*{message}"):
         read_unlabelled(scans, scans / "list.json")
 
 

@@ -50,3 +50,38 @@ def test_file_is_complete_or_unchanged(tmp_path):
         raise RuntimeError
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["file.txt"]
     assert (tmp_path / "new/file.txt").read_text() == "two"
+
+
+def test_two_writers_of_one_file_with_equal_process_ids_do_not_disturb_each_other(tmp_path):
+    """As in two containers on a shared disk."""
+    with replacing(tmp_path / "a.nii.gz") as first:
+        first.write_text("one")
+        with replacing(tmp_path / "a.nii.gz") as second:
+            second.write_text("two")
+        assert (tmp_path / "a.nii.gz").read_text() == "two"
+    assert (tmp_path / "a.nii.gz").read_text() == "one"
+    for temporary in (first, second):
+        assert temporary.name.startswith(".") and temporary.name.endswith(".nii.gz")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_temporary_file_that_a_kill_left_is_no_result(tmp_path):
+    (tmp_path / ".1234.a.nii.gz").write_bytes(b"half a scan")
+    assert claim_folder(tmp_path, {"seed": 1}) == tmp_path
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b"\xff\xfe"])
+def test_folder_with_a_damaged_note_holds_unknown_results(tmp_path, note):
+    (tmp_path / "made_by.json").write_bytes(note)
+    claim_folder(tmp_path, {"seed": 1})  # without results the note is written again
+    (tmp_path / "a.nii.gz").write_bytes(b"a result")
+    (tmp_path / "made_by.json").write_bytes(note)
+    with pytest.raises(InputError, match="holds results"):
+        claim_folder(tmp_path, {"seed": 1})
+
+
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with replacing("~/a.txt") as temporary:
+        temporary.write_text("a")
+    assert (tmp_path / "a.txt").is_file()

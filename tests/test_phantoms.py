@@ -1,12 +1,17 @@
 """Synthetic CT: anatomy, geometry, CT numbers and files."""
 
+import errno
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel
 import numpy as np
 import pytest
+from conftest import PROJECT
 
 from swinunetr import phantoms
 from swinunetr.errors import InputError
@@ -238,3 +243,136 @@ def test_negative_case_id_raises_value_error():
 def test_a_list_without_the_organs_of_btcv_raises_input_error(small_data):
     with pytest.raises(InputError, match="found 2 organs.*Set data_root"):
         phantoms.write_phantoms(small_data[0], small_data[1])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Write phantoms of a small grid, and return the ids of the phantoms that are made."""
+    made = []
+    plain = phantoms.make_phantom
+    monkeypatch.setitem(GRIDS, "demo", Grid((12, 10), (8, 8), (30, 30)))
+    monkeypatch.setattr(phantoms, "make_phantom", lambda case, *args: made.append(case) or plain(case, *args))
+    return made
+
+
+@pytest.fixture
+def json_path(tmp_path):
+    """Return a list of two training cases and one validation case with the organs of BTCV."""
+    content = json.loads((PROJECT / "json_files/btcv_6.json").read_text(encoding="utf-8"))
+    content |= {"training": content["training"][:2], "validation": content["validation"][:1]}
+    (tmp_path / "list.json").write_text(json.dumps(content), encoding="utf-8")
+    return tmp_path / "list.json"
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return content and time of each file."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def test_phantoms_of_the_same_code_are_used_again(quick, json_path, tmp_path):
+    root = phantoms.write_phantoms(json_path, tmp_path / "a")
+    assert len(quick) == 3 and len(contents(root)) == 7
+    before = contents(root)
+    assert phantoms.write_phantoms(json_path, tmp_path / "a") == root
+    assert len(quick) == 3 and contents(root) == before
+    (root / "labelsTr/label0035.nii.gz").unlink()
+    phantoms.write_phantoms(json_path, root)
+    assert quick[3:] == [35] and contents(root).keys() == before.keys()
+
+
+def test_phantoms_of_other_code_are_made_again(quick, json_path, tmp_path, monkeypatch):
+    for write, files in (
+        (lambda: phantoms.write_phantoms(json_path, tmp_path / "a"), 3),
+        (lambda: phantoms.write_unlabelled_phantoms(tmp_path / "b", 2), 2),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(phantoms, "_code_hash", lambda: "of other code")
+            write()
+        quick.clear()
+        write()
+        assert len(quick) == files
+        write()
+        assert len(quick) == files
+
+
+def test_files_of_others_are_used_as_they_are(quick, json_path, tmp_path, monkeypatch):
+    root = tmp_path / "a"
+    (root / "imagesTr").mkdir(parents=True)
+    (root / "labelsTr").mkdir()
+    theirs = ["imagesTr/img0035.nii.gz", "labelsTr/label0035.nii.gz", "imagesTr/img0001.nii.gz"]  # a label is missing
+    for name in theirs:
+        (root / name).write_bytes(b"a scan")
+    for code in ("first", "second"):
+        monkeypatch.setattr(phantoms, "_code_hash", lambda code=code: code)
+        phantoms.write_phantoms(json_path, root)
+        assert all((root / name).read_bytes() == b"a scan" for name in theirs)
+    assert quick == [2, 2] and not (root / "labelsTr/label0001.nii.gz").exists()
+
+
+def test_interrupted_writing_continues(quick, json_path, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(phantoms, "write_nifti", Mock(side_effect=[None, None, KeyboardInterrupt]))
+        with pytest.raises(KeyboardInterrupt):
+            phantoms.write_phantoms(json_path, tmp_path / "a")
+    (tmp_path / "a/imagesTr").mkdir()
+    (tmp_path / "a/imagesTr/img0002.nii.gz").write_bytes(b"without a label")  # as after a kill between the two
+    phantoms.write_phantoms(json_path, tmp_path / "a")
+    nibabel.load(tmp_path / "a/imagesTr/img0002.nii.gz")
+    assert len(contents(tmp_path / "a")) == 7
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b"\xff"])
+def test_damaged_note_makes_existing_phantoms_files_of_others(quick, json_path, tmp_path, note):
+    root = phantoms.write_phantoms(json_path, tmp_path / "a")
+    (root / "phantoms.json").write_bytes(note)
+    phantoms.write_phantoms(json_path, root)
+    assert len(quick) == 3
+
+
+def test_hash_of_the_code_ignores_comments_and_docstrings(tmp_path, monkeypatch):
+    source = Path(phantoms.__file__).read_text(encoding="utf-8")
+    copy = tmp_path / "phantoms.py"
+    monkeypatch.setattr(phantoms, "__file__", str(copy))
+
+    def code_hash(old: str, new: str) -> str:
+        assert old in source
+        copy.write_text(source.replace(old, new), encoding="utf-8")
+        return phantoms._code_hash()
+
+    same = code_hash("", "")
+    assert code_hash("PSF_MM = 0.8", "PSF_MM = 0.80  # mm") == same
+    assert code_hash('"""Return one case; ', '"""Return a case; ') == same
+    assert code_hash("PSF_MM = 0.8", "PSF_MM = 0.9") != same
+
+
+@pytest.mark.parametrize("write", ["labelled", "unlabelled"])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_folder_that_cannot_be_written_to_is_named(quick, json_path, tmp_path, monkeypatch, write, number):
+    """Tests run as root, who may write everywhere: the errors are raised in place of the operating system."""
+    monkeypatch.setattr(nibabel, "save", Mock(side_effect=OSError(number, os.strerror(number), "x")))
+    with pytest.raises(InputError, match="phantoms cannot be written to '.*/a'.*Make room") as caught:
+        if write == "labelled":
+            phantoms.write_phantoms(json_path, tmp_path / "a")
+        else:
+            phantoms.write_unlabelled_phantoms(tmp_path / "a", 1)
+    assert os.strerror(number) in str(caught.value) and not list((tmp_path / "a").rglob("*.gz"))
+
+
+def test_file_in_place_of_the_folder_is_named(quick, json_path, tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be written to '.*/a'"):
+        phantoms.write_phantoms(json_path, tmp_path / "a")
+
+
+def test_read_only_folder_with_all_phantoms_is_used(quick, json_path, tmp_path, monkeypatch):
+    phantoms.write_phantoms(json_path, tmp_path / "a")
+    monkeypatch.setattr(phantoms, "replacing", Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    assert phantoms.write_phantoms(json_path, tmp_path / "a") == tmp_path / "a"
+
+
+def test_home_folder_is_expanded(quick, json_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert phantoms.write_phantoms("~/list.json", "~/a") == tmp_path / "a"
+    assert phantoms.write_unlabelled_phantoms("~/b", 1) == tmp_path / "b"
+    assert len(contents(tmp_path / "a")) == 7 and len(contents(tmp_path / "b")) == 2

@@ -1,5 +1,10 @@
 """Preprocessing from files to the training grid."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from conftest import SMALL, prepared, write_case
@@ -48,3 +53,45 @@ def test_crop_centres_are_in_organs_and_in_the_rest_of_the_body(small_data):
     assert organ == set((case["label"].as_tensor().flatten() > 0).nonzero()[:, 0].tolist())  # fewer than the limit
     assert len(other) == MOST_CENTRES and not organ & other
     assert (case["image"].as_tensor().flatten()[case["other_voxels"].long()] > 0).all()
+
+
+def write_tiny_organ(folder, number: int) -> dict[str, str]:
+    """Write a case of 1.5 x 1.5 x 2 mm voxels with one more organ of a single voxel, 3; return its entry."""
+    entry = {"name": f"img{number}"} | {key: str(folder / f) for key, f in write_case(folder, number).items()}
+    image = nib.load(entry["label"])
+    label = np.asarray(image.dataobj).copy()
+    label[45, 45, 15] = 3
+    nib.save(nib.Nifti1Image(label, image.affine), entry["label"])
+    return entry
+
+
+COARSE = replace(SMALL, spacing_mm=(4.0, 4.0, 4.0))
+
+
+@pytest.mark.parametrize("cache", ["", "cache"])
+def test_organ_that_vanishes_on_the_training_grid_gives_a_warning(tmp_path, capsys, cache):
+    entries = [write_tiny_organ(tmp_path, 1), write_tiny_organ(tmp_path, 2)]
+    entries[1]["label"] = str(tmp_path / write_case(tmp_path, 2)["label"])  # without it
+    for _ in range(2):  # preprocessed, then read from the cache
+        cases = prepare_cases(entries, COARSE, "CT", cache_dir=cache and tmp_path / cache)
+        assert [case["vanished_ids"] for case in cases] == [[3], []]
+        grid = "the training grid of 4 x 4 x 4 mm"
+        warning = f"warning: img1: label 3 has no voxel left on {grid}; a finer spacing_mm keeps it\n"
+        assert capsys.readouterr().out == warning
+    prepare_cases(entries, SMALL, "CT")
+    assert capsys.readouterr().out == ""
+
+
+def test_warning_of_vanished_organs_has_at_most_six_lines(tmp_path, capsys):
+    entry = write_tiny_organ(tmp_path, 1)
+    prepare_cases([entry | {"name": f"c{number}"} for number in range(8)], COARSE, "CT", cache_dir=tmp_path / "cache")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[4].startswith("warning: c4") and lines[5] == "warning: the same in 3 more cases"
+
+
+def test_error_of_a_case_is_one_line(small_data):
+    dataset = read_dataset(*small_data)
+    Path(dataset.training[0]["image"]).write_bytes(b"not a scan")
+    with pytest.raises(InputError, match="Case 'img0001'") as caught:
+        prepare_cases(dataset.training, SMALL, "CT")
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 800
