@@ -376,8 +376,8 @@ def save_weights(model: SwinUNETR, path: str | os.PathLike, note: Mapping | None
     state = OrderedDict((name, tensor.cpu().contiguous()) for name, tensor in own.items())
     state._metadata = own._metadata
     state._metadata[""] |= {"patch_merging": merging_of(model), "made_by": dict(note or {})}
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    with replacing(path) as temporary, open(temporary, "wb") as file:  # by its path, the file would hold its name
+        torch.save(state, file)
 
 
 def network_size(checkpoint: str | os.PathLike) -> dict[str, int]:

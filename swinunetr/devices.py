@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import monai
+import nibabel as nib
+import numpy as np
 import psutil
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+CGROUP = Path("/sys/fs/cgroup")
+CONTAINER_MEMORY = (  # files of a container's limit, its use, and what of that is file cache, by version of cgroups
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,15 @@ def memory_bytes(hardware: Hardware) -> int:
 
 
 def available_memory() -> int:
-    """Return the available main memory in bytes, or the memory limit of the container if that is smaller."""
-    limits = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory/memory.limit_in_bytes"))
-    texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
-    return min([psutil.virtual_memory().available, *(int(text) for text in texts if text.isdigit())])
+    """Return the bytes of main memory that are available: those of the machine, or fewer in a container."""
+    available = psutil.virtual_memory().available
+    for limit, usage, cache in CONTAINER_MEMORY:
+        texts = [(CGROUP / name).read_text() if (CGROUP / name).is_file() else "" for name in (limit, usage, cache)]
+        if texts[0].strip().isdigit() and texts[1].strip().isdigit():
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)$", texts[2], re.MULTILINE)
+            used = int(texts[1]) - (int(cached[1]) if cached else 0)  # the system gives its file cache back
+            available = min(available, max(0, int(texts[0]) - used))
+    return available
 
 
 def keep_freed_memory() -> None:
@@ -117,3 +132,9 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the result."""
+    modules = {"monai": monai, "torch": torch, "numpy": np, "nibabel": nib}
+    return {"python": platform.python_version(), **{name: module.__version__ for name, module in modules.items()}}

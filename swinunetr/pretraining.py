@@ -147,7 +147,8 @@ def task_losses(outputs: dict[str, Tensor], views: Views, recipe: PretrainingRec
     """
     outputs = {task: output.float() for task, output in outputs.items()}
     changed = views.masked != views.whole
-    losses = {"reconstruction": F.l1_loss(outputs["reconstruction"][changed], views.whole[changed])}
+    distance = (outputs["reconstruction"] - views.whole).abs() * changed
+    losses = {"reconstruction": distance.sum() / changed.sum().clamp(min=1)}  # crops of air have no such voxels
     if "rotation" in recipe.tasks:
         losses["rotation"] = F.cross_entropy(outputs["rotation"], views.rotations)
     if "contrast" in recipe.tasks:

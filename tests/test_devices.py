@@ -10,6 +10,7 @@ import torch
 import two_ranks
 from conftest import PROJECT
 
+from swinunetr import devices
 from swinunetr.devices import Hardware, parallel
 
 
@@ -38,3 +39,15 @@ def test_gradients_are_scaled_only_with_float16():
     assert [Hardware(torch.device("cuda"), dtype, "").autocast_dtype is torch.float16 for dtype in dtypes] == [
         Hardware(torch.device("cpu"), dtype, "").scaler().is_enabled() for dtype in dtypes
     ]
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_container_has_what_its_limit_leaves_besides_the_file_cache(version, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    contents = ("3000000\n", "2000000\n", "anon 5\ninactive_file 500000\n")
+    for name, text in zip(devices.CONTAINER_MEMORY[version], contents, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert devices.available_memory() == 1_500_000
+    (tmp_path / devices.CONTAINER_MEMORY[version][0]).write_text("max\n")
+    assert devices.available_memory() > 1_500_000

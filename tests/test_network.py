@@ -1,5 +1,6 @@
 """Both orders of patch merging, and preparation of the network for a device."""
 
+import copy
 import math
 
 import pytest
@@ -66,3 +67,15 @@ def test_activations_are_kept_only_where_they_fit(monkeypatch, free_gb, kept):
     shown = str(describe_speed(model, cpu))
     assert ("kept, as they fit" in shown) is kept
     assert "bfloat16" in shown and "channels-last" in shown
+
+
+def test_a_copy_of_a_placed_network_uses_its_own_weights():
+    cpu = Hardware(torch.device("cpu"), torch.bfloat16, "CPU")
+    torch.manual_seed(0)
+    model = place_network(SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=4), cpu).eval()
+    other = copy.deepcopy(model)
+    x = torch.randn(1, 192, 2, 2, 2)
+    with torch.no_grad(), cpu.autocast():
+        assert torch.equal(model.encoder10(x), other.encoder10(x)) and model.encoder10(x).dtype is torch.float32
+        other.encoder10.layer.conv1.conv.weight.mul_(-1)
+        assert not torch.equal(model.encoder10(x), other.encoder10(x))
