@@ -7,7 +7,7 @@ The segmentations are on the scans' own grids. Run from the project's root; run 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import json
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from swinunetr.checkpoints import build_swinunetr, load_pretrained, training_note
+from swinunetr.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, training_note
 from swinunetr.checks import check_dataset
 from swinunetr.colours import save_label_names
 from swinunetr.dataset import Dataset, case_name, find_volumes
 from swinunetr.devices import find_hardware
 from swinunetr.errors import InputError
-from swinunetr.files import claim_folder
+from swinunetr.files import claim_folder, replacing, sha256
 from swinunetr.inference import segment_case
 from swinunetr.network import place_network
 from swinunetr.preprocessing import prepare_cases
@@ -33,7 +33,8 @@ def segment(
 ) -> list[Path]:
     """Segment one scan or all scans in a folder, and return the paths of the segmentations.
 
-    Scans that ``output`` already has a segmentation of, from the same weights, are not segmented again.
+    Scans that ``output`` already has a segmentation of, by their content and from the same weights, are not segmented
+    again.
 
     Args:
         weights: ``best_model.pth`` of a fine-tuning run, which stores recipe, classes and modality.
@@ -48,19 +49,22 @@ def segment(
             after all others were.
     """
     scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
+    weights = find_checkpoint(weights)
     noted, recipe = training_note(weights), trained_recipe(weights)
     if recipe is None:
         raise InputError(
             f"'{weights}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run. For "
-            "other weights, run swinunetr_finetune.ipynb with max_steps 0, a JSON and the recipe that they need."
+            "other weights, run swinunetr_finetune.ipynb with evaluate_only, a JSON and the recipe that they need."
         )
     recipe = replace(recipe, test_time_flips=flips)
     entries = _entries(scans, output)
     modality = modality or noted["modality"]
-    print(check_dataset(Dataset(("background",), modality, [], [], entries), recipe.spacing_mm))
-    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    output = claim_folder(output, {"weights_sha256": digest, "test_time_flips": flips, "modality": modality})
+    report = check_dataset(Dataset(("background",), modality, [], [], entries), recipe.spacing_mm)
+    print(report)
+    settings = {"weights_sha256": sha256(weights), "test_time_flips": flips, "modality": modality}
+    output = claim_folder(output, settings)
     save_label_names(output, noted["classes"])
+    done = Segmented(output / "scans.json")
 
     hardware = find_hardware()
     model = build_swinunetr(len(noted["classes"]), weights)
@@ -69,17 +73,36 @@ def segment(
     written, problems = [], []
     for entry in tqdm(entries, desc="Segmenting"):
         file = output / f"{entry['name']}.nii.gz"
-        if not file.is_file():
+        if not (file.is_file() and done.has(entry["name"], report.fingerprint[entry["name"]])):
             try:
                 (case,) = prepare_cases([entry], recipe, modality, description="")
             except InputError as error:
                 problems.append(str(error))
                 continue
             segment_case(model, case, recipe, hardware, file)
+            done.add(entry["name"], report.fingerprint[entry["name"]])
         written.append(file)
     if problems:
         raise InputError(f"{len(problems)} of {len(entries)} scans could not be segmented:\n" + "\n".join(problems))
     return written
+
+
+class Segmented:
+    """The scans that a folder holds segmentations of: hash of the content by name, kept in a JSON file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.hashes = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def has(self, name: str, content: str) -> bool:
+        """Return whether a segmentation is of this content; another scan may have had the same name."""
+        return self.hashes.get(name) == content
+
+    def add(self, name: str, content: str) -> None:
+        """Note that a scan has been segmented."""
+        self.hashes[name] = content
+        with replacing(self.file) as temporary:
+            temporary.write_text(json.dumps(self.hashes, indent=2) + "\n", encoding="utf-8")
 
 
 def _entries(scans: Path, output: Path) -> list[dict[str, str]]:

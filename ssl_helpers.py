@@ -5,7 +5,8 @@ Data walks one way. A JSON file and a folder become a `Dataset` of file names; `
 step out of them. The network that belongs to the checkpoint is built, loaded and placed on the device. `RunFolder`
 keeps the run. At the end `segment_case` takes each scan through the network and back to its own voxels.
 
-    choices          settings, recipe      notebook parameters, the recipes and their bounds, what identifies a run
+    choices          parameters, settings  notebook parameters by type, and what identifies a run
+                     recipe                the recipes and their bounds
     data             dataset, checks       JSON and folders, every fault of the files in one table
                      phantoms              synthetic CT where there are no data
                      preprocessing, cache  the training grid, and preprocessed cases on disk
@@ -52,7 +53,7 @@ from swinunetr.dataset import (
     read_json,
     read_unlabelled,
 )
-from swinunetr.devices import find_hardware, parallel
+from swinunetr.devices import find_hardware, parallel, versions
 from swinunetr.errors import InputError
 from swinunetr.evaluation import (
     describe_scores,
@@ -80,7 +81,7 @@ from swinunetr.recipe import (
     describe_recipe,
     learning_rate_at,
 )
-from swinunetr.run import RunFolder, require_finite, versions
-from swinunetr.settings import choose_recipe, run_settings, trained_recipe
+from swinunetr.run import RunFolder, require_finite
+from swinunetr.settings import choose_recipe, read_parameters, run_settings, trained_recipe
 
 made_by = training_note  # its name before, which other projects import

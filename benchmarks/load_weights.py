@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
-from swinunetr.run import versions
+from swinunetr.devices import versions
 
 CLASSES = 14
 

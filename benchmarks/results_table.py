@@ -21,10 +21,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from swinunetr.devices import find_hardware
+from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing
-from swinunetr.run import versions
 
 STARTS = ("random", "pretrained")
 COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")

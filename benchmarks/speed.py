@@ -50,7 +50,7 @@ from monai.transforms import (
 
 from swinunetr.batches import augmentation, training_batch
 from swinunetr.checkpoints import build_swinunetr
-from swinunetr.devices import Hardware, find_hardware
+from swinunetr.devices import Hardware, find_hardware, versions
 from swinunetr.evaluation import score_case
 from swinunetr.inference import predict, save_prediction, to_source_grid
 from swinunetr.metrics import confusion_matrix, dice_per_organ
@@ -58,7 +58,6 @@ from swinunetr.network import place_network
 from swinunetr.phantoms import write_phantom
 from swinunetr.preprocessing import prepare_cases
 from swinunetr.recipe import Recipe
-from swinunetr.run import versions
 from swinunetr.settings import choose_recipe
 
 CLASSES, MODALITY, CROPS = 14, "CT", 4

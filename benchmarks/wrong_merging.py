@@ -14,14 +14,13 @@ from tqdm import tqdm
 from swinunetr.batches import augmentation, class_weights, training_batch
 from swinunetr.checkpoints import build_swinunetr, encoder_response, response_changes
 from swinunetr.dataset import read_dataset
-from swinunetr.devices import Hardware, find_hardware
+from swinunetr.devices import Hardware, find_hardware, versions
 from swinunetr.evaluation import evaluate
 from swinunetr.metrics import dice_per_organ, mean_dice
 from swinunetr.network import place_network
 from swinunetr.phantoms import write_phantoms
 from swinunetr.preprocessing import prepare_cases
 from swinunetr.recipe import DEMO, Recipe, learning_rate_at
-from swinunetr.run import versions
 
 LIST = "json_files/btcv_6.json"
 

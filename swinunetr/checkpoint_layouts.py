@@ -64,8 +64,8 @@ BARE_NAMES = ((r"(patch_embed|layers\d)\.", r"swinViT.\1."),)
 
 # A checkpoint belongs to the first family that covers exactly its parts and leaves none of its tensors unmatched.
 FAMILIES = (
-    Family("swinunetr", "a complete SwinUNETR (BTCV, BraTS, model zoo, or your own)", WHOLE),
-    Family("swinunetr_v2", "a complete SwinUNETR v2 (VoComni, or your own)", WHOLE | {"v2 blocks"}),
+    Family("swinunetr", "a SwinUNETR for segmentation (BTCV, BraTS, model zoo, or your own)", WHOLE),
+    Family("swinunetr_v2", "a SwinUNETR v2 for segmentation (VoComni, or your own)", WHOLE | {"v2 blocks"}),
     Family("universal", "a supervised SuPreM or CLIP-driven Universal Model", BODY, drops=(TEXT_HEADS,)),
     Family(
         SSL_50K,
@@ -133,11 +133,11 @@ def recognise(file: Path, names: list[str]) -> tuple[Family, dict[str, str], dic
     nearest, placed, _, unmatched = min(attempts, key=lambda attempt: len(attempt[3]))
     found = f"similar to {nearest.title}" if placed else "another network, or a SwinUNETR with an unknown prefix"
     if unmatched:
-        reason = f"unmatched tensors: {first_few(unmatched)}"
+        reason = f"with unmatched tensors: {first_few(unmatched)}"
     else:
         parts = dict.fromkeys(part_of(target) for target in placed.values())
-        reason = f"parts of a SwinUNETR in it: {first_few(parts) or 'none'}"
-    raise refusal(file, f"{found} ({reason})", remedy="Rename its tensors as MONAI's SwinUNETR names them.")
+        reason = f"with these parts only: {first_few(parts) or 'none'}"
+    raise refusal(file, f"{found}, {reason}", remedy="Rename its tensors as MONAI's SwinUNETR names them.")
 
 
 def _match(family: Family, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:

@@ -11,36 +11,31 @@ import csv
 import json
 import math
 import pickle
-import platform
 import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
-import monai
-import nibabel as nib
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from swinunetr.checkpoints import save_weights
-from swinunetr.devices import Hardware
+from swinunetr.colours import save_label_names
+from swinunetr.devices import Hardware, versions
 from swinunetr.errors import InputError, TrainingStopped
-from swinunetr.files import replacing
+from swinunetr.files import claim_folder, replacing
+from swinunetr.settings import differences, identity
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None
-
-MOST_SECONDS = 60  # between two states, even if saving is slow
-_locks: dict[Path, IO] = {}  # open until this process exits, so that a notebook cell can be run again
+MOST_SECONDS = 60  # to which slow saving may stretch the time between two states
+RESULTS = ("state.pt", "state.previous.pt", "metrics.csv", "best_model.pth", "evaluation.csv")
+_locks: dict[Path, FileLock] = {}  # held until this process exits, so that a notebook cell can be run again
 
 
 class RunFolder:
@@ -50,12 +45,14 @@ class RunFolder:
 
     Args:
         logdir: Path of the folder, which is made if it is missing.
-        settings: Values that decide the result (recipe, seed, split, weights) and that JSON can store. A run resumes
-            only if they equal those in its state.
+        settings: Values that decide the result (recipe, seed, content of data and weights) and that JSON can store.
+            ``settings.json`` keeps them. The folder is refused to a run with others, apart from those that only affect
+            inference, and ``max_steps`` where the learning rate does not depend on it.
         hardware: Device and rank of this process.
         resume: Whether to continue the run in the folder. False refuses a folder that holds a run.
-        save_every: Seconds between two states. The interval is longer if saving would take over 2% of the time, but
-            never more than a minute.
+        save_every: Seconds between two states. Where saving would take over 2% of the time, the interval is stretched
+            up to a minute.
+        trains: Whether the run trains. Without training, no state is written.
 
     Raises:
         InputError: The folder cannot be written to, is in use, holds a run with other settings, or holds results
@@ -69,10 +66,12 @@ class RunFolder:
         hardware: Hardware,
         resume: bool = True,
         save_every: float = 15,
+        trains: bool = True,
     ) -> None:
         self.path = Path(logdir).expanduser()
         self.hardware = hardware
         self.writes = hardware.rank == 0
+        self.trains = trains
         self.save_every = save_every
         settings = settings | {"ranks": hardware.ranks}
         self.settings = json.loads(json.dumps(settings))  # as read back from a file: tuples become lists
@@ -86,45 +85,82 @@ class RunFolder:
             raise InputError(f"save_every: expected seconds, 0 or more, found {save_every!r}.")
         if self.writes:
             self._open()
-        self._find_state(resume)
+            self._compare_settings(resume)
+        self._find_state()
+        if self.writes:
+            self._write_json(self.settings, "settings.json")
         self.events = SummaryWriter(self.path, purge_step=self.step + 1) if self.writes else None
 
     def _open(self) -> None:
         """Make the folder, check that it can be written to, and lock it until this process exits."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = _locks.get(self.path.resolve()) or open(self.path / ".lock", "w")  # noqa: SIM115
+            with replacing(self.path / ".writable") as temporary:
+                temporary.touch()
+            (self.path / ".writable").unlink()
         except OSError as error:
             raise InputError(f"logdir: '{self.path}' cannot be written to ({error}). Choose another folder.") from None
-        if fcntl and self.path.resolve() not in _locks:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"logdir: '{self.path}' is in use by another run. Wait until it finishes, or choose another folder."
-                ) from None
-            except OSError:
-                pass  # the file system has no locks, such as a mounted Google Drive
+        if self.path.resolve() in _locks:
+            return
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"logdir: '{self.path}' is in use by another run. Wait until it finishes, or choose another folder."
+            ) from None
+        except (OSError, NotImplementedError):
+            pass  # the file system has no locks, such as a mounted Google Drive
         _locks[self.path.resolve()] = lock
+
+    @property
+    def identity(self) -> dict:
+        """Return the settings that decide what the run trains on and what comes out of it."""
+        return identity(self.settings)
+
+    def _compare_settings(self, resume: bool) -> None:
+        """Check that a run in the folder is this one."""
+        file = self.path / "settings.json"
+        results = [name for name in RESULTS if (self.path / name).exists()]
+        if results and not file.exists():
+            raise InputError(
+                f"logdir: '{self.path}' holds {', '.join(results)}, but no settings.json, which names the data and the "
+                "weights of a run; an earlier version of this project wrote none. Choose another folder. The weights "
+                "in this one can still be used as pretrained_checkpoint and by segment.py."
+            )
+        if not file.exists():
+            return
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"logdir: '{file}' cannot be read ({error}). Choose another folder.") from None
+        if results and (lines := differences(identity(before), self.identity)):
+            raise InputError(
+                f"logdir: '{self.path}' holds a run with other settings:\n" + "\n".join(lines) + "\n"
+                "Restore them to continue that run, or choose another folder for a new run."
+            )
+        if results and not resume:
+            raise InputError(f"logdir: '{self.path}' holds a run. Choose another folder, or set resume to True.")
 
     # ------------------------------------------------------------------------------------------------ resuming
 
-    def _find_state(self, resume: bool) -> dict | None:
-        """Return the newest undamaged state, None for a new run, and take over its step, time and scores."""
+    def _find_state(self) -> dict | None:
+        """Return the newest undamaged state, None if there is none, and take over its step, time and scores."""
         files = [file for file in (self.path / "state.pt", self.path / "state.previous.pt") if file.exists()]
         if not files and (self.path / "metrics.csv").exists():
-            raise InputError(
-                f"logdir: '{self.path}' holds results, but no state to resume from. Choose another folder."
-            )
-        if files and not resume:
-            raise InputError(f"logdir: '{self.path}' holds a run. Choose another folder, or set resume to True.")
+            self._take_over_finished_run()
         for file in files:
             try:
                 state = _read_state(file)
             except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
                 print(f"{file} is damaged ({error}); using the state before it.")
                 continue
-            self._compare(state["settings"])
+            most = self.settings.get("recipe", {}).get("max_steps", state["step"])
+            if state["step"] > most:
+                raise InputError(
+                    f"max_steps: expected at least {state['step']}, as many as the run in '{self.path}' has trained, "
+                    f"found {most}. Raise max_steps, or choose another logdir."
+                )
             self.step, self.seconds_before = state["step"], state["seconds"]
             self.losses, self.history = state["losses"], state["history"]
             return state
@@ -132,13 +168,19 @@ class RunFolder:
             raise InputError(f"logdir: no state in '{self.path}' can be read. Choose another folder to start again.")
         return None
 
-    def _compare(self, before: dict) -> None:
-        """Check that the settings of a state equal those of this run."""
-        if lines := _differences(before, self.settings):
+    def _take_over_finished_run(self) -> None:
+        """Take over the scores of a finished run whose states were deleted to save space."""
+        with open(self.path / "metrics.csv", newline="", encoding="utf-8") as file:
+            rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+        last = int(rows[-1]["step"]) if rows else 0
+        if not rows or last != self.settings.get("recipe", {}).get("max_steps"):
             raise InputError(
-                f"logdir: '{self.path}' holds a run with other settings:\n" + "\n".join(lines) + "\n"
-                "Restore them to continue that run, or choose another folder for a new run."
+                f"logdir: '{self.path}' holds results up to step {last}, but no state to resume from. "
+                "Choose another folder."
             )
+        self.step, self.history = last, [row | {"step": int(row["step"])} for row in rows]
+        if (self.path / "summary.json").exists():
+            self.seconds_before = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))["seconds"]
 
     def restore(self, **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler) -> int:
         """Load the last state on disk into ``parts`` and return the number of its last step, 0 for a new run.
@@ -148,11 +190,15 @@ class RunFolder:
         Args:
             parts: Model, optimizer and scaler, under the names that :meth:`keep` receives them by.
         """
-        state = self._find_state(resume=True)
+        _require_one_network(**parts)
+        state = self._find_state()
         self.started = time.monotonic()
         self.hardware.gather([])  # all ranks finish reading before rank 0 writes
+        if state is None and self.step:
+            print(f"The run in '{self.path}' is finished; its state was deleted.")
+            return self.step
         if state is None:
-            self.keep(0, True, **parts)
+            self.keep(0, self.trains, **parts)
             return 0
         for name, part in parts.items():
             if content := state[name]:  # the state of a disabled scaler is empty
@@ -233,9 +279,9 @@ class RunFolder:
         """
         self.step = step
         stop = self.hardware.mean(self._stop_asked) > 0  # on any rank
-        interval = min(max(self.save_every, 50 * self._save_took), MOST_SECONDS)
+        interval = max(self.save_every, min(50 * self._save_took, MOST_SECONDS))
         due = time.monotonic() - self._saved_at > interval
-        if self.writes and (due or last or stop):
+        if self.writes and self.trains and (due or last or stop):
             self._save_state(parts)
         if stop:
             raise TrainingStopped(f"Stopped after step {step}, which is saved. Run again with this logdir to continue.")
@@ -289,10 +335,21 @@ class RunFolder:
         """Write rows with the same keys to the CSV file ``name``; NaN becomes an empty field."""
         if not self.writes:
             return
-        with replacing(self.path / name) as temporary, open(temporary, "w", newline="") as file:
+        with replacing(self.path / name) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+
+    def open_predictions(self, classes: Sequence[str]) -> Path:
+        """Return the folder for the segmentations, with the names and colours of their labels for viewers.
+
+        Raises:
+            InputError: The folder holds segmentations that another run made.
+        """
+        folder = claim_folder(self.path / "predictions", self.identity)
+        if self.writes:
+            save_label_names(folder, classes)
+        return folder
 
     def add_figure(self, figure: Figure, name: str) -> None:
         """Write a figure to ``<name>.png``, and to TensorBoard at the current step."""
@@ -312,8 +369,11 @@ class RunFolder:
             "versions": versions(),
             "seconds": round(self.seconds, 1),
         }
-        with replacing(self.path / "summary.json") as temporary:
-            temporary.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
+        self._write_json(_without_nan(content), "summary.json")
+
+    def _write_json(self, content: dict, name: str) -> None:
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def require_finite(loss: float, model: torch.nn.Module, step: int, case: str, scaled: bool = False) -> None:
@@ -340,16 +400,18 @@ def require_finite(loss: float, model: torch.nn.Module, step: int, case: str, sc
         )
 
 
-def _differences(before: dict, now: dict) -> list[str]:
-    """Return one line per setting that differs, including those in nested dictionaries."""
-    lines = []
-    for key in before | now:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += _differences(old, new)
-        elif old != new:
-            lines.append(f"  {key}: {old} in the folder, {new} now")
-    return list(dict.fromkeys(lines))  # the seed is stored twice: by itself and in the recipe
+def _require_one_network(
+    model: torch.nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None, **others: object
+) -> None:
+    """Check that the optimizer belongs to the network: a cell that was run again may have made a new network."""
+    if model is None or optimizer is None:
+        return
+    own = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise InputError(
+            "optimizer: it belongs to an earlier network than the present one. Run the cell that makes the optimizer "
+            "again, then this one."
+        )
 
 
 def _without_nan(content: object) -> object:
@@ -364,9 +426,3 @@ def _read_state(file: Path) -> dict:
         if damaged := archive.testzip():
             raise ValueError(f"wrong checksum of {damaged}")
     return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the result."""
-    modules = {"monai": monai, "torch": torch, "numpy": np, "nibabel": nib}
-    return {"python": platform.python_version(), **{name: module.__version__ for name, module in modules.items()}}

@@ -1,69 +1,177 @@
-"""Choice of the recipe from the parameters of a notebook, and the settings that identify a run."""
+"""From the parameters of a notebook to a recipe and options, and the settings that identify a run."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 from swinunetr.checkpoints import find_checkpoint, network_size, training_note
 from swinunetr.dataset import Dataset
 from swinunetr.errors import InputError
+from swinunetr.files import sha256
+from swinunetr.parameters import convert_parameters
 from swinunetr.recipe import RECIPES, CommonRecipe, Recipe
 
 R = TypeVar("R", bound=CommonRecipe)
 
+# Settings that only affect inference, so that they may change between two runs of one folder.
+INFERENCE_ONLY = {"test_time_flips", "windows_per_batch"}
+MOST_CASES = 500  # whose hashes are noted one by one; of more there is one hash
+MOST_LINES = 8  # of differences in a message
 
-def choose_recipe(name: str, recipes: Mapping[str, R] = RECIPES, checkpoint: str | Path | None = None, **changes) -> R:
-    """Return the recipe called ``name`` with ``changes`` applied, and the size of the network in ``checkpoint``.
+
+@dataclass(frozen=True)
+class Options:
+    """Parameters of a run that are not part of its recipe."""
+
+    data_root: str  # empty means phantoms
+    json_path: str
+    checkpoint: Path | None  # file of pretrained_checkpoint; None means random weights
+    logdir: str
+    resume: bool
+    cache_dir: str  # empty means no cache
+    save_every: float  # seconds
+    pretrained_decoder: bool = True
+    evaluate_only: bool = False
+    modality: str = "CT"
+
+
+def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tuple[Options, R]:
+    """Return the options and the recipe that the parameters of a notebook stand for.
+
+    Without ``recipe_name`` the recipe is the published one with a ``data_root`` and the demo's without. To evaluate
+    (``evaluate_only``, or ``max_steps`` 0) it is the one that the weights were trained with, if they note it.
+
+    Args:
+        recipes: The recipes to choose from.
+        given: Parameters by name, as the notebook or papermill gives them; see :mod:`swinunetr.parameters`.
+
+    Raises:
+        InputError: Some parameters cannot be converted or used; the message names them.
+        CheckpointError: The checkpoint is missing or is not a SwinUNETR's.
+    """
+    values = convert_parameters(given)
+    name = values.pop("recipe_name") or ("published" if values["data_root"] else "demo")
+    file = values.pop("pretrained_checkpoint")
+    options = {field.name: values.pop(field.name) for field in fields(Options) if field.name in values}
+    if "evaluate_only" in options:
+        options["evaluate_only"] |= values["max_steps"] == 0
+    if options.get("evaluate_only") and not file:
+        raise InputError("evaluate_only: expected weights to evaluate; set pretrained_checkpoint to a best_model.pth.")
+    checkpoint = find_checkpoint(file) if file else None
+    recipe = choose_recipe(name, recipes, checkpoint, **values)
+    if options.get("evaluate_only"):
+        changes = {key: value for key, value in values.items() if value is not None} | {"max_steps": 0}
+        recipe = replace(trained_recipe(checkpoint) or recipe, **changes)
+    return Options(checkpoint=checkpoint, **options), recipe
+
+
+def choose_recipe(
+    name: str, recipes: Mapping[str, R] = RECIPES, checkpoint: str | Path | None = None, **changes: object
+) -> R:
+    """Return a recipe with some values changed, for the network of a checkpoint.
+
+    Where that network has another size than the recipe's, the learning rate is the published one: the demo's is for its
+    small network.
 
     Args:
         name: One of ``recipes``.
         recipes: The recipes to choose from.
-        checkpoint: Weights that the run starts from; None or empty for random ones. Without training (``max_steps`` 0)
-            the recipe is the one that they were trained with, if the file notes it.
+        checkpoint: Weights that the run starts from; None or empty for random ones.
         changes: Fields of the recipe by name; None leaves the recipe's value.
 
     Raises:
-        InputError: No such recipe, a value that it cannot take, or no checkpoint where nothing is trained.
+        InputError: There is no such recipe, or it cannot take a value.
         CheckpointError: The checkpoint is missing or is not a SwinUNETR's.
     """
     if name not in recipes:
-        raise InputError(f"recipe: expected one of {sorted(recipes)}, found {name!r}.")
+        raise InputError(f"recipe_name: expected one of {sorted(recipes)}, found {name!r}.")
     recipe = recipes[name]
-    if changes.get("max_steps") == 0:
-        if not checkpoint:
-            raise InputError("max_steps: 0 evaluates given weights; set pretrained_checkpoint to a best_model.pth.")
-        recipe = trained_recipe(checkpoint) or recipe
-    if checkpoint:
-        recipe = replace(recipe, **network_size(checkpoint))
-    return replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+    size = network_size(checkpoint) if checkpoint else {}
+    if size and size["feature_size"] != recipe.feature_size:
+        size["learning_rate"] = type(recipe)().learning_rate
+    given = {key: value for key, value in changes.items() if value is not None}
+    return replace(recipe, **size | given)
 
 
 def trained_recipe(weights: str | Path) -> Recipe | None:
-    """Return the recipe that a ``best_model.pth`` was trained with; None if the file does not note one."""
+    """Return the recipe of the fine-tuning that made a ``best_model.pth``; None for weights without such a note.
+
+    Raises:
+        InputError: The note has settings that this version does not know.
+    """
     noted = training_note(find_checkpoint(weights)).get("recipe", {})
-    known = {field.name for field in fields(Recipe)}
-    return Recipe(**noted) if noted and noted.keys() <= known else None
+    if unknown := noted.keys() - {field.name for field in fields(Recipe)}:
+        raise InputError(
+            f"'{weights}' was trained with settings that this version of the project does not know: "
+            f"{', '.join(sorted(unknown))}. Use the version that trained it."
+        )
+    return Recipe(**noted) if noted else None
 
 
-def run_settings(recipe: CommonRecipe, dataset: Dataset, checkpoint: str, **choices: object) -> dict:
-    """Return the settings that decide the result of a run, for :class:`run.RunFolder`.
+def run_settings(
+    recipe: CommonRecipe,
+    dataset: Dataset,
+    checkpoint: str | Path | None,
+    fingerprint: Mapping[str, str] | None = None,
+    **choices: object,
+) -> dict:
+    """Return the values that decide the result of a run, for :class:`run.RunFolder` to compare and to note.
 
     Args:
         recipe: Recipe of the run.
-        dataset: Data set, of which classes, modality and the names of the cases are included.
-        checkpoint: Weights that the run starts from, of which the file name is included; empty for random weights.
-        choices: Other parameters of a notebook that decide the result.
+        dataset: Its cases.
+        checkpoint: File of its pretrained weights, which count by their content; None or empty for random weights.
+        fingerprint: Hash of each case's content, from :class:`swinunetr.checks.DatasetReport`; None leaves it out.
+        choices: Further values that decide the result.
     """
     split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
+    data = {name: fingerprint[name] for names in split.values() for name in names} if fingerprint else {}
+    if len(data) > MOST_CASES:
+        data = {f"{len(data)} cases": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()}
     return {
         "recipe": asdict(recipe),
         "seed": recipe.seed,
         "split": split,
+        "data": data,
         "classes": dataset.classes,
         "modality": dataset.modality,
-        "pretrained_checkpoint": Path(checkpoint).name,
+        "pretrained_checkpoint": Path(checkpoint).name if checkpoint else "",
+        "pretrained_sha256": sha256(find_checkpoint(checkpoint)) if checkpoint else "",
         **choices,
     }
+
+
+def identity(settings: dict) -> dict:
+    """Return settings without those that may change between two runs of one folder.
+
+    These are what only affects inference, the name of the checkpoint's file, whose content counts, and ``max_steps``
+    where the learning rate does not depend on it.
+    """
+    recipe = settings.get("recipe", {})
+    free = INFERENCE_ONLY | ({"max_steps"} if recipe.get("schedule") == "constant" else set())
+    kept = {key: value for key, value in settings.items() if key != "pretrained_checkpoint"}
+    return kept | {"recipe": {key: value for key, value in recipe.items() if key not in free}}
+
+
+def differences(before: dict, now: dict) -> list[str]:
+    """Return a line for each setting that differs, at most nine in all."""
+    lines = []
+    for key in before | now:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = differences(old, new)
+            names = [line.split(":")[0].strip() for line in inner[:3]]
+            lines += inner if len(inner) <= 3 else [f"  {key}: several differ ({', '.join(names)}, ...)"]
+        elif old != new:
+            lines.append(f"  {key}: {_short(old)} in the folder, {_short(new)} now")
+    lines = list(dict.fromkeys(lines))  # the seed is stored twice: by itself and in the recipe
+    return lines[:MOST_LINES] + [f"  ... and {len(lines) - MOST_LINES} more"] * (len(lines) > MOST_LINES)
+
+
+def _short(value: object) -> str:
+    return str(value) if len(str(value)) <= 60 else str(value)[:57] + "..."

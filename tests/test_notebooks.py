@@ -1,10 +1,15 @@
 """The notebooks as files, and as a reader runs them: with papermill, on phantoms and on another data set."""
 
 import csv
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 
 import nbformat
 import nibabel as nib
@@ -13,7 +18,10 @@ import psutil
 import pytest
 import torch
 from conftest import PROJECT, write_case
+from IPython.core.interactiveshell import InteractiveShell
 from monai.networks.nets import SwinUNETR
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from papermill import inspect_notebook
 
 from swinunetr.checkpoints import build_swinunetr, load_pretrained
@@ -220,7 +228,20 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("evaluation.csv", "predictions/img0009.nii.gz"):
         assert (tmp_path / "evaluated" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
-    assert not (tmp_path / "evaluated/best_model.pth").exists()
+    assert not (tmp_path / "evaluated/best_model.pth").exists() and not (tmp_path / "evaluated/state.pt").exists()
+
+    (tmp_path / "other").mkdir()  # other weights of the same name, in the same folder
+    shutil.copy(tmp_path / "pretrained.pth", tmp_path / "other/best_model.pth")
+    done = papermill(
+        tmp_path / "other.ipynb",
+        data_root=root,
+        json_path=json_path,
+        pretrained_checkpoint=tmp_path / "other/best_model.pth",
+        logdir=tmp_path / "evaluated",
+        evaluate_only="true",
+        recipe_name="demo",
+    )
+    assert done.returncode != 0 and "pretrained_sha256" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -229,7 +250,9 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
         ({"json_path": "json_files/none.json"}, "json_path: no file at 'json_files/none.json'"),
         ({"data_root": "/nowhere"}, "data_root: no folder at '/nowhere'"),
         ({"crop_size": 40}, "crop_size: expected"),
-        ({"max_steps": 0}, "max_steps: 0 evaluates given weights"),
+        ({"evaluate_only": "true"}, "evaluate_only: expected weights"),
+        ({"resume": "maybe"}, "resume: expected True or False"),
+        ({"recipe_name": "best"}, "recipe_name: expected one of"),
         ({"test_time_flips": True}, "test_time_flips: this recipe does not flip"),
     ],
 )
@@ -281,3 +304,113 @@ def test_a_killed_pretraining_goes_on_to_the_very_same_weights(scans, tmp_path):
     files = [tmp_path / name / "ssl_pretrained_weights.pth" for name in ("whole", "killed")]
     whole, killed = (weights(file) for file in files)
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@both_notebooks
+def test_setup_installs_what_is_missing_and_keeps_torch_and_numpy(path, installed, monkeypatch):
+    (setup,) = [cell for cell in read(path).cells if cell.id == "setup"]
+    calls = []
+    shell = InteractiveShell.instance()
+    monkeypatch.setattr(shell, "run_line_magic", lambda name, line, *_: calls.append((name, shell.var_expand(line))))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    find = importlib.util.find_spec
+    gone = () if installed else ("monai", "einops")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name in gone else find(name))
+    monkeypatch.chdir(PROJECT / "runs")  # where papermill's copy lies
+    assert shell.run_cell(setup.source).success
+    assert Path.cwd() == PROJECT
+    if installed:
+        assert calls == []
+    else:
+        ((name, line),) = calls
+        packages = line.split()[2:]
+        assert name == "pip" and [p.strip('"').split(">")[0].split("=")[0] for p in packages] == [
+            *("monai", "einops", "torch", "numpy")
+        ]
+        assert f"torch=={version('torch')}" in line and '"monai>=1.6,<1.7"' in packages
+
+
+# ------------------------------------------------------------------------------------------- cells that are run again
+
+
+@pytest.fixture
+def one_thread_kernel(monkeypatch):
+    """Compute on one thread: for so little work more only wait for each other."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+SMALL_RUN = {"recipe_name": "demo", "max_steps": 2, "eval_every": 2, "save_every": 0}
+
+
+@contextmanager
+def kernel(path, **parameters):
+    """Yield the code cells of a notebook, with parameters set as papermill does, and a function that runs one."""
+    notebook = read(path)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    chosen = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    chosen.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(PROJECT)}})
+    with client.setup_kernel():
+
+        def run(cell) -> str:
+            cell.outputs = []
+            client.execute_cell(cell, notebook.cells.index(cell))
+            return "".join(output.get("text", "") for output in cell.outputs if output.output_type == "stream")
+
+        yield cells, run
+
+
+def results(folder, weights_name) -> list:
+    files = [
+        folder / "metrics.csv",
+        *sorted(folder.glob("evaluation.csv")),
+        *sorted(folder.glob("predictions/*.nii.gz")),
+    ]
+    return [file.read_bytes() for file in files] + [
+        {name: tensor.numpy().tobytes() for name, tensor in weights(folder / weights_name).items()}
+    ]
+
+
+CELLS = {  # notebook, weights, cells from which all is run again
+    "fine-tuning": (NOTEBOOK, "best_model.pth", ("recipe", "network", "train")),
+    "pre-training": (PRETRAINING, "ssl_pretrained_weights.pth", ("recipe", "network", "train")),
+}
+
+
+@pytest.mark.usefixtures("one_thread_kernel")
+@pytest.mark.parametrize(("path", "file", "starts"), CELLS.values(), ids=CELLS)
+def test_cells_may_be_run_again(path, file, starts, small_data, tmp_path):
+    json_path, root = small_data
+    given = {"data_root": str(root), "json_path": str(json_path), "cache_dir": str(tmp_path / "cache"), **SMALL_RUN}
+    with kernel(path, logdir=str(tmp_path / "once"), **given) as (cells, run):
+        for cell in cells:
+            run(cell)
+    expected = results(tmp_path / "once", file)
+    with kernel(path, logdir=str(tmp_path / "twice"), **given) as (cells, run):
+        for cell in cells:  # each twice
+            run(cell)
+            run(cell)
+        assert results(tmp_path / "twice", file) == expected
+        numbers = [number for number, cell in enumerate(cells) if cell.id in starts]
+        assert len(numbers) == len(starts)
+        for number in numbers:  # and all again from there
+            for cell in cells[number:]:
+                run(cell)
+            assert results(tmp_path / "twice", file) == expected
+
+
+@pytest.mark.usefixtures("one_thread_kernel")
+def test_a_new_network_needs_a_new_optimizer(small_data, tmp_path):
+    json_path, root = small_data
+    given = {"data_root": str(root), "json_path": str(json_path), "logdir": str(tmp_path / "run"), **SMALL_RUN}
+    with kernel(NOTEBOOK, **given) as (cells, run):
+        by_id = {cell.id: cell for cell in cells}
+        for cell in cells[: cells.index(by_id["train"])]:
+            run(cell)
+        run(by_id["network"])
+        with pytest.raises(CellExecutionError, match="optimizer: it belongs to an earlier network"):
+            run(by_id["train"])
+        run(by_id["optimizer"])
+        run(by_id["train"])
+        assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import PROJECT, SMALL
+from conftest import PROJECT, SMALL, write_case
 
-from swinunetr.checkpoints import build_swinunetr, training_note
+from swinunetr.checkpoints import build_swinunetr, save_weights, training_note
+from swinunetr.checks import check_dataset
 from swinunetr.dataset import read_dataset
 from swinunetr.devices import find_hardware
 from swinunetr.errors import InputError, TrainingStopped
@@ -70,8 +71,9 @@ def test_weights_are_saved_with_the_settings_of_the_run(tmp_path):
 
 
 def test_summary_is_valid_json_with_null_for_an_absent_organ(small_data, tmp_path):
-    dataset = read_dataset(*small_data)
-    run = open_run(tmp_path / "run", run_settings(SMALL, dataset, "weights/a.pth"))
+    dataset, file = read_dataset(*small_data), tmp_path / "a.pth"
+    save_weights(build_swinunetr(2, feature_size=12), file)
+    run = open_run(tmp_path / "run", run_settings(SMALL, dataset, file))
     run.write_summary(dice_per_organ={"left box": 1.0, "right box": math.nan}, data_root="here")
     summary = json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["dice_per_organ"] == {"left box": 1.0, "right box": None}
@@ -80,9 +82,9 @@ def test_summary_is_valid_json_with_null_for_an_absent_organ(small_data, tmp_pat
     assert {"seed", "versions", "hardware", "seconds", "data_root"} <= set(summary)
 
 
-def run_steps(folder, until, stop_at=None, save_every=1e9):
+def run_steps(folder, until, stop_at=None, save_every=1e9, settings=SETTINGS):
     """Train up to step ``until`` as the notebook does; the process gets SIGTERM in step ``stop_at``."""
-    run = open_run(folder, save_every=save_every)
+    run = open_run(folder, settings, save_every=save_every)
     parts = network()
     first = run.restore(**parts)
     with run.stopping_cleanly():
@@ -186,6 +188,120 @@ def test_settings_stay_the_same_when_written_and_read(small_data, tmp_path):
         run.keep(1, True, **network())
     with pytest.raises(InputError, match="learning_rate"):
         open_run(tmp_path, settings=run_settings(replace(SMALL, learning_rate=0.5), dataset, ""))
+
+
+CONSTANT = {"max_steps": 10, "schedule": "constant", "test_time_flips": False, "windows_per_batch": 4}
+
+
+def settings_with(**changes) -> dict:
+    return {"recipe": CONSTANT | changes, "seed": 0}
+
+
+def test_what_only_affects_inference_may_change(tmp_path):
+    run_steps(tmp_path, 10, settings=settings_with())
+    run = open_run(tmp_path, settings_with(test_time_flips=True, windows_per_batch=1))
+    assert run.restore(**network()) == 10
+    assert json.loads((tmp_path / "settings.json").read_text())["recipe"]["test_time_flips"] is True
+    assert run.identity == open_run(tmp_path, settings_with()).identity
+
+
+def test_a_finished_run_can_be_trained_further_at_a_constant_rate(tmp_path):
+    run_steps(tmp_path / "further", 10, settings=settings_with())
+    _, model = run_steps(tmp_path / "further", 14, settings=settings_with(max_steps=14))
+    _, expected = run_steps(tmp_path / "whole", 14, settings=settings_with(max_steps=14))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    with pytest.raises(InputError, match="max_steps: expected at least 14.*found 12"):
+        open_run(tmp_path / "further", settings_with(max_steps=12))
+
+
+def test_with_a_schedule_that_depends_on_it_max_steps_may_not_change(tmp_path):
+    run_steps(tmp_path, 10, settings=settings_with(schedule="cosine"))
+    with pytest.raises(InputError, match="max_steps: 10 in the folder, 14 now"):
+        open_run(tmp_path, settings_with(schedule="cosine", max_steps=14))
+
+
+def test_a_finished_run_without_its_state_shows_its_results(tmp_path):
+    whole, _ = run_steps(tmp_path, 8, settings=settings_with(max_steps=8))
+    whole.write_summary()
+    for name in ("state.pt", "state.previous.pt"):
+        (tmp_path / name).unlink(missing_ok=True)
+    run = open_run(tmp_path, settings_with(max_steps=8))
+    assert run.restore(**network()) == 8 and run.history == whole.history
+    assert run.seconds >= json.loads((tmp_path / "summary.json").read_text())["seconds"]
+    assert not (tmp_path / "state.pt").exists()
+    with pytest.raises(InputError, match="up to step 8, but no state to resume from"):
+        open_run(tmp_path, settings_with(max_steps=12))
+
+
+def test_a_run_is_known_by_the_content_of_its_weights_and_not_by_their_name(small_data, tmp_path):
+    dataset, settings = read_dataset(*small_data), []
+    for folder, seed in (("a", 0), ("b", 1), ("moved", 0)):
+        torch.manual_seed(seed)
+        save_weights(build_swinunetr(2, feature_size=12), tmp_path / folder / "best_model.pth")
+        settings.append(run_settings(SMALL, dataset, tmp_path / folder / "best_model.pth"))
+    run_steps(tmp_path / "run", 1, settings=settings[0])
+    with pytest.raises(InputError, match="pretrained_sha256: .* in the folder, .* now"):
+        open_run(tmp_path / "run", settings[1])
+    open_run(tmp_path / "run", settings[2])
+
+
+def test_a_run_is_known_by_the_content_of_its_scans_and_not_by_their_folder(small_data, tmp_path):
+    json_path, root = small_data
+    dataset = read_dataset(json_path, root)
+    before = run_settings(SMALL, dataset, "", check_dataset(dataset, SMALL.spacing_mm).fingerprint)
+    run_steps(tmp_path / "run", 1, settings=before)
+    (tmp_path / "new").mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        shutil.move(root / name, tmp_path / "new" / name)
+    moved = read_dataset(json_path, tmp_path / "new")
+    open_run(tmp_path / "run", run_settings(SMALL, moved, "", check_dataset(moved, SMALL.spacing_mm).fingerprint))
+    write_case(tmp_path / "new", 1, shape=(72, 72, 68))
+    other = run_settings(SMALL, moved, "", check_dataset(moved, SMALL.spacing_mm).fingerprint)
+    with pytest.raises(InputError, match="img0001: .* in the folder, .* now"):
+        open_run(tmp_path / "run", other)
+
+
+def test_a_message_about_many_differences_is_short(tmp_path):
+    run_steps(tmp_path, 1, settings={"data": {f"img{n}": "a" for n in range(30)}, **{f"s{n}": 0 for n in range(30)}})
+    with pytest.raises(InputError) as caught:
+        open_run(tmp_path, {"data": {f"img{n}": "b" for n in range(30)}, **{f"s{n}": 1 for n in range(30)}})
+    assert len(str(caught.value).splitlines()) <= 12 and "data: several differ (img0, img1, img2, ...)" in str(
+        caught.value
+    )
+
+
+def test_a_folder_of_an_earlier_version_is_refused_in_plain_words(tmp_path):
+    run_steps(tmp_path, 3)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(InputError, match="no settings.json.*earlier version.*Choose another folder"):
+        open_run(tmp_path)
+
+
+def test_without_training_no_state_is_written(tmp_path):
+    run = open_run(tmp_path, settings_with(max_steps=0), trains=False)
+    assert run.restore(**network()) == 0
+    run.write_table([{"organ": "liver", "dice": 0.5}], "evaluation.csv")
+    assert not (tmp_path / "state.pt").exists()
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        open_run(tmp_path, {"recipe": CONSTANT | {"max_steps": 0}, "seed": 1}, trains=False)
+
+
+def test_a_long_interval_between_states_is_kept(tmp_path):
+    run = open_run(tmp_path, save_every=600)
+    run.restore(**network())
+    run._saved_at -= 100
+    written = (tmp_path / "state.pt").stat().st_mtime_ns
+    run.keep(1, False, **network())
+    assert (tmp_path / "state.pt").stat().st_mtime_ns == written
+    run._saved_at -= 600
+    run.keep(2, False, **network())
+    assert (tmp_path / "state.pt").stat().st_mtime_ns > written
+
+
+def test_an_optimizer_of_an_earlier_network_is_refused(tmp_path):
+    parts = network()
+    with pytest.raises(InputError, match="optimizer: it belongs to an earlier network"):
+        open_run(tmp_path).restore(model=network()["model"], optimizer=parts["optimizer"])
 
 
 def test_a_folder_with_results_but_no_state_is_refused_and_unchanged(tmp_path):

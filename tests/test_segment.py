@@ -140,3 +140,16 @@ def test_the_command_line_shows_a_short_error(tmp_path):
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "none.pth" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_another_scan_under_the_same_name_is_segmented_again(weights, scans, tmp_path):
+    first, second = segment(weights, scans, tmp_path / "out")
+    kept, before = second.stat().st_mtime_ns, first.read_bytes()
+    image = nib.load(scans / "first.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), scans / "first.nii.gz")
+    segment(weights, scans, tmp_path / "out")
+    assert first.read_bytes() != before and second.stat().st_mtime_ns == kept
+    shutil.copytree(scans, tmp_path / "moved")
+    times = first.stat().st_mtime_ns
+    segment(weights, tmp_path / "moved", tmp_path / "out")
+    assert first.stat().st_mtime_ns == times

@@ -1,8 +1,13 @@
 """Choice of a recipe from parameters."""
 
+from dataclasses import asdict, replace
+
+import pytest
+
 from swinunetr.checkpoints import build_swinunetr, save_weights
-from swinunetr.recipe import DEMO
-from swinunetr.settings import choose_recipe
+from swinunetr.errors import InputError
+from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe
+from swinunetr.settings import choose_recipe, read_parameters, trained_recipe
 
 
 def test_a_parameter_replaces_the_value_of_the_recipe_unless_it_is_none():
@@ -15,3 +20,64 @@ def test_the_network_of_a_checkpoint_decides_the_size(tmp_path):
     recipe = choose_recipe("published", checkpoint=tmp_path / "weights.pth")
     assert (recipe.feature_size, recipe.window_size) == (24, 4)
     assert choose_recipe("published").feature_size == 48
+
+
+NOTEBOOK = {
+    "data_root": "",
+    "json_path": "json_files/btcv_6.json",
+    "pretrained_checkpoint": "",
+    "pretrained_decoder": True,
+    "logdir": "runs/finetune",
+    "recipe_name": "",
+    "evaluate_only": False,
+    "max_steps": None,
+    "test_time_flips": False,
+    "resume": True,
+    "cache_dir": "",
+    "save_every": 15,
+    "seed": 0,
+}
+
+
+def test_data_decide_between_the_recipes_and_a_name_overrides_them():
+    assert read_parameters(**NOTEBOOK)[1] == DEMO
+    assert read_parameters(**NOTEBOOK | {"data_root": "/data"})[1] == Recipe()
+    assert read_parameters(**NOTEBOOK | {"data_root": "/data", "recipe_name": "demo"})[1] == DEMO
+    with pytest.raises(InputError, match="recipe_name: expected one of .*'demo', 'published'.*found 'best'"):
+        read_parameters(**NOTEBOOK | {"recipe_name": "best"})
+
+
+def test_texts_from_papermill_are_converted():
+    options, recipe = read_parameters(**NOTEBOOK | {"resume": "false", "seed": "3", "pretrained_decoder": "False"})
+    assert (options.resume, options.pretrained_decoder, recipe.seed) == (False, False, 3)
+
+
+@pytest.mark.parametrize("given", [{"evaluate_only": "true"}, {"max_steps": 0}])
+def test_weights_are_evaluated_in_the_recipe_of_their_training(given, tmp_path):
+    noted = {"recipe": asdict(replace(DEMO, overlap=0.5, feature_size=24))}
+    save_weights(build_swinunetr(2, feature_size=24, window_size=4), tmp_path / "best_model.pth", note=noted)
+    chosen = NOTEBOOK | {"pretrained_checkpoint": tmp_path / "best_model.pth", "data_root": "/data"} | given
+    options, recipe = read_parameters(**chosen)
+    assert options.evaluate_only and options.checkpoint == tmp_path / "best_model.pth"
+    assert (recipe.overlap, recipe.feature_size, recipe.max_steps) == (0.5, 24, 0)
+    with pytest.raises(InputError, match="evaluate_only: expected weights.*pretrained_checkpoint"):
+        read_parameters(**NOTEBOOK | given)
+
+
+def test_pretraining_needs_a_step():
+    names = ("data_root", "pretrained_checkpoint", "logdir", "recipe_name", "resume", "cache_dir", "save_every", "seed")
+    given = {name: NOTEBOOK[name] for name in names} | {"json_path": "", "modality": "CT"}
+    with pytest.raises(InputError, match="max_steps: expected at least one step, found 0"):
+        read_parameters(PRETRAINING_RECIPES, **given, max_steps=0)
+
+
+def test_a_larger_network_than_the_demo_s_gets_the_published_learning_rate(tmp_path):
+    save_weights(build_swinunetr(2, feature_size=24, window_size=4), tmp_path / "weights.pth")
+    assert choose_recipe("demo", checkpoint=tmp_path / "weights.pth").learning_rate == 1e-4
+    assert choose_recipe("demo", checkpoint=tmp_path / "weights.pth", learning_rate=1e-3).learning_rate == 1e-3
+
+
+def test_weights_of_unknown_settings_are_refused_by_them(tmp_path):
+    save_weights(build_swinunetr(2, feature_size=12), tmp_path / "new.pth", note={"recipe": {"momentum": 1}})
+    with pytest.raises(InputError, match="does not know: momentum"):
+        trained_recipe(tmp_path / "new.pth")
