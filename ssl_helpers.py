@@ -1,35 +1,36 @@
-"""What the notebooks import: one line per topic, and where it lives in the package `swinunetr`.
+"""What the notebooks import, by topic, and in which module of the package `swinunetr` it is.
 
-Data walks one way. A JSON file and a folder become a `Dataset` of file names; `check_dataset` reads them all;
-`prepare_cases` turns each case, once, into small tensors on the training grid; `training_batch` cuts the crops of one
-step out of them. The network that belongs to the checkpoint is built, loaded and placed on the device. `RunFolder`
-keeps the run. At the end `segment_case` takes each scan through the network and back to its own voxels.
+Data flow in one direction. A JSON file and a folder become a `Dataset` of file names, and `check_dataset` reads all of
+them. `prepare_cases` turns each case, once, into small tensors on the training grid; `training_batch` cuts the crops of
+one step out of them. The network that belongs to the checkpoint is built, loaded and placed on the device. `RunFolder`
+writes the results of the run. At the end `segment_case` segments each scan and resamples the result to its own grid.
 
     choices          parameters, settings  notebook parameters by type, and what identifies a run
                      recipe                the recipes and their bounds
-    data             dataset, checks       JSON and folders, every fault of the files in one table
+    data             dataset, checks       JSON and folders; all problems of the files in one table
                      phantoms              synthetic CT where there are no data
                      preprocessing, cache  the training grid, and preprocessed cases on disk
                      batches               crops and augmentation of one step
     network          checkpoints           every public checkpoint: recognised, loaded, saved
                      checkpoint_layouts    how each of them names its tensors
                      network, fast_swin    patch merging, the network on its device, and what makes it fast
+    loss             loss                  weights of the classes; DiceCELoss itself is in the notebook
     hardware         devices               GPU or CPU, precision, processes that train together
-    the run          run                   state, metrics, weights, and going on after a stop
-    results          inference             sliding window, and the way back to the scan
+    the run          run_folder            state, metrics, weights; resuming after a stop
+    results          inference             sliding window; back to the scan's own grid
                      metrics, evaluation   Dice and distances; scores of cases
-                     plots, colours        pictures; the colour of each organ
+                     plots, colours        figures; the colour of each organ
     pre-training     pretraining           views of unlabelled volumes, and the tasks
-    below all        files, tables         files written whole; tables that show in a notebook and in a log
-                     errors                errors that show as one message
+    below all        files, tables         files written completely or not at all; tables to show
+                     errors                errors that show as one message without a traceback
 
-The loss, the optimizer and the training loop are in the notebooks themselves.
+The loss function, the optimizer and the training loop are in the notebooks themselves.
 """
 
 # ruff: noqa: F401
 
 from swinunetr import plots
-from swinunetr.batches import augmentation, class_weights, next_case, training_batch, without_metadata
+from swinunetr.batches import augmentation, next_case, training_batch, without_metadata
 from swinunetr.checkpoints import (
     LoadReport,
     build_swinunetr,
@@ -66,6 +67,7 @@ from swinunetr.evaluation import (
 )
 from swinunetr.files import claim_folder, replacing
 from swinunetr.inference import segment_case
+from swinunetr.loss import class_weights
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
 from swinunetr.network import describe_speed, place_network
 from swinunetr.phantoms import write_phantoms, write_unlabelled_phantoms
@@ -81,7 +83,7 @@ from swinunetr.recipe import (
     describe_recipe,
     learning_rate_at,
 )
-from swinunetr.run import RunFolder, require_finite
+from swinunetr.run_folder import RunFolder, require_finite
 from swinunetr.settings import choose_recipe, read_parameters, run_settings, trained_recipe
 
 made_by = training_note  # its name before, which other projects import

@@ -21,9 +21,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from swinunetr.checkpoints import find_checkpoint
 from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, replacing
+from swinunetr.files import claim_folder, replacing, sha256
 
 STARTS = ("random", "pretrained")
 COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")
@@ -37,7 +38,7 @@ def run(folder: Path, volumes: int, start: str, seed: int, weights: str, paramet
     """Fine-tune once, unless that is done; return whether it is now."""
     logdir = folder / f"{volumes}_{start}_{seed}"
     if (logdir / "summary.json").is_file():
-        return True
+        return start == "random" or _is_of(weights, logdir)
     given = [["json_path", f"json_files/btcv_{volumes}.json"], ["logdir", str(logdir)], ["seed", str(seed)]]
     given += [["pretrained_checkpoint", weights]] if start == "pretrained" else []
     options = [text for name, value in (*given, *parameters) for text in ("-p", name, value)]
@@ -52,13 +53,22 @@ def run(folder: Path, volumes: int, start: str, seed: int, weights: str, paramet
     return True
 
 
+def _is_of(weights: str, logdir: Path) -> bool:
+    """Return whether a finished run started from this content of the weights; other weights may have had their name."""
+    noted = json.loads((logdir / "summary.json").read_text()).get("pretrained_sha256")  # older runs note none
+    if noted in (None, sha256(find_checkpoint(weights))):
+        return True
+    print(f"{logdir.name}: it is of other weights than '{weights}' holds now. Choose another --folder.", flush=True)
+    return False
+
+
 def collect(folder: Path) -> list[dict]:
     """Return a row for each run that is done, with its curve of (step, mean Dice)."""
     rows = []
     for file in sorted(folder.glob("*/summary.json")):
         volumes, start, seed = file.parent.name.split("_")
         summary = json.loads(file.read_text()) | {"volumes": int(volumes), "start": start, "seed": int(seed)}
-        with open(file.with_name("metrics.csv"), newline="") as metrics:
+        with open(file.with_name("metrics.csv"), newline="", encoding="utf-8") as metrics:
             curve = {int(line["step"]): float(line["mean_dice"]) for line in csv.DictReader(metrics)}
         cases = len(summary["split"]["validation"])
         rows.append({name: summary[name] for name in FIELDS} | {"cases": cases, "curve": curve})
@@ -142,8 +152,8 @@ def show(folder: Path) -> None:
         print("No run from random weights has a pre-trained one of the same seed yet.")
         return
     with replacing(folder / "table.md") as temporary:
-        temporary.write_text(markdown(groups))
-    with replacing(folder / "runs.csv") as temporary, open(temporary, "w", newline="") as file:
+        temporary.write_text(markdown(groups), encoding="utf-8")
+    with replacing(folder / "runs.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

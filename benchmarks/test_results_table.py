@@ -1,6 +1,7 @@
 """The results table from finished runs, and which runs are started."""
 
 import csv
+import hashlib
 import json
 import subprocess
 
@@ -40,6 +41,14 @@ def started(monkeypatch):
 
     monkeypatch.setattr(results_table.subprocess, "run", instead_of_papermill)
     return folders
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path, monkeypatch):
+    """Write a file that stands for weights into the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    return tmp_path / "w.pth"
 
 
 def fill(folder, *more):
@@ -89,6 +98,16 @@ def test_runs_of_other_weights_are_not_mixed_in(started, tmp_path, capsys):
         results_table.main(["--weights", "other.pth", "--folder", str(tmp_path), "--volumes", "6"])
     assert "holds results of other settings (weights" in capsys.readouterr().err
     assert len(started) == 2
+
+
+def test_finished_runs_of_other_weights_under_the_same_name_do_not_count(started, weights, tmp_path, capsys):
+    fill(tmp_path / "folder", "--seeds", "1")
+    for noted, expected in ((weights.read_bytes(), 0), (b"other", 1)):
+        file = tmp_path / "folder/6_pretrained_0/summary.json"
+        digest = hashlib.sha256(noted).hexdigest()
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"pretrained_sha256": digest}))
+        assert fill(tmp_path / "folder", "--seeds", "1") == expected
+    assert "6_pretrained_0: it is of other weights" in capsys.readouterr().out and len(started) == 2
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):

@@ -11,11 +11,12 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import SwinUNETR
 from tqdm import tqdm
 
-from swinunetr.batches import augmentation, class_weights, training_batch
+from swinunetr.batches import augmentation, training_batch
 from swinunetr.checkpoints import build_swinunetr, encoder_response, response_changes
 from swinunetr.dataset import read_dataset
 from swinunetr.devices import Hardware, find_hardware, versions
 from swinunetr.evaluation import evaluate
+from swinunetr.loss import class_weights
 from swinunetr.metrics import dice_per_organ, mean_dice
 from swinunetr.network import place_network
 from swinunetr.phantoms import write_phantoms

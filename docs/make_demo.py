@@ -2,11 +2,13 @@
 
 Run from the project's root, after every change of the notebook; takes as long as the demo:
     .venv/bin/python docs/make_demo.py
-The notebook runs without parameters in a fresh copy of the project, as a new user runs it.
+The notebook runs without parameters in a fresh copy of the project, as a new user runs it. Where only text cells have
+changed, --text takes them over and keeps the outputs.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import nbformat
 
 PROJECT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "swinunetr_finetune.ipynb"
+EXECUTED = PROJECT / "docs/finetune_demo.ipynb"
 PROGRESS_BAR = "application/vnd.jupyter.widget-view+json"  # without a kernel it shows as a bar at 0%
 
 
@@ -45,12 +48,28 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+def take_over_text() -> nbformat.NotebookNode:
+    """Return the executed notebook with the text cells of the notebook, if their code cells agree."""
+    executed, notebook = (nbformat.read(file, as_version=4) for file in (EXECUTED, PROJECT / NOTEBOOK))
+    code = [[cell.source for cell in book.cells if cell.cell_type == "code"] for book in (executed, notebook)]
+    if code[0] != code[1]:
+        raise SystemExit("Code cells have changed. Run the demo again, without --text.")
+    outputs = iter([cell for cell in executed.cells if cell.cell_type == "code"])
+    executed.cells = [next(outputs) if cell.cell_type == "code" else cell for cell in notebook.cells]
+    return executed
+
+
 def main() -> None:
-    """Write both files."""
+    """Write the notebook, and the picture if the demo is run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", action="store_true", help="only take over changed text cells")
+    if parser.parse_args().text:
+        nbformat.write(take_over_text(), EXECUTED)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "project")
         copy_project(folder)
-        nbformat.write(clean(run_demo(folder)), PROJECT / "docs/finetune_demo.ipynb")
+        nbformat.write(clean(run_demo(folder)), EXECUTED)
         shutil.copy(folder / "runs/finetune/best_organ.png", PROJECT / "docs/segmentation.png")
 
 

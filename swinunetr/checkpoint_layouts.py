@@ -64,12 +64,12 @@ BARE_NAMES = ((r"(patch_embed|layers\d)\.", r"swinViT.\1."),)
 
 # A checkpoint belongs to the first family that covers exactly its parts and leaves none of its tensors unmatched.
 FAMILIES = (
-    Family("swinunetr", "a SwinUNETR for segmentation (BTCV, BraTS, model zoo, or your own)", WHOLE),
-    Family("swinunetr_v2", "a SwinUNETR v2 for segmentation (VoComni, or your own)", WHOLE | {"v2 blocks"}),
+    Family("swinunetr", "a whole SwinUNETR (BTCV, BraTS, model zoo, or your own)", WHOLE),
+    Family("swinunetr_v2", "a whole SwinUNETR v2 (VoComni, or your own)", WHOLE | {"v2 blocks"}),
     Family("universal", "a supervised SuPreM or CLIP-driven Universal Model", BODY, drops=(TEXT_HEADS,)),
     Family(
         SSL_50K,
-        f"{SSL_50K_FILE}, pre-trained on about 50,000 CT",
+        f"{SSL_50K_FILE}, pre-trained on about 50,000 CT and MR",
         BODY,
         renames=ENCODER_NAMES,
         drops=(MASK_TOKEN, LAST_NORM, RECONSTRUCTION),

@@ -45,4 +45,4 @@ def save_label_names(folder: str | Path, classes: Sequence[str]) -> None:
         snap.append(f'{label} {red} {green} {blue} 1 1 1 "{name}"')
     for file, lines in (("labels.ctbl", slicer), ("labels_itksnap.txt", snap)):
         with replacing(Path(folder, file)) as temporary:
-            temporary.write_text("\n".join(lines) + "\n")
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -85,8 +85,7 @@ class CommonRecipe:
 class Recipe(CommonRecipe):
     """Settings of a fine-tuning run; the defaults are the published ones.
 
-    Source: Tang et al., Self-supervised pre-training of Swin transformers for 3D medical image analysis, CVPR 2022,
-    https://arxiv.org/abs/2111.14791
+    Source: the BTCV notebook for these weights in https://github.com/Project-MONAI/tutorials.
 
     Raises:
         InputError: A value is outside its bounds; the message names the setting.

@@ -120,7 +120,7 @@ def run_settings(
     fingerprint: Mapping[str, str] | None = None,
     **choices: object,
 ) -> dict:
-    """Return the values that decide the result of a run, for :class:`run.RunFolder` to compare and to note.
+    """Return the values that decide the result of a run, for :class:`run_folder.RunFolder` to compare and to note.
 
     Args:
         recipe: Recipe of the run.

@@ -19,7 +19,7 @@ from swinunetr.checks import check_dataset
 from swinunetr.dataset import read_dataset
 from swinunetr.devices import find_hardware
 from swinunetr.errors import InputError, TrainingStopped
-from swinunetr.run import RunFolder, require_finite
+from swinunetr.run_folder import RunFolder, require_finite
 from swinunetr.settings import run_settings
 
 SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4}, "seed": 0}
