@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,4 +65,5 @@ class Table(Shown):
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell == "-" or cell.lstrip("-+")[:1].isdigit()
+    """Return whether a cell holds a number, such as ``0.93 ± 0.01`` or ``20 of 20``, or nothing."""
+    return cell in ("", "-") or bool(re.fullmatch(r"[-+]?\d[\d.]*( (±|of) \d[\d.]*)?", cell))

@@ -49,6 +49,15 @@ def small_data(tmp_path: Path) -> tuple[Path, Path]:
     return json_path, tmp_path
 
 
+@pytest.fixture
+def scans(tmp_path):
+    """Return a folder of three volumes, with label files that cannot be read."""
+    for number in (1, 2, 3):
+        names = write_case(tmp_path, number)
+        (tmp_path / names["label"]).write_bytes(b"not a volume")
+    return tmp_path
+
+
 def prepared(small_data: tuple[Path, Path], recipe: Recipe = SMALL) -> tuple[Dataset, list[dict]]:
     """Return the data set and its preprocessed training cases."""
     dataset = read_dataset(*small_data)

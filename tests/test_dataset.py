@@ -237,15 +237,6 @@ def test_error_names_the_missing_json_or_folder(small_data):
         read_dataset(json_path, root / "nowhere")
 
 
-@pytest.fixture
-def scans(tmp_path):
-    """Return a folder of three volumes, with label files that cannot be read."""
-    for number in (1, 2, 3):
-        names = write_case(tmp_path, number)
-        (tmp_path / names["label"]).write_bytes(b"not a volume")
-    return tmp_path
-
-
 def test_volumes_of_a_folder_are_found_and_labels_are_skipped(scans):
     dataset = read_unlabelled(scans)
     assert [e["name"] for e in dataset.validation + dataset.training] == [f"imagesTr/img{n:04d}" for n in (1, 2, 3)]

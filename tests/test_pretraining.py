@@ -26,15 +26,6 @@ RECIPE = replace(PRETRAINING_DEMO, spacing_mm=(1.5, 1.5, 2.0))
 CPU = Hardware(torch.device("cpu"), None, "CPU")
 
 
-@pytest.fixture
-def scans(tmp_path):
-    """Return a folder of three volumes, with label files that must not be read."""
-    for number in (1, 2, 3):
-        names = write_case(tmp_path, number)
-        (tmp_path / names["label"]).write_bytes(b"not a volume")
-    return tmp_path
-
-
 def prepared(root, recipe=RECIPE, modality="CT"):
     """Return the preprocessed training cases of a folder."""
     dataset = read_unlabelled(root, modality=modality)

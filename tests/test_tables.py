@@ -45,3 +45,11 @@ def test_several_tables_are_shown_in_order_without_empty_tables():
 
     assert str(Report()).splitlines()[-3:] == ["One note.", "b", "c"]
     assert Report()._repr_markdown_().endswith("- One note.\n\n| b |\n| --- |\n| c |")
+
+
+def test_texts_that_begin_with_a_digit_are_words():
+    assert str(Table(("data", "found"), [("cases", "6 training"), ("shape", "80..96 x 63 voxels")])).splitlines() == [
+        "data   found",
+        "cases  6 training",
+        "shape  80..96 x 63 voxels",
+    ]
