@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import platform
@@ -91,6 +92,8 @@ def find_hardware() -> Hardware:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if ranks > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if on_gpu else "gloo")
+        if not on_gpu:  # gloo's threads can abort a process that exits while they run
+            atexit.register(distributed.destroy_process_group)
     if on_gpu:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return Hardware(torch.device("cuda"), dtype, torch.cuda.get_device_name(), rank, ranks)

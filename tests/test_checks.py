@@ -396,10 +396,10 @@ def fingerprint(dataset: Dataset) -> dict[str, str]:
     return check_dataset(dataset, SPACING).fingerprint
 
 
-def test_fingerprint_has_16_hex_digits_per_training_and_validation_case(good):
+def test_fingerprint_has_16_hex_digits_per_case(good):
     found = fingerprint(good)
-    assert list(found) == ["img0001", "img0002", "img0003"]
-    assert all(len(text) == 16 and int(text, 16) >= 0 for text in found.values()) and len(set(found.values())) == 3
+    assert list(found) == ["img0001", "img0002", "img0003", "img0004"]
+    assert all(len(text) == 16 and int(text, 16) >= 0 for text in found.values()) and len(set(found.values())) == 4
 
 
 def test_fingerprint_does_not_depend_on_folder_name_time_and_compression(good, tmp_path):

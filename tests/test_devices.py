@@ -18,7 +18,8 @@ def test_two_ranks_have_the_same_losses_as_one_process_with_both_volumes(tmp_pat
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     command = [*launcher, str(PROJECT / "tests/two_ranks.py"), str(tmp_path / "out.json")]
-    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["ranks"] == 2
     assert result["shared"] == [[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]

@@ -36,6 +36,7 @@ PARAMETERS = {
 }
 both_notebooks = pytest.mark.parametrize("path", [NOTEBOOK, PRETRAINING], ids=lambda path: path.stem)
 SHORT = {"max_steps": 4, "eval_every": 3}
+ONE_VIEW = {"tasks": "reconstruction", "volumes_per_step": 1}  # in a step of pre-training
 
 
 def read(path):
@@ -172,7 +173,7 @@ def test_a_finished_run_shows_its_results_and_does_not_train_again(demo):
     assert "Resuming after step 4" in (demo / "again.ipynb").read_text()
 
 
-def test_a_killed_run_goes_on_to_the_very_same_result(demo, tmp_path):
+def test_a_killed_run_continues_to_the_same_result(demo, tmp_path):
     parameters = SHORT | {"save_every": 0, "logdir": tmp_path / "run"}
     killed_after(tmp_path / "run/state.pt", tmp_path / "killed.ipynb", **parameters)
     assert papermill(tmp_path / "again.ipynb", **parameters).returncode == 0
@@ -294,8 +295,9 @@ def test_pretraining_leaves_weights_that_fine_tuning_takes(scans, tmp_path):
     assert set(model.state_dict()) - set(loaded) == {"out.conv.conv.weight", "out.conv.conv.bias"}
 
 
-def test_a_killed_pretraining_goes_on_to_the_very_same_weights(scans, tmp_path):
+def test_a_killed_pretraining_continues_to_the_same_weights(scans, tmp_path):
     options = {"data_root": scans, "recipe_name": "demo", "eval_every": 2, "save_every": 0, "max_steps": 4}
+    options |= ONE_VIEW
     assert papermill(tmp_path / "whole.ipynb", PRETRAINING, logdir=tmp_path / "whole", **options).returncode == 0
     killed_after(
         tmp_path / "killed/metrics.csv", tmp_path / "killed.ipynb", PRETRAINING, logdir=tmp_path / "killed", **options
@@ -372,17 +374,18 @@ def results(folder, weights_name) -> list:
     ]
 
 
-CELLS = {  # notebook, weights, cells from which all is run again
-    "fine-tuning": (NOTEBOOK, "best_model.pth", ("recipe", "network", "train")),
-    "pre-training": (PRETRAINING, "ssl_pretrained_weights.pth", ("recipe", "network", "train")),
+CELLS = {  # notebook, its weights, parameters, cells from which all is run again
+    "fine-tuning": (NOTEBOOK, "best_model.pth", {}, ("recipe", "network", "train")),
+    "pre-training": (PRETRAINING, "ssl_pretrained_weights.pth", ONE_VIEW, ("recipe", "network", "train")),
 }
 
 
 @pytest.mark.usefixtures("one_thread_kernel")
-@pytest.mark.parametrize(("path", "file", "starts"), CELLS.values(), ids=CELLS)
-def test_cells_may_be_run_again(path, file, starts, small_data, tmp_path):
+@pytest.mark.parametrize(("path", "file", "more", "starts"), CELLS.values(), ids=CELLS)
+def test_cells_may_be_run_again(path, file, more, starts, small_data, tmp_path):
     json_path, root = small_data
-    given = {"data_root": str(root), "json_path": str(json_path), "cache_dir": str(tmp_path / "cache"), **SMALL_RUN}
+    given = {"data_root": str(root), "json_path": str(json_path), "cache_dir": str(tmp_path / "cache")}
+    given |= SMALL_RUN | more
     with kernel(path, logdir=str(tmp_path / "once"), **given) as (cells, run):
         for cell in cells:
             run(cell)

@@ -147,6 +147,6 @@ def test_crops_of_air_have_a_finite_loss_and_gradient(scans):
     torch.manual_seed(0)
     model = PretrainingNetwork(build_swinunetr(1, feature_size=12, window_size=4))
     losses = pretraining.task_losses(model(views.masked), views, RECIPE)
-    assert float(losses["reconstruction"]) == 0
+    assert losses["reconstruction"].item() == 0
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
