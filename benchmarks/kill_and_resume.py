@@ -22,6 +22,8 @@ import torch
 from swinunetr.phantoms import write_phantoms
 
 WEIGHTS = {"swinunetr_finetune.ipynb": "best_model.pth", "ssl_train.ipynb": "ssl_pretrained_weights.pth"}
+# One view per step of pre-training.
+SMALLER = {"swinunetr_finetune.ipynb": {}, "ssl_train.ipynb": {"tasks": "reconstruction", "volumes_per_step": 1}}
 
 
 def small_data(folder: Path) -> dict[str, object]:
@@ -93,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     moments, same = random.Random(args.seed), 0
     with tempfile.TemporaryDirectory() as folder:
-        parameters, whole = small_data(Path(folder)), Path(folder, "whole")
+        parameters, whole = small_data(Path(folder)) | SMALLER[args.notebook], Path(folder, "whole")
         process = start(args.notebook, whole, parameters)
         wait_for(whole / "settings.json", process)
         begin = time.monotonic()

@@ -153,3 +153,10 @@ def test_another_scan_under_the_same_name_is_segmented_again(weights, scans, tmp
     times = first.stat().st_mtime_ns
     segment(weights, tmp_path / "moved", tmp_path / "out")
     assert first.stat().st_mtime_ns == times
+
+
+def test_the_home_folder_is_understood_in_every_path(weights, scans, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(weights, tmp_path / "best_model.pth")
+    written = segment("~/best_model.pth", "~/scans/first.nii.gz", "~/out")
+    assert written == [tmp_path / "out/first.nii.gz"] and written[0].is_file()
