@@ -257,13 +257,28 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
         ({"test_time_flips": True}, "test_time_flips: this recipe does not flip"),
     ],
 )
-def test_a_wrong_parameter_ends_in_a_short_error(tmp_path, parameters, message):
-    done = papermill(tmp_path / "out.ipynb", logdir=tmp_path / "run", **parameters)
-    assert done.returncode != 0
-    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    (error,) = [o for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+def test_a_wrong_parameter_ends_in_a_short_error(one_kernel, tmp_path, parameters, message):
+    cells, run = one_kernel
+    chosen = next(cell for cell in cells if cell.id == "parameters")
+    plain, given = chosen.source, {"logdir": str(tmp_path / "run"), **parameters}
+    chosen.source += "".join(f"\n{name} = {value!r}" for name, value in given.items())
+    try:
+        with pytest.raises(CellExecutionError):
+            for cell in cells:
+                run(cell)
+    finally:
+        chosen.source = plain
+    (error,) = [output for output in cell.outputs if output.output_type == "error"]
     assert message in error.evalue
     assert len("\n".join(error.traceback).splitlines()) <= 5
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def one_kernel():
+    """Return the cells of the fine-tuning notebook and what runs them, in one kernel for several tests."""
+    with kernel(NOTEBOOK) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
