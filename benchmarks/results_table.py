@@ -15,6 +15,7 @@ import csv
 import json
 import subprocess
 import sys
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -56,10 +57,16 @@ def run(folder: Path, volumes: int, start: str, seed: int, weights: str, paramet
 def _is_of(weights: str, logdir: Path) -> bool:
     """Return whether a finished run started from this content of the weights; other weights may have had their name."""
     noted = json.loads((logdir / "summary.json").read_text()).get("pretrained_sha256")  # older runs note none
-    if noted in (None, sha256(find_checkpoint(weights))):
+    if noted in (None, _content(weights)):
         return True
     print(f"{logdir.name}: it is of other weights than '{weights}' holds now. Choose another --folder.", flush=True)
     return False
+
+
+@cache
+def _content(weights: str) -> str:
+    """Return the hash of the weights, once per command: several runs are compared with it."""
+    return sha256(find_checkpoint(weights))
 
 
 def collect(folder: Path) -> list[dict]:
