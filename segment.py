@@ -13,8 +13,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 
+from swinunetr.ahead import read_ahead
 from swinunetr.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, training_note
 from swinunetr.checks import check_dataset
 from swinunetr.colours import save_label_names
@@ -22,7 +24,7 @@ from swinunetr.dataset import Dataset, case_name, find_volumes
 from swinunetr.devices import find_hardware
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing, sha256
-from swinunetr.inference import segment_case
+from swinunetr.inference import label_case, save_prediction
 from swinunetr.network import place_network
 from swinunetr.preprocessing import prepare_cases
 from swinunetr.settings import trained_recipe
@@ -70,21 +72,35 @@ def segment(
     model = build_swinunetr(len(noted["classes"]), weights)
     load_pretrained(model, weights)
     model = place_network(model, hardware)
-    written, problems = [], []
-    for entry in tqdm(entries, desc="Segmenting"):
-        file = output / f"{entry['name']}.nii.gz"
-        if not (file.is_file() and done.has(entry["name"], report.fingerprint[entry["name"]])):
-            try:
-                (case,) = prepare_cases([entry], recipe, modality, description="")
-            except InputError as error:
-                problems.append(str(error))
-                continue
-            segment_case(model, case, recipe, hardware, file)
-            done.add(entry["name"], report.fingerprint[entry["name"]])
-        written.append(file)
+    files = {entry["name"]: output / f"{entry['name']}.nii.gz" for entry in entries}
+    new = [
+        entry
+        for entry in entries
+        if not (files[entry["name"]].is_file() and done.has(entry["name"], report.fingerprint[entry["name"]]))
+    ]
+
+    def prepare(entry: dict[str, str]) -> dict | InputError:
+        try:
+            return prepare_cases([entry], recipe, modality, description="")[0]
+        except InputError as error:
+            return error
+
+    def label(case: dict | InputError) -> tuple[dict | InputError, np.ndarray | None]:
+        return case, None if isinstance(case, InputError) else label_case(model, case, recipe, hardware)[1]
+
+    # On a GPU the next scans are read, and the last one is written, while the network segments the present one.
+    labelled = read_ahead(label, read_ahead(prepare, new, hardware, threads=2), hardware)
+    problems = []
+    for case, labels in tqdm(labelled, desc="Segmenting", total=len(new)):
+        if isinstance(case, InputError):
+            problems.append(case)
+            continue
+        save_prediction(labels, case["source"], files[case["name"]])
+        done.add(case["name"], report.fingerprint[case["name"]])
     if problems:
-        raise InputError(f"{len(problems)} of {len(entries)} scans could not be segmented:\n" + "\n".join(problems))
-    return written
+        lines = "\n".join(map(str, problems))
+        raise InputError(f"{len(problems)} of {len(entries)} scans could not be segmented:\n{lines}")
+    return list(files.values())
 
 
 class Segmented:

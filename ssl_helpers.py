@@ -10,7 +10,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
     data             dataset, checks       JSON and folders; all problems of the files in one table
                      phantoms              synthetic CT where there are no data
                      preprocessing, cache  the training grid, and preprocessed cases on disk
-                     batches               crops and augmentation of one step
+                     batches, ahead        crops and augmentation of one step; made while a GPU computes
     network          checkpoints           every public checkpoint: recognised, loaded, saved
                      checkpoint_layouts    how each of them names its tensors
                      network, fast_swin    patch merging, the network on its device, and what makes it fast
@@ -30,7 +30,15 @@ The loss function, the optimizer and the training loop are in the notebooks them
 # ruff: noqa: F401
 
 from swinunetr import plots
-from swinunetr.batches import augmentation, next_case, training_batch, without_metadata
+from swinunetr.ahead import read_ahead
+from swinunetr.batches import (
+    augmentation,
+    next_case,
+    place_cases,
+    training_batch,
+    training_batches,
+    without_metadata,
+)
 from swinunetr.checkpoints import (
     LoadReport,
     build_swinunetr,
@@ -66,13 +74,19 @@ from swinunetr.evaluation import (
     worst_and_best,
 )
 from swinunetr.files import claim_folder, replacing
-from swinunetr.inference import segment_case
+from swinunetr.inference import segment_case, segment_cases
 from swinunetr.loss import class_weights
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
 from swinunetr.network import describe_speed, place_network
 from swinunetr.phantoms import write_phantoms, write_unlabelled_phantoms
 from swinunetr.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing
-from swinunetr.pretraining import PretrainingNetwork, evaluate_tasks, pretraining_batch, task_losses
+from swinunetr.pretraining import (
+    PretrainingNetwork,
+    evaluate_tasks,
+    pretraining_batch,
+    pretraining_batches,
+    task_losses,
+)
 from swinunetr.recipe import (
     DEMO,
     LEAST,

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from monai.data import get_track_meta, set_track_meta
+from monai.data import set_track_meta
+from monai.networks.nets import SwinUNETR
 from monai.transforms import Compose, RandCropByPosNegLabeld, RandFlipd, RandRotate90d, RandShiftIntensityd
 
+from swinunetr.ahead import read_ahead
+from swinunetr.devices import Hardware, memory_bytes
+from swinunetr.network import SPARE, training_bytes
 from swinunetr.recipe import Recipe
+
+VALIDATION_BYTES = 4e9  # of the logits of one scan and of what a sliding window needs
+_untracked = 0  # threads within ``without_metadata``
+_lock = threading.Lock()
 
 
 def augmentation(recipe: Recipe) -> Compose:
@@ -42,7 +51,43 @@ def next_case(cases: list[dict], seed: int, number: int) -> dict:
     return cases[np.random.default_rng([seed, epoch]).permutation(len(cases))[position]]
 
 
-def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+def place_cases(cases: list[dict], model: SwinUNETR, hardware: Hardware, batch_voxels: int) -> list[dict]:
+    """Return the cases with image and label on the GPU, so that crops are made there; 30 of BTCV take 1.1 GB.
+
+    On a CPU, or where they do not fit beside the training, the same cases are returned.
+
+    Args:
+        cases: Preprocessed cases with labels.
+        model: The network that is trained on them.
+        hardware: Device of the run.
+        batch_voxels: Voxels of one training batch.
+    """
+    if hardware.device.type != "cuda":
+        return cases
+    volumes = [case[key] for case in cases for key in ("image", "label")]
+    needed = sum(volume.numel() * volume.element_size() for volume in volumes) + VALIDATION_BYTES
+    if needed + SPARE * training_bytes(model, batch_voxels, hardware) > memory_bytes(hardware):
+        return cases
+    return [case | {key: case[key].to(hardware.device) for key in ("image", "label")} for case in cases]
+
+
+def training_batches(
+    cases: list[dict], augment: Compose, seed: int, steps: Iterable[int], hardware: Hardware
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
+    """Yield the batch of each step on the device, as :func:`training_batch` makes it for this rank.
+
+    On a GPU the next batch is made in a thread while the network trains on the present one.
+    """
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+        return training_batch(cases, augment, seed, hardware.sample_number(step), hardware.device)
+
+    return read_ahead(batch, steps, hardware)
+
+
+def training_batch(
+    cases: list[dict], augment: Compose, seed: int, step: int, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Return the batch of one step, which depends only on the arguments.
 
     Args:
@@ -50,6 +95,7 @@ def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) ->
         augment: Transforms from :func:`augmentation`; its random state is set here.
         seed: Seed of the run.
         step: Number of the step, from 1.
+        device: Device of the batch; None means that of the cases.
 
     Returns:
         Images (B, 1, X, Y, Z), float32; labels of the same shape, uint8; and the name of the case.
@@ -58,16 +104,37 @@ def training_batch(cases: list[dict], augment: Compose, seed: int, step: int) ->
     augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
     with without_metadata():
         crops = augment(case | {key: case[key].as_tensor() for key in ("image", "label")})
-    images, labels = (torch.stack([crop[key] for crop in crops]) for key in ("image", "label"))
+    images, labels = (send(torch.stack([crop[key] for crop in crops]), device) for key in ("image", "label"))
     return images.float(), labels, case["name"]
+
+
+def send(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    """Return a tensor on a device; a copy to a GPU starts from pinned memory, so that the host does not wait for it.
+
+    Args:
+        tensor: Tensor on any device.
+        device: Where to send it; None leaves it where it is.
+    """
+    if device is None or tensor.device.type == device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager
 def without_metadata() -> Iterator[None]:
-    """Turn off MONAI's tracking of affines and histories, which takes most of the time of its transforms."""
-    tracking = get_track_meta()
-    set_track_meta(False)
+    """Turn off MONAI's tracking of affines and histories, which takes most of the time of its transforms.
+
+    MONAI has one switch for all threads, so the last thread that leaves turns it on again.
+    """
+    _count_untracked(1)
     try:
         yield
     finally:
-        set_track_meta(tracking)
+        _count_untracked(-1)
+
+
+def _count_untracked(change: int) -> None:
+    global _untracked
+    with _lock:
+        _untracked += change
+        set_track_meta(_untracked == 0)

@@ -24,7 +24,7 @@ from monai.data.utils import correct_nifti_header_if_necessary
 from tqdm.auto import tqdm
 
 from swinunetr.dataset import Dataset
-from swinunetr.devices import available_memory
+from swinunetr.devices import Hardware, available_memory
 from swinunetr.errors import DatasetError
 from swinunetr.files import stand_in
 from swinunetr.recipe import SPACING_LIMITS_MM
@@ -129,7 +129,13 @@ class DatasetReport(Shown):
         return [Table(("data set", "found"), found), volumes]
 
 
-def check_dataset(dataset: Dataset, spacing_mm: Sequence[float], *, workers: int | None = None) -> DatasetReport:
+def check_dataset(
+    dataset: Dataset,
+    spacing_mm: Sequence[float],
+    *,
+    workers: int | None = None,
+    hardware: Hardware | None = None,
+) -> DatasetReport:
     """Read every file of ``dataset`` and report its contents.
 
     Args:
@@ -137,6 +143,7 @@ def check_dataset(dataset: Dataset, spacing_mm: Sequence[float], *, workers: int
         spacing_mm: Voxel spacing of the training grid in mm along x, y, z (right, anterior, superior), used to
             estimate the memory that preprocessed cases need.
         workers: Number of files that are read at the same time; None means one per CPU core.
+        hardware: Ranks that check the same data set; each reads the voxels of its share. None means one rank.
 
     Raises:
         DatasetError: Some files have errors that would stop training or make its result wrong, or no validation label
@@ -150,7 +157,10 @@ def check_dataset(dataset: Dataset, spacing_mm: Sequence[float], *, workers: int
     _run_check(check_pair, [s for s in readable if s.image and s.image.valid], 1, "Comparing images and labels")
     if not all(scan.valid for scan in scans):
         tqdm.write(f"{_error_table(scans)}\nChecking the voxels of the other files; interrupt to correct these first.")
-    _run_check(lambda scan: check_voxels(scan, dataset), readable, workers, "Checking voxels")
+    share = hardware.share(readable) if hardware else readable
+    _run_check(lambda scan: check_voxels(scan, dataset), share, workers, "Checking voxels")
+    if hardware:
+        _exchange(readable, share, hardware)
     images = [scan for scan in readable if scan.kind == "image" and scan.digest]
     _flag_repeats(images, lambda s: (s.shape, s.digest), "voxels", same_list)
     _flag_validation_without_organs(scans)
@@ -189,6 +199,15 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
             raise
     for scan, fault in zip(scans, found, strict=True):
         scan.faults += [fault] if fault else []
+
+
+def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
+    """Take over what the other ranks found in the voxels of their shares."""
+    names = ("faults", "digest", "scaling", "value_counts", "low", "high")
+    found = hardware.gather([((scan.kind, scan.file), {name: getattr(scan, name) for name in names}) for scan in share])
+    by_file = dict(found)
+    for scan in scans:
+        vars(scan).update(by_file[scan.kind, scan.file])
 
 
 def _validates_on_training_cases(dataset: Dataset) -> bool:

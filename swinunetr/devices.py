@@ -7,9 +7,12 @@ import ctypes
 import os
 import platform
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +24,12 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from swinunetr.errors import InputError
+
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(days=1)  # of a process for the others, which may still preprocess their cases
+SLOW_CUDNN = range(90800, 91500)
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CGROUP = Path("/sys/fs/cgroup")
 CONTAINER_MEMORY = (  # files of a container's limit, its use, and what of that is file cache, by version of cgroups
     ("memory.max", "memory.current", "memory.stat"),
@@ -39,6 +47,7 @@ class Hardware:
         name: Name of the device for tables and ``summary.json``.
         rank: Number of this process, from 0.
         ranks: Number of processes that train together; 1 without ``torchrun``.
+        warnings: What makes training slower than the hardware allows, in sentences.
     """
 
     device: torch.device
@@ -46,6 +55,7 @@ class Hardware:
     name: str
     rank: int = 0
     ranks: int = 1
+    warnings: tuple[str, ...] = ()
 
     def autocast(self) -> torch.autocast:
         """Return the context for the forward pass of the network; the loss is computed outside it, in float32."""
@@ -68,7 +78,7 @@ class Hardware:
         """Return the mean of a number over all ranks; every rank must call this method."""
         if self.ranks == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        total = torch.tensor(value, dtype=torch.float64)  # on the host, so that no GPU is waited for
         distributed.all_reduce(total)
         return float(total) / self.ranks
 
@@ -85,31 +95,126 @@ def find_hardware() -> Hardware:
     """Return the GPU if there is one, otherwise the CPU; under ``torchrun``, also connect the processes.
 
     The precision is bfloat16 if the hardware supports it, float16 on older GPUs such as Colab's T4, otherwise float32.
+
+    Raises:
+        InputError: PyTorch finds a GPU but cannot use it.
     """
-    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    on_gpu = torch.cuda.is_available()
+    rank, ranks, local = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        _open_gpu(local)
     if ranks > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if on_gpu else "gloo")
-        if not on_gpu:  # gloo's threads can abort a process that exits while they run
-            atexit.register(distributed.destroy_process_group)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
+        atexit.register(distributed.destroy_process_group)  # gloo's threads can abort a process that exits before
     if on_gpu:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        return Hardware(torch.device("cuda"), dtype, torch.cuda.get_device_name(), rank, ranks)
+        name = torch.cuda.get_device_name(local)
+        return Hardware(torch.device("cuda", local), dtype, name, rank, ranks, _slow_convolutions())
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     dtype = torch.bfloat16 if has_bf16 else None
-    return Hardware(torch.device("cpu"), dtype, f"{os.cpu_count()} CPU cores", rank, ranks)
+    unused = _unused_gpu([str(warning.message) for warning in caught])
+    return Hardware(torch.device("cpu"), dtype, f"{os.cpu_count()} CPU cores", rank, ranks, unused)
+
+
+def _open_gpu(number: int) -> None:
+    """Make a GPU the device of this process, and check that it can be used.
+
+    Raises:
+        InputError: There is no such GPU, or it refuses its memory.
+    """
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise InputError(
+            f"torchrun: process {number} has no GPU of its own: this machine has {count}. Lower --nproc-per-node to "
+            f"{count}."
+        )
+    try:
+        torch.cuda.set_device(number)
+        torch.zeros(1, device="cuda")
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"GPU {number} cannot be used ({reason}). It may be taken by another program (nvidia-smi lists them): stop "
+            "that program, or choose another GPU with CUDA_VISIBLE_DEVICES; an empty CUDA_VISIBLE_DEVICES means the "
+            "CPU. Then restart the kernel."
+        ) from error
+
+
+def _slow_convolutions() -> tuple[str, ...]:
+    """Return a warning if this PyTorch does not let cuDNN compute 3D convolutions in half precision.
+
+    From version 2.9, PyTorch avoids cuDNN 9.8 to 9.14 for them, and its own are several times slower.
+
+    Source: https://github.com/pytorch/pytorch/issues/166122
+    """
+    cudnn = torch.backends.cudnn.version() or 0
+    if cudnn not in SLOW_CUDNN or torch.__version__ < (2, 9):
+        return ()
+    return (
+        f"warning: PyTorch {torch.__version__} does not use its cuDNN {cudnn} for 3D convolutions in half precision, "
+        "which makes training several times slower and takes more memory; install another version of "
+        "requirements.txt, which leaves those out.",
+    )
+
+
+def _unused_gpu(messages: Sequence[str]) -> tuple[str, ...]:
+    """Return a warning if the machine has an NVIDIA GPU that PyTorch does not see.
+
+    Args:
+        messages: Warnings of PyTorch when it looked for a GPU, such as that the driver is too old.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in ("", "-1")
+    if hidden or not (NVIDIA_DRIVER.exists() or shutil.which("nvidia-smi")):
+        return ()
+    build = "" if torch.version.cuda else f"PyTorch {torch.__version__} is a build without CUDA. "
+    reason = build + " ".join(messages)
+    return (f"warning: this machine has an NVIDIA driver, but PyTorch finds no GPU and uses the CPU. {reason}".strip(),)
+
+
+@contextmanager
+def gpu_memory() -> Iterator[None]:
+    """Turn an out-of-memory error of the GPU into one message.
+
+    Raises:
+        InputError: The memory of the GPU is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(gpu_is_full(error)) from error
+
+
+def gpu_is_full(error: Exception) -> str:
+    """Return what to do about an out-of-memory error of the GPU."""
+    return (
+        "The GPU's memory is full. Lower crops_per_volume, then crop_size, and use another logdir; or stop other "
+        f"programs on the GPU and run again to continue. ({str(error).strip().splitlines()[0]})"
+    )
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Return whether an error says that the connection to another rank was lost, because that rank stopped."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def parallel(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module:
-    """Return the network to call in training; with several ranks, it averages the gradients over them."""
-    return DistributedDataParallel(model) if hardware.ranks > 1 else model
+    """Return the network to call in training; with several ranks, it averages the gradients over them.
+
+    Gradients are views of the buckets that are sent, which saves a copy. The only buffers are those of batch norm in
+    pre-training, which each rank keeps, so none are sent before each step.
+    """
+    if hardware.ranks == 1:
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def memory_bytes(hardware: Hardware) -> int:
     """Return the free memory of the device in bytes."""
-    return torch.cuda.mem_get_info()[0] if hardware.device.type == "cuda" else available_memory()
+    return torch.cuda.mem_get_info(hardware.device)[0] if hardware.device.type == "cuda" else available_memory()
 
 
 def available_memory() -> int:

@@ -13,7 +13,7 @@ from nibabel.affines import voxel_sizes
 from scipy.ndimage import find_objects
 from tqdm.auto import tqdm
 
-from swinunetr.devices import Hardware
+from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.inference import predict, to_source_grid
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_means, surface_scores
 from swinunetr.recipe import Recipe
@@ -100,8 +100,9 @@ def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardw
     classes, dice = len(organs) + 1, []
     title = "Measuring the upper bound of the resolution"
     for case in tqdm(hardware.share(cases), desc=title, leave=False, disable=hardware.rank > 0):
-        perfect = one_hot(case["label"].as_tensor()[None], classes, dtype=torch.uint8)[0]
-        labels = torch.from_numpy(to_source_grid(perfect, case["image"]))
+        with gpu_memory():
+            perfect = one_hot(case["label"].as_tensor()[None].to(hardware.device), classes, dtype=torch.uint8)[0]
+            labels = torch.from_numpy(to_source_grid(perfect, case["image"]))
         truth = torch.from_numpy(read_labels(case["label_source"]))
         dice.append(dice_per_organ(confusion_matrix(labels, truth, classes)))
     return dict(zip(organs, organ_means(np.stack(hardware.gather(dice))).tolist(), strict=True))

@@ -6,6 +6,7 @@ PyTorch's profiler shows what is slow in MONAI's SwinUNETR:
 - The attention masks are computed again in every forward pass.
 - On a CPU, instance norms convert channels-last activations to channels-first, and the next convolution converts them
   back.
+- On a GPU, the activation behind an instance norm copies the whole map in the backward pass.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ import torch.nn.functional as F
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import BasicLayer, WindowAttention, compute_mask, get_window_size
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MIN_CHANNELS = 32  # of a channels-last norm, which processes neighbouring channels together; with fewer it is slower
+# Kernels for attention on a GPU, the first that can compute it. Only the efficient one has a gradient for the bias;
+# the math one takes what the first refuses, such as four channels a head in half precision (the demo's network).
+KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+ALIGNMENT = 8  # of the rows of a bias, which the efficient kernel would otherwise copy to such rows
 
 
 def speed_up(model: SwinUNETR) -> SwinUNETR:
@@ -62,6 +68,8 @@ def shift_mask(
 ) -> Tensor:
     """Return MONAI's attention mask (windows, tokens, tokens): 0 within a region, -100 between regions.
 
+    On a GPU its rows are padded; see :func:`with_aligned_rows`.
+
     The mask is cached for the next forward pass; MONAI computes it in each pass. The largest, of the first stage of a
     96^3 crop, takes 81 MB in bfloat16 and 161 MB in float32.
 
@@ -73,7 +81,8 @@ def shift_mask(
         dtype: Type of the mask.
     """
     with torch.inference_mode(False):  # a tensor created in inference mode cannot be used in training
-        return compute_mask(dims, window, shift, device).to(dtype)
+        mask = compute_mask(dims, window, shift, device).to(dtype)
+        return with_aligned_rows(mask) if device.type == "cuda" else mask
 
 
 class FastWindowAttention(WindowAttention):
@@ -86,12 +95,25 @@ class FastWindowAttention(WindowAttention):
         b, n, c = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table[self.relative_position_index[:n, :n]]
-        bias = bias.permute(2, 0, 1).to(q.dtype)[None]  # (1, heads, tokens, tokens)
-        if mask is not None:
-            bias = bias + mask.to(q.dtype).unsqueeze(1)  # (windows, heads, tokens, tokens)
+        bias = bias.permute(2, 0, 1).to(q.dtype)  # (heads, tokens, tokens)
+        if x.is_cuda:
+            bias = with_aligned_rows(bias)
+        bias = bias[None] if mask is None else bias + mask.to(q.dtype).unsqueeze(1)  # (windows, heads, tokens, tokens)
         q, k, v = (part.unflatten(0, (-1, len(bias))) for part in (q * self.scale, k, v))
-        x = attend_fused(q, k, v, bias) if x.is_cuda else attend(q, k, v, bias)
+        x = attend_fused(q, k, v, bias[..., :n]) if x.is_cuda else attend(q, k, v, bias)
         return self.proj_drop(self.proj(x.transpose(2, 3).reshape(b, n, c)))
+
+
+def with_aligned_rows(bias: Tensor) -> Tensor:
+    """Return a contiguous copy of a bias or mask whose last axis is padded with zeros to a multiple of ``ALIGNMENT``.
+
+    PyTorch's fused attention only takes a mask whose last stride is 1, and computes in float32 without fusing for
+    others.
+
+    Args:
+        bias: Three axes, such as (heads, tokens, tokens); with four, ``F.pad`` would keep a permuted layout.
+    """
+    return F.pad(bias, (0, -bias.shape[-1] % ALIGNMENT)).contiguous()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -113,17 +135,25 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     Windows are passed as heads, since each window may have its own bias. Only GPUs have a kernel with a gradient for
     the bias; on a CPU it was no faster.
+
+    The kernel is not left to PyTorch: from version 2.11 it can choose that of cuDNN where no gradient is needed, which
+    refuses rows of 343 tokens.
     """
     q_heads, k_heads, v_heads = (part.flatten(1, 2) for part in (q, k, v))
     mask = bias.flatten(0, 1)[None]
-    return F.scaled_dot_product_attention(q_heads, k_heads, v_heads, attn_mask=mask, scale=1.0).reshape(q.shape)
+    with sdpa_kernel(KERNELS):
+        return F.scaled_dot_product_attention(q_heads, k_heads, v_heads, attn_mask=mask, scale=1.0).reshape(q.shape)
 
 
 class FastInstanceNorm3d(nn.InstanceNorm3d):
-    """Instance norm that keeps bfloat16 activations on a CPU channels-last, which is faster for convolutions.
+    """Instance norm by the function that suits the device.
 
-    PyTorch's instance norm copies them to channels-first. Batch norm of a single image computes the same and accepts
-    both layouts. In float32 its channels-last sums are less exact (7e-5 at 96^3), so instance norm is used there.
+    On a GPU this is group norm with one channel a group, which computes the same: PyTorch's instance norm returns a
+    view, and the in-place activation behind it then copies the whole map in the backward pass.
+
+    On a CPU in bfloat16 it keeps activations channels-last, which is faster for convolutions. PyTorch's instance norm
+    copies them to channels-first. Batch norm of a single image computes the same and accepts both layouts. In float32
+    its channels-last sums are less exact (7e-5 at 96^3), so instance norm is used there.
 
     PyTorch's instance norm has a bug (2.8 to 2.13, CPU): for a single image and a channels-last gradient it returns a
     wrong gradient. The hook makes the gradient contiguous; ``tests/test_fast_swin.py`` reproduces the bug.
@@ -131,6 +161,8 @@ class FastInstanceNorm3d(nn.InstanceNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of each image in (B, C, D, H, W)."""
+        if x.is_cuda and not self.track_running_stats:
+            return self.by_channel(x)
         faster = x.device.type == "cpu" and x.dtype is torch.bfloat16 and x.shape[1] >= MIN_CHANNELS
         if not faster or self.track_running_stats:
             y = super().forward(x)
@@ -141,6 +173,11 @@ class FastInstanceNorm3d(nn.InstanceNorm3d):
         options = {"weight": self.weight, "bias": self.bias, "training": True, "eps": self.eps}
         normed = [F.batch_norm(image, None, None, **options) for image in images]
         return torch.cat(normed) if len(normed) > 1 else normed[0]
+
+    def by_channel(self, x: Tensor) -> Tensor:
+        """Return the same by group norm, in the dtype of ``x``."""
+        with torch.autocast(x.device.type, enabled=False):  # which would compute group norm in float32
+            return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
 
 
 # The faster class for each class of MONAI or PyTorch.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,8 +26,12 @@ from monai.transforms import (
 from tqdm.auto import tqdm
 
 from swinunetr.cache import cache_file, read_cache, write_cache
+from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
 from swinunetr.recipe import CommonRecipe
+
+# Where pydicom is installed, MONAI warns for each file that one more decoder of DICOM, which nothing here uses, is not.
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
 UNLABELLED_PARTS = ("image",)  # of a cached case
@@ -81,6 +86,7 @@ def prepare_cases(
     description: str = "Preprocessing cases",
     cache_dir: str | Path | None = None,
     in_memory: bool = True,
+    hardware: Hardware | None = None,
 ) -> list[dict]:
     """Preprocess all cases in parallel and return them in the same order.
 
@@ -93,6 +99,8 @@ def prepare_cases(
             settings or the code changed. None or empty means no cache.
         in_memory: Whether to load cases from the cache into memory. Otherwise they are mapped from their files, and
             the operating system reads the parts that are used. Has no effect without ``cache_dir``.
+        hardware: Ranks that prepare the same cases. With several and a ``cache_dir``, each preprocesses its share, and
+            all map the cache, so that the machine holds one copy. None means one rank.
 
     Returns:
         Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``image`` and, if
@@ -103,6 +111,8 @@ def prepare_cases(
         InputError: A case, which the message names, cannot be read or preprocessed, or there are more cases than files
             that the system can map.
     """
+    shared = cache_dir and hardware is not None and hardware.ranks > 1
+    in_memory = in_memory and not shared
     if cache_dir and not in_memory:
         _require_mappings(len(entries))
 
@@ -120,13 +130,35 @@ def prepare_cases(
         files = {"source": entry["image"], "label_source": entry.get("label")}
         return parts | volumes | {"name": entry["name"]} | files
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        cases = list(
-            tqdm(pool.map(load_or_preprocess, entries), total=len(entries), desc=description, disable=not description)
-        )
+    if shared:
+        _prepare_share(load_or_preprocess, entries, hardware, description)
+    cases = _in_threads(load_or_preprocess, entries, description)
     if vanished := _vanished(cases, recipe.spacing_mm):
         tqdm.write("\n".join(vanished))
     return cases
+
+
+def _in_threads(prepare: Callable[[dict], dict], entries: Sequence[dict], description: str) -> list[dict]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(prepare, entries)
+        return list(tqdm(found, total=len(entries), desc=description, disable=not description))
+
+
+def _prepare_share(
+    prepare: Callable[[dict], dict], entries: Sequence[dict], hardware: Hardware, description: str
+) -> None:
+    """Prepare this rank's share of the cases, and wait until the other ranks have prepared theirs.
+
+    Raises:
+        InputError: A case of any rank cannot be prepared; all ranks raise the same error.
+    """
+    errors = []
+    try:
+        _in_threads(prepare, hardware.share(entries), f"{description}, a share" if description else "")
+    except InputError as error:
+        errors.append(str(error))
+    if errors := hardware.gather(errors):
+        raise InputError(errors[0])
 
 
 def _require_mappings(volumes: int) -> None:

@@ -8,7 +8,7 @@ SwinUNETR makes the reconstruction, so that the whole network is pre-trained and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,8 @@ from monai.networks.nets import SwinUNETR
 from monai.transforms import Compose, RandCoarseDropout, RandCoarseShuffle, RandSpatialCrop
 from torch import Tensor, nn
 
-from swinunetr.batches import next_case, without_metadata
+from swinunetr.ahead import read_ahead
+from swinunetr.batches import next_case, send, without_metadata
 from swinunetr.devices import Hardware
 from swinunetr.inference import evaluating
 from swinunetr.recipe import TASKS, PretrainingRecipe
@@ -43,7 +44,7 @@ class Views:
 
     def to(self, device: torch.device) -> Views:
         """Return the views on a device."""
-        return Views(self.masked.to(device), self.whole.to(device), self.rotations.to(device), self.names)
+        return Views(*(send(part, device) for part in (self.masked, self.whole, self.rotations)), self.names)
 
 
 def masking(recipe: PretrainingRecipe) -> Compose:
@@ -61,6 +62,20 @@ def masking(recipe: PretrainingRecipe) -> Compose:
             RandCoarseDropout(holes=holes, spatial_size=block, prob=1.0),
         ]
     )
+
+
+def pretraining_batches(
+    cases: list[dict], recipe: PretrainingRecipe, numbers: Iterable[int], hardware: Hardware
+) -> Iterator[Views]:
+    """Yield the views of each batch on the device; on a GPU, the next ones are made in a thread meanwhile.
+
+    Args:
+        cases: Preprocessed cases with ``image`` (1, X, Y, Z) and ``name``.
+        recipe: Settings of the run.
+        numbers: Numbers of the batches, from 1.
+        hardware: Device of the run.
+    """
+    return read_ahead(lambda number: pretraining_batch(cases, recipe, number).to(hardware.device), numbers, hardware)
 
 
 def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int) -> Views:
@@ -171,8 +186,7 @@ def evaluate_tasks(
     """
     batches = []
     with evaluating(model):
-        for number in range(1, HELD_OUT_BATCHES + 1):
-            views = pretraining_batch(cases, recipe, number).to(hardware.device)
+        for views in pretraining_batches(cases, recipe, range(1, HELD_OUT_BATCHES + 1), hardware):
             with hardware.autocast():
                 outputs = model(views.masked)
             scores = {name: float(loss) for name, loss in task_losses(outputs, views, recipe).items()}

@@ -24,15 +24,17 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from swinunetr.checkpoints import save_weights
 from swinunetr.colours import save_label_names
-from swinunetr.devices import Hardware, versions
+from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, versions
 from swinunetr.errors import InputError, TrainingStopped
 from swinunetr.files import claim_folder, replacing
 from swinunetr.settings import differences, identity
 
+LEAST_SCALE = 2**-4  # of a loss in float16; it begins at 2^16 and halves where gradients overflow
 MOST_SECONDS = 60  # to which slow saving may stretch the time between two states
 RESULTS = ("state.pt", "state.previous.pt", "metrics.csv", "best_model.pth", "evaluation.csv")
 _locks: dict[Path, FileLock] = {}  # held until this process exits, so that a notebook cell can be run again
@@ -77,6 +79,7 @@ class RunFolder:
         self.settings = json.loads(json.dumps(settings))  # as read back from a file: tuples become lists
         self.losses: list[float] = []  # of the steps since the last validation
         self.history: list[dict[str, float]] = []  # one row per validation, as in metrics.csv
+        self.best: dict[str, float] = {"step": 0, "mean_dice": math.nan}  # row with the best mean Dice so far
         self.step, self.seconds_before, self.started = 0, 0.0, time.monotonic()
         self._stop_asked, self._saved_at, self._save_took = False, time.monotonic(), 0.0
         if not str(logdir):
@@ -163,6 +166,7 @@ class RunFolder:
                 )
             self.step, self.seconds_before = state["step"], state["seconds"]
             self.losses, self.history = state["losses"], state["history"]
+            self.best = max(self.history, key=_dice_of, default=self.best)
             return state
         if files:
             raise InputError(f"logdir: no state in '{self.path}' can be read. Choose another folder to start again.")
@@ -179,6 +183,7 @@ class RunFolder:
                 "Choose another folder."
             )
         self.step, self.history = last, [row | {"step": int(row["step"])} for row in rows]
+        self.best = max(self.history, key=_dice_of)
         if (self.path / "summary.json").exists():
             self.seconds_before = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))["seconds"]
 
@@ -214,7 +219,7 @@ class RunFolder:
         """Stop after the current step on the first Ctrl-C or SIGTERM, and at once on the second.
 
         Raises:
-            TrainingStopped: The memory of the GPU is full.
+            TrainingStopped: The memory of the GPU is full, or another rank stopped.
         """
 
         def ask(number: int, frame: object) -> None:
@@ -227,9 +232,13 @@ class RunFolder:
         try:
             yield
         except torch.OutOfMemoryError as error:
+            raise TrainingStopped(gpu_is_full(error)) from error
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
             raise TrainingStopped(
-                "The GPU's memory is full. Lower crops_per_volume, then crop_size, and use another logdir; or stop "
-                f"other programs on the GPU and run again to continue. ({str(error).splitlines()[0]})"
+                f"Another of the {self.hardware.ranks} processes stopped in step {self.step + 1}; its own message says "
+                "why. Run again with this logdir to continue."
             ) from error
         finally:
             for number, handler in before.items():
@@ -247,6 +256,8 @@ class RunFolder:
         """
         row = {"step": step, "train_loss": float(np.mean(self.losses)), **scores}
         self.losses = []
+        if not self.history or _dice_of(row) > _dice_of(self.best):
+            self.best = row
         self.history.append(row)
         if self.writes:
             self._write_metrics(row)
@@ -320,13 +331,6 @@ class RunFolder:
         return self.seconds_before + time.monotonic() - self.started
 
     @property
-    def best(self) -> dict[str, float]:
-        """Return the validation with the best mean Dice so far; step 0 and NaN before the first validation."""
-        if not self.history:
-            return {"step": 0, "mean_dice": math.nan}
-        return max(self.history, key=lambda row: np.nan_to_num(row.get("mean_dice", math.nan), nan=-1))
-
-    @property
     def best_dice(self) -> float:
         """Return the best mean Dice so far, 0 before the first validation."""
         return self.best["mean_dice"] if self.history else 0.0
@@ -376,28 +380,47 @@ class RunFolder:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def require_finite(loss: float, model: torch.nn.Module, step: int, case: str, scaled: bool = False) -> None:
-    """Check that loss and gradients are finite, before the optimizer changes the weights.
+def require_finite(
+    loss: Tensor, model: torch.nn.Module, step: int, case: str, hardware: Hardware, scaler: torch.amp.GradScaler
+) -> float:
+    """Return the mean loss over all ranks, after checking that loss and gradients are finite.
+
+    The optimizer must not have changed the weights yet. Loss and norm of the gradients are read from the device
+    together, so that the host waits for a GPU once per step.
 
     Args:
         loss: Loss of the step.
         model: Network with the gradients of the step.
         step: Number of the step.
         case: Name of the case, or of the cases, of the step.
-        scaled: Whether a :class:`torch.amp.GradScaler` scales the gradients. It skips steps in which float16 overflows,
-            so only the loss is checked.
+        hardware: Ranks that train together.
+        scaler: Loss scaler. If it is enabled, only the loss is checked, as it skips steps in which float16 overflows;
+            each of them halves its scale, which must stay above ``LEAST_SCALE``.
 
     Raises:
-        TrainingStopped: The loss or a gradient is NaN or infinite; the message names step and case.
+        TrainingStopped: The loss or a gradient is NaN or infinite, or all gradients overflow; the message names step
+            and case.
     """
-    gradients = [] if scaled else [p.grad for p in model.parameters() if p.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise TrainingStopped(
-            f"Step {step} on case '{case}' gave a loss of {loss} and a gradient norm of {norm}. The last saved state "
-            "is from before this step. Check the intensities and labels of that case; if they are correct, lower "
-            "learning_rate and use another logdir."
-        )
+    gradients = [] if scaler.is_enabled() else [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients).to(loss.device)
+    value, norm = torch.stack([loss.detach().double(), norm.double()]).tolist()
+    value = hardware.mean(value)
+    if not (math.isfinite(value) and math.isfinite(norm)):
+        found = f"gave a loss of {value} and a gradient norm of {norm}"
+    elif scaler.get_scale() < LEAST_SCALE:
+        found = f"has gradients that overflow in float16, as in many steps before: their scale fell below {LEAST_SCALE}"
+    else:
+        return value
+    raise TrainingStopped(
+        f"Step {step} on case '{case}' {found}. The last saved state is from before this step. Check the intensities "
+        "and labels of that case; if they are correct, lower learning_rate and use another logdir."
+    )
+
+
+def _dice_of(row: dict[str, float]) -> float:
+    """Return the mean Dice of a validation; -1 if no organ has one, or in pre-training."""
+    dice = row.get("mean_dice", math.nan)
+    return -1.0 if math.isnan(dice) else dice
 
 
 def _require_one_network(

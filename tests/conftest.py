@@ -1,7 +1,10 @@
 """Fixtures of several test files: a small data set in BTCV's layout, and small networks without equal tensors."""
 
 import json
+import os
 from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch looks for GPUs, so that tests do the same on every machine
 
 import nibabel as nib
 import numpy as np
@@ -36,17 +39,22 @@ def write_case(folder: Path, number: int, shape=(70, 72, 68), affine=None) -> di
 
 @pytest.fixture
 def small_data(tmp_path: Path) -> tuple[Path, Path]:
-    """Return the JSON and the folder of two training cases and one validation case with two organs each."""
-    entries = [write_case(tmp_path, number) for number in (1, 2, 3)]
+    """Return the JSON and the folder of a small data set."""
+    return write_small_data(tmp_path)
+
+
+def write_small_data(folder: Path) -> tuple[Path, Path]:
+    """Write two training cases and one validation case with two organs each; return the JSON and the folder."""
+    entries = [write_case(folder, number) for number in (1, 2, 3)]
     content = {
         "modality": {"0": "CT"},
         "labels": {"0": "background", "1": "left box", "2": "right box"},
         "training": entries[:2],
         "validation": entries[2:],
     }
-    json_path = tmp_path / "dataset.json"
+    json_path = folder / "dataset.json"
     json_path.write_text(json.dumps(content))
-    return json_path, tmp_path
+    return json_path, folder
 
 
 @pytest.fixture

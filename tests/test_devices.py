@@ -8,23 +8,49 @@ import sys
 import pytest
 import torch
 import two_ranks
-from conftest import PROJECT
+from conftest import PROJECT, write_small_data
+from torch.torch_version import TorchVersion
 
 from swinunetr import devices
 from swinunetr.devices import Hardware, parallel
+from swinunetr.errors import InputError
 
 
-def test_two_ranks_have_the_same_losses_as_one_process_with_both_volumes(tmp_path):
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Return a folder with what two processes under torchrun wrote, and their output."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    json_path, _ = write_small_data(folder / "data")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    command = [*launcher, str(PROJECT / "tests/two_ranks.py"), str(tmp_path / "out.json")]
+    command = [*launcher, str(PROJECT / "tests/two_ranks.py"), str(json_path), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "out.json").read_text())
+    assert (folder / "out.json").exists(), done.stderr[-3000:]
+    return folder
+
+
+def test_two_ranks_have_the_same_losses_as_one_process_with_both_volumes(two):
+    result = json.loads((two / "out.json").read_text())
     assert result["ranks"] == 2
     assert result["shared"] == [[0, 0], [1, 1], [2, 0], [3, 1], [4, 0]]
     single = Hardware(torch.device("cpu"), None, "CPU")
     assert result["losses"] == pytest.approx(two_ranks.train(single, samples_per_step=2), rel=1e-4)
+
+
+def test_two_ranks_check_and_prepare_a_share_each_and_have_all_cases(two):
+    first, second = json.loads((two / "out.json").read_text())["prepared"]
+    assert len(first["voxels"]) == len(second["voxels"]) == 3  # of six files
+    assert set(first["voxels"]).isdisjoint(second["voxels"])
+    assert (first["cases"], second["cases"]) == (["img0001"], ["img0002"])
+    assert first["total"] == second["total"] != 0 and first["fingerprint"] == second["fingerprint"]
+    assert len(first["fingerprint"]) == 3
+
+
+def test_memory_of_one_rank_that_is_full_stops_both_with_one_reason(two):
+    other, full = ((two / f"stopped.{rank}.txt").read_text() for rank in (0, 1))
+    assert "The GPU's memory is full" in full and "2 GiB" in full
+    assert "Another of the 2 processes stopped in step 3; its own message says why" in other
+    assert (two / "run/state.pt").exists()
 
 
 def test_one_process_keeps_all_items_and_the_plain_network():
@@ -52,3 +78,40 @@ def test_a_container_has_what_its_limit_leaves_besides_the_file_cache(version, t
     assert devices.available_memory() == 1_500_000
     (tmp_path / devices.CONTAINER_MEMORY[version][0]).write_text("max\n")
     assert devices.available_memory() > 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("version", "cudnn", "slow"),
+    [("2.8.0", 91002, False), ("2.9.1", 91002, True), ("2.10.0", 91499, True), ("2.11.0", 91900, False)],
+)
+def test_versions_that_take_convolutions_away_from_cudnn_are_named(monkeypatch, version, cudnn, slow):
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    found = devices._slow_convolutions()
+    assert bool(found) is slow
+    assert not slow or f"PyTorch {version} does not use its cuDNN {cudnn}" in found[0]
+
+
+def test_a_gpu_that_pytorch_does_not_see_is_named(monkeypatch, tmp_path):
+    driver = tmp_path / "version"
+    monkeypatch.setattr(devices, "NVIDIA_DRIVER", driver)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert devices._unused_gpu(["The driver is too old"]) == ()
+    driver.touch()
+    (found,) = devices._unused_gpu(["The driver is too old"])
+    assert "finds no GPU and uses the CPU" in found and found.endswith("The driver is too old")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+    assert devices._unused_gpu(["The driver is too old"]) == ()
+
+
+def test_a_gpu_that_cannot_be_used_is_one_message(monkeypatch):
+    def refuse(number):
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nmore lines")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    with pytest.raises(InputError, match="GPU 1 cannot be used .CUDA error: all CUDA-capable.*CUDA_VISIBLE_DEVICES"):
+        devices._open_gpu(1)
+    with pytest.raises(InputError, match="process 2 has no GPU of its own: this machine has 2"):
+        devices._open_gpu(2)

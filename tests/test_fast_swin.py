@@ -7,7 +7,16 @@ import torch
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import compute_mask
 
-from swinunetr.fast_swin import FASTER, FastInstanceNorm3d, attend, attend_fused, shift_mask, speed_up
+from swinunetr import fast_swin
+from swinunetr.fast_swin import (
+    FASTER,
+    FastInstanceNorm3d,
+    attend,
+    attend_fused,
+    shift_mask,
+    speed_up,
+    with_aligned_rows,
+)
 from swinunetr.network import LegacyPatchMerging
 
 
@@ -124,6 +133,37 @@ def test_mask_equals_monai_and_is_cached():
     assert set(mask.unique().tolist()) == {-100, 0}
     assert shift_mask(*sizes, torch.device("cpu"), torch.float32) is mask and not mask.is_inference()
     assert torch.equal(shift_mask(*sizes, torch.device("cpu"), torch.bfloat16).float(), mask)
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_attention_on_a_gpu_gets_a_mask_that_its_kernel_takes(monkeypatch, shift):
+    seen = []
+
+    def kernel(q, k, v, attn_mask, scale):
+        seen.append((attn_mask.stride(), *(part.stride(-1) for part in (q, k, v))))
+        return torch.nn.functional.softmax(q @ k.transpose(-2, -1) + attn_mask, -1) @ v
+
+    plain, fast = plain_and_fast(window=5)  # 125 tokens, which is no multiple of 8
+    attention = fast.swinViT.layers1[0].blocks[0].attn
+    x = torch.randn(8, 125, 12)
+    mask = shift_mask((10, 10, 10), (5, 5, 5), (shift,) * 3, torch.device("cpu"), torch.float32) if shift else None
+    expected = attention(x, mask)
+    monkeypatch.setattr(fast_swin.F, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    found = attention(x, None if mask is None else with_aligned_rows(mask))
+    torch.testing.assert_close(found, expected)
+    ((strides, *last),) = seen
+    assert strides[-1] == 1 and not any(stride % 8 for stride in strides[:-1]) and last == [1, 1, 1]
+
+
+def test_norm_on_a_gpu_equals_instance_norm():
+    x = (3 + torch.randn(2, 6, 8, 5, 7)).requires_grad_()
+    for affine in (True, False):
+        norm = FastInstanceNorm3d(6, affine=affine)
+        both = [function(x) for function in (norm.by_channel, torch.nn.InstanceNorm3d.forward.__get__(norm))]
+        torch.testing.assert_close(*both)
+        gradients = [torch.autograd.grad(y.square().sum() + y.sum(), x)[0] for y in both]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_fused_attention_equals_attention_with_the_gradient_of_the_bias():

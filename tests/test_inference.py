@@ -1,5 +1,7 @@
 """Resampling to the scan's own grid, files of predictions, and sliding-window inference with axis flips."""
 
+import weakref
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -146,3 +148,53 @@ def test_flips_average_over_all_flipped_volumes():
     assert plain[0].std() > 0.2
     torch.testing.assert_close(flipped[0], torch.full_like(flipped[0], 0.5), atol=0.01, rtol=0)
     torch.testing.assert_close(flipped[1], plain[1], atol=0.01, rtol=0)  # this output is flipped with the volume
+
+
+class FullMemory:
+    """A sliding window whose calls fail as on a GPU without free memory; it keeps what it was called with."""
+
+    def __init__(self, failing_calls):
+        self.failing, self.calls, self.kept = failing_calls, [], []
+
+    def __call__(self, model, batch, recipe, hardware, stitch_on):
+        large = torch.zeros(3)  # stands for the tensors of an attempt
+        freed = all(tensor() is None for tensor in self.kept)
+        self.kept.append(weakref.ref(large))
+        self.calls.append((recipe.windows_per_batch, str(stitch_on), freed))
+        if len(self.calls) in self.failing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return batch[0].float() + len(self.calls)
+
+
+def test_a_scan_that_does_not_fit_into_the_gpu_is_collected_in_main_memory(monkeypatch):
+    slide = FullMemory({1})
+    monkeypatch.setattr(inference, "_slide", slide)
+    image = torch.rand(1, 4, 4, 4)
+    logits = inference.predict(torch.nn.Identity(), image, SMALL, find_hardware())
+    assert torch.equal(logits, image + 2)
+    # The second attempt begins when nothing keeps the tensors of the first one.
+    assert slide.calls == [(SMALL.windows_per_batch, "cpu", True), (1, "cpu", True)]
+
+
+def test_memory_that_fills_up_in_a_later_flip_changes_nothing(monkeypatch):
+    image = torch.rand(1, 4, 4, 4)
+    monkeypatch.setattr(inference, "_slide", FullMemory({4}))
+    logits = inference.predict(torch.nn.Identity(), image, SMALL, find_hardware(), flips=True)
+    torch.testing.assert_close(logits, image + (1 + 2 + 3 + 5 + 6 + 7 + 8 + 9) / 8)
+
+
+def test_a_gpu_too_small_for_one_window_is_one_message(monkeypatch):
+    monkeypatch.setattr(inference, "_slide", FullMemory({1, 2}))
+    with pytest.raises(InputError, match="The GPU's memory is full. Lower crops_per_volume.*2 GiB"):
+        inference.predict(torch.nn.Identity(), torch.rand(1, 4, 4, 4), SMALL, find_hardware())
+
+
+def test_cases_are_segmented_one_after_another(tmp_path):
+    case, files = preprocessed_case(tmp_path)
+    torch.manual_seed(0)
+    model = torch.nn.Conv3d(1, 3, 1)
+    alone = inference.segment_case(model, case, SMALL, find_hardware(), tmp_path / "alone.nii.gz")
+    for found, *labels in inference.segment_cases(model, [case, case], SMALL, find_hardware(), tmp_path / "out"):
+        assert found is case and torch.equal(labels[0], alone[0])
+        np.testing.assert_array_equal(labels[1], alone[1])
+    assert (tmp_path / "out/c.nii.gz").read_bytes()[10:] == (tmp_path / "alone.nii.gz").read_bytes()[10:]

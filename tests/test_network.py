@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from swinunetr import network
 from swinunetr.checkpoints import build_swinunetr, load_pretrained
 from swinunetr.devices import Hardware
+from swinunetr.errors import InputError
 from swinunetr.network import LegacyPatchMerging, describe_speed, place_network, training_bytes
 
 
@@ -79,3 +81,28 @@ def test_a_copy_of_a_placed_network_uses_its_own_weights():
         assert torch.equal(model.encoder10(x), other.encoder10(x)) and model.encoder10(x).dtype is torch.float32
         other.encoder10.layer.conv1.conv.weight.mul_(-1)
         assert not torch.equal(model.encoder10(x), other.encoder10(x))
+
+
+def test_training_on_a_gpu_needs_less_memory_than_on_a_cpu():
+    model = SwinUNETR(in_channels=1, out_channels=14, feature_size=48)
+    cpu, gpu = (Hardware(torch.device(name), torch.bfloat16, name) for name in ("cpu", "cuda"))
+    voxels = 4 * 96**3
+    assert training_bytes(model, voxels, gpu) == pytest.approx(9.2e9, rel=0.01)  # counted_step.py counts 9.05 GB
+    assert training_bytes(model, voxels, cpu) > 2 * training_bytes(model, voxels, gpu)
+
+
+@pytest.mark.parametrize(("features", "shown"), [(48, "fused, with masks"), (12, "not fused.*4")])
+def test_attention_on_a_gpu_is_fused_for_multiples_of_eight_channels_per_head(features, shown):
+    gpu = Hardware(torch.device("cuda", 0), torch.float16, "GPU", warnings=("warning: an old driver",))
+    table = str(describe_speed(SwinUNETR(in_channels=1, out_channels=2, feature_size=features), gpu))
+    assert re.search(f"attention +{shown}", table) and table.endswith("warning: an old driver")
+
+
+def test_a_network_that_does_not_fit_into_the_gpu_is_one_message(monkeypatch):
+    def full(self, *args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+
+    monkeypatch.setattr(SwinUNETR, "to", full)
+    model = SwinUNETR(in_channels=1, out_channels=2, feature_size=12)
+    with pytest.raises(InputError, match="The GPU's memory is full.*20 MiB"):
+        place_network(model, Hardware(torch.device("cpu"), None, "CPU"))

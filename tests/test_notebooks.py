@@ -183,17 +183,32 @@ def test_a_killed_run_continues_to_the_same_result(demo, tmp_path):
     assert (tmp_path / "run/metrics.csv").read_bytes() == (demo / "run/metrics.csv").read_bytes()
 
 
-def test_two_ranks_under_torchrun_make_one_run(tmp_path):
-    run = f"{sys.executable} -m papermill {NOTEBOOK} {tmp_path}/out.$RANK.ipynb -p logdir {tmp_path}/run"
-    options = "-p max_steps 2 -p eval_every 2 -p crop_size 64"
+def two_ranks(notebook: Path, folder: Path, parameters: dict[str, object]) -> None:
+    """Run a notebook by papermill in two processes under torchrun, with its logdir in ``folder``."""
+    values = " ".join(f"-p {name} {value}" for name, value in (parameters | {"logdir": folder / "run"}).items())
+    command = f"{sys.executable} -m papermill {notebook} {folder}/out.$RANK.ipynb {values}"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    done = subprocess.run([*launcher, "bash", "-c", f"{run} {options}"], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run([*launcher, "bash", "-c", command], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_ranks_under_torchrun_make_one_run(tmp_path):
+    two_ranks(NOTEBOOK, tmp_path, {"max_steps": 2, "eval_every": 2, "crop_size": 64})
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
     assert len(list((tmp_path / "run/predictions").glob("*.nii.gz"))) == 6
     assert len((tmp_path / "run/evaluation.csv").read_text().splitlines()) == 1 + 6 * 13
     assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
     assert "2 steps of 2 crops from 2 volume(s)" in (tmp_path / "out.0.ipynb").read_text()
+
+
+def test_two_ranks_under_torchrun_make_one_run_of_pretraining(scans, tmp_path):
+    options = {"data_root": scans, "recipe_name": "demo", "cache_dir": tmp_path / "cache", "max_steps": 2}
+    two_ranks(PRETRAINING, tmp_path, options | ONE_VIEW | {"eval_every": 1})
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == 3
+    assert len(torch.load(tmp_path / "run/ssl_pretrained_weights.pth", weights_only=True)) > 100
+    assert "2 steps of 2 views on 2 device(s)" in (tmp_path / "out.0.ipynb").read_text()
 
 
 def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_path):

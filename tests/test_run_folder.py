@@ -366,15 +366,34 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
     shutil.rmtree(tmp_path)
 
 
+NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
+
+
 @pytest.mark.parametrize(("loss", "gradient"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))])
 def test_a_step_with_nan_or_infinity_stops_the_run(loss, gradient):
     model = network()["model"]
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
-    with pytest.raises(TrainingStopped, match="Step 7 on case 'img0003'"):
-        require_finite(loss, model, 7, "img0003")
+    with pytest.raises(TrainingStopped, match="Step 7 on case 'img0003' gave a loss"):
+        require_finite(torch.tensor(loss), model, 7, "img0003", find_hardware(), NO_SCALER)
 
 
-def test_a_finite_step_passes():
+def test_a_finite_step_passes_and_gives_its_loss():
     parts = network()
-    require_finite(train_step(1, **parts), parts["model"], 1, "img0001")
+    train_step(1, **parts)
+    loss = torch.tensor(0.1)
+    assert require_finite(loss, parts["model"], 1, "img0001", find_hardware(), NO_SCALER) == float(loss)
+
+
+def test_float16_gradients_that_overflow_in_every_step_stop_the_run():
+    model = network()["model"]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    for scale, stops in ((1.0, False), (2.0**-5, True)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(torch.tensor(1.0))  # makes the scale
+        if stops:
+            with pytest.raises(TrainingStopped, match="Step 9 on case 'c'.*overflow in float16"):
+                require_finite(torch.tensor(1.0), model, 9, "c", find_hardware(), scaler)
+        else:
+            assert require_finite(torch.tensor(1.0), model, 9, "c", find_hardware(), scaler) == 1

@@ -1,14 +1,21 @@
-"""Train a few steps under torchrun and write the losses to a file; ``test_devices.py`` starts this and reads them."""
+"""What two processes do under torchrun: train, prepare cases, run out of memory; ``test_devices.py`` starts this."""
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from conftest import SMALL
 from monai.losses import DiceCELoss
 
+from swinunetr import checks, preprocessing
 from swinunetr.checkpoints import build_swinunetr
+from swinunetr.dataset import read_dataset
 from swinunetr.devices import Hardware, find_hardware, parallel
+from swinunetr.errors import TrainingStopped
+from swinunetr.run_folder import RunFolder, require_finite
 
 STEPS = 3
 
@@ -39,11 +46,65 @@ def train(hardware: Hardware, samples_per_step: int) -> list[float]:
     return losses
 
 
-if __name__ == "__main__":
+def prepare(hardware: Hardware, json_path: str, folder: Path) -> dict[str, object]:
+    """Check and prepare the training cases; return what this rank read and preprocessed, and a sum of all voxels."""
+    voxels = record(checks, "check_voxels", lambda scan, dataset: Path(scan.path).name)
+    cases = record(preprocessing, "_preprocess", lambda entry, recipe, modality: entry["name"])
+    dataset = read_dataset(json_path, Path(json_path).parent)
+    report = checks.check_dataset(dataset, SMALL.spacing_mm, hardware=hardware)
+    prepared = preprocessing.prepare_cases(
+        dataset.training, SMALL, "CT", description="", cache_dir=folder / "cache", hardware=hardware
+    )
+    total = sum(float(case["image"].as_tensor().float().sum()) for case in prepared)
+    return {"voxels": voxels, "cases": cases, "total": total, "fingerprint": report.fingerprint}
+
+
+def record(module: object, name: str, key: Callable[..., str]) -> list[str]:
+    """Replace a function by one that also notes the key of its arguments, and return the list of keys."""
+    keys, function = [], getattr(module, name)
+
+    def noted(*arguments: object) -> object:
+        keys.append(key(*arguments))
+        return function(*arguments)
+
+    setattr(module, name, noted)
+    return keys
+
+
+def run_out_of_memory(hardware: Hardware, logdir: Path) -> None:
+    """Train until the memory of the second rank is full."""
+    run = RunFolder(logdir, {"recipe": {"max_steps": 4, "learning_rate": 1e-3}}, hardware)
+    model = torch.nn.Linear(3, 2)
+    network, optimizer = parallel(model, hardware), torch.optim.AdamW(model.parameters())
+    run.restore(model=model, optimizer=optimizer)
+    with run.stopping_cleanly():
+        for step in range(1, 5):
+            if step == 3 and hardware.rank == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            loss = network(torch.randn(4, 3)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            run.losses.append(require_finite(loss, model, step, "case", hardware, hardware.scaler()))
+            optimizer.step()
+            run.keep(step, step == 4, model=model, optimizer=optimizer)
+
+
+def main(json_path: str, folder: Path) -> None:
+    """Do all of it, and write what both ranks found."""
     torch.set_num_threads(1)
     hardware = find_hardware()
     losses = train(hardware, samples_per_step=1)
     shared = hardware.gather([(number, hardware.rank) for number in hardware.share(range(5))])
+    prepared = hardware.gather([prepare(hardware, json_path, folder)])
     if hardware.rank == 0:
-        result = {"ranks": hardware.ranks, "losses": losses, "shared": sorted(shared)}
-        Path(sys.argv[1]).write_text(json.dumps(result))
+        result = {"ranks": hardware.ranks, "losses": losses, "shared": sorted(shared), "prepared": prepared}
+        (folder / "out.json").write_text(json.dumps(result))
+    try:
+        run_out_of_memory(hardware, folder / "run")
+    except TrainingStopped as error:
+        (folder / f"stopped.{hardware.rank}.txt").write_text(str(error))
+        os._exit(1)  # as after a message of papermill; without waiting for the other rank
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
