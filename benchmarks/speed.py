@@ -1,8 +1,9 @@
-"""Measure this project against the published recipe, stage by stage, on the present device.
+"""Compare the speed of this project with that of the published recipe on the present device.
 
-Each side runs in a process of its own, set up as its users would have it; they take turns on full-grid CT phantoms with
-the real network, and seconds are medians. First it is checked that both compute the same; if not, the exit status is 1.
-Run from the project's root, about an hour on two cores:
+Each side runs in a process of its own, set up as its users would have it. Both are measured alternately, stage by
+stage, with the real network on full-size phantoms; seconds are medians. Before that, the command checks that both
+compute the same from the same weights; if not, the exit status is 1.
+Run from the project's root; takes about an hour on two cores:
     .venv/bin/python -m benchmarks.speed [--quick] [--json FILE]
 """
 
@@ -11,46 +12,30 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
-import re
 import sys
 import tempfile
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import torch
-from monai.data import CacheDataset, list_data_collate
-from monai.inferers import sliding_window_inference
+from monai.data.utils import dense_patch_slices
 from monai.losses import DiceCELoss
-from monai.metrics import DiceMetric
-from monai.networks.nets import SwinUNETR
-from monai.transforms import (
-    AsDiscrete,
-    CenterSpatialCrop,
-    Compose,
-    CropForegroundd,
-    EnsureChannelFirstd,
-    LoadImaged,
-    Orientationd,
-    RandCropByPosNegLabeld,
-    RandFlipd,
-    RandRotate90d,
-    RandShiftIntensityd,
-    ScaleIntensityRanged,
-    Spacingd,
-)
+from monai.networks.utils import one_hot
+from monai.transforms import CenterSpatialCrop
 
-from swinunetr.batches import augmentation, training_batch
+from benchmarks.published_recipe import CLASSES, KEYS, PublishedRecipe
+from swinunetr.batches import augmentation, place_cases, training_batch
 from swinunetr.checkpoints import build_swinunetr
-from swinunetr.devices import Hardware, find_hardware, versions
+from swinunetr.devices import find_hardware, versions
 from swinunetr.evaluation import score_case
 from swinunetr.inference import predict, save_prediction, to_source_grid
 from swinunetr.metrics import confusion_matrix, dice_per_organ
@@ -58,391 +43,271 @@ from swinunetr.network import place_network
 from swinunetr.phantoms import write_phantom
 from swinunetr.preprocessing import prepare_cases
 from swinunetr.recipe import Recipe
+from swinunetr.run_folder import require_finite
 from swinunetr.settings import choose_recipe
+from swinunetr.tables import Table
 
-CLASSES, MODALITY, CROPS = 14, "CT", 4
-SAMPLED_STEPS = 10  # one alone is too short to time
-CASES = {"training": 24, "validation": 6}  # of the whole run
+SIDES = ("published", "ours")
+TRAINING_CASES, VALIDATION_CASES = 24, 6  # of the whole run
+SHORTEST_S = 0.05  # calls that take less are repeated, as one alone is too short to time
 STEP_FLOP = 7.6e12  # forward and backward of four crops of 96^3 at feature size 48, counted with FlopCounterMode
-PEAK_FLOP_S, HOPPER = 790e12, re.compile("H100|H200")  # bfloat16
-NUMBERS = ("published_s", "ours_s", "ratio", "published_peak_mb", "ours_peak_mb")
-QUICK_HELP = "at most 10 minutes on two cores: fewer rounds, one crop a step, two windows of the validation case"
-HALF_ROUNDING = 2**-11  # of a preprocessed image in 0..1, which this project keeps in float16
+FIGURES = {"published_s": ".3f", "ours_s": ".3f", "ratio": ".2f", "published_peak_mb": ".0f", "ours_peak_mb": ".0f"}
+IMAGE_TOLERANCE = 2**-11  # of a preprocessed image in 0..1, which this project stores in float16
 LOW_PRECISION_TOLERANCE = 0.03  # relative RMS of logits: eight roundings to bfloat16 (2^-8), in tens of layers
 FLOAT32_TOLERANCE = 1e-4  # relative RMS of logits; also the largest difference of any organ's Dice
 
 
 @dataclass(frozen=True)
 class Mode:
-    """Say how much is measured."""
+    """How much is measured."""
 
-    rounds: int  # timed ones; one more goes before
-    stage_s: float = math.inf  # no further round begins once a stage has taken so long
-    train_crops: int = CROPS  # of the step's crops, those that are trained on; seconds are scaled to all
-    whole_case: bool = True  # validated; False: two windows, with seconds scaled to the case
+    rounds: int  # timed ones of each stage, after a round of warm-up
+    longest_s: float = math.inf  # after which no further round of a stage starts
+    part: bool = False  # one crop of a step and two windows of a case are used, and their seconds multiplied
     grid: str = "full"  # of the phantoms
-    changes: dict = field(default_factory=dict)  # to the published recipe
+    changes: dict = field(default_factory=dict)  # to the published recipe, for both sides
 
 
-TINY = {"feature_size": 12, "window_size": 4, "crop_size": (64, 64, 32), "spacing_mm": 4.0}
-MODES = {
-    "full": Mode(rounds=5),
-    "quick": Mode(rounds=3, stage_s=120, train_crops=1, whole_case=False),
-    "tiny": Mode(rounds=1, train_crops=1, whole_case=False, grid="demo", changes=TINY),
-}
-
-# ------------------------------------------------------------------------------------------------- the published recipe
-
-
-class Published:
-    """The published recipe in plain MONAI: float32, checkpointing, one-hot Dice, nothing computed ahead."""
-
-    def __init__(self, recipe: Recipe, hardware: Hardware, cache_dir: Path) -> None:
-        self.device, self.crop = hardware.device, recipe.crop_size
-        self.model = SwinUNETR(
-            in_channels=1,
-            out_channels=CLASSES,
-            feature_size=recipe.feature_size,
-            window_size=recipe.window_size,
-            use_checkpoint=True,
-        ).to(self.device)
-        self.loss_function = DiceCELoss(to_onehot_y=True, softmax=True)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=1e-5)
-        keys = ("image", "label")
-        self.files_to_grid = [
-            LoadImaged(keys),
-            EnsureChannelFirstd(keys),
-            Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-            Spacingd(keys, pixdim=recipe.spacing_mm, mode=("bilinear", "nearest")),
-            ScaleIntensityRanged("image", -175, 250, 0.0, 1.0, clip=True),
-            CropForegroundd(keys, source_key="image"),
-        ]
-        self.vary = [
-            RandCropByPosNegLabeld(keys, "label", self.crop, 1, 1, num_samples=4, image_key="image", image_threshold=0),
-            *(RandFlipd(keys, prob=0.1, spatial_axis=axis) for axis in range(3)),
-            RandRotate90d(keys, prob=0.1, max_k=3),
-            RandShiftIntensityd("image", offsets=0.1, prob=0.5),
-        ]
-
-    def prepare(self, entry: dict) -> None:
-        transforms = Compose(self.files_to_grid + self.vary).set_random_state(seed=0)
-        self.training = CacheDataset([entry], transforms, num_workers=1, progress=False)
-
-    def prepare_validation(self, entry: dict) -> dict:
-        return CacheDataset([entry], Compose(self.files_to_grid), num_workers=1, progress=False)[0]
-
-    def sample(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = list_data_collate([self.training[0]])
-        return batch["image"], batch["label"]
-
-    def train(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        self.model.train()
-        self.optimizer.zero_grad()
-        loss = self.loss_function(self.model(images.to(self.device)), labels.to(self.device))
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
-
-    def logits(self, image: torch.Tensor) -> torch.Tensor:
-        self.model.eval()
-        with torch.no_grad():
-            return sliding_window_inference(image[None].to(self.device), self.crop, 4, self.model, overlap=0.25)[0]
-
-    def dice(self, logits: torch.Tensor, label: torch.Tensor) -> np.ndarray:
-        prediction = AsDiscrete(argmax=True, to_onehot=CLASSES)(logits)
-        truth = AsDiscrete(to_onehot=CLASSES)(label.to(logits.device))
-        return DiceMetric(include_background=False)(y_pred=[prediction], y=[truth])[0].cpu().numpy()
-
-
-# --------------------------------------------------------------------------------------------------------- this project
+FULL = Mode(rounds=5)
+QUICK = Mode(rounds=3, longest_s=120, part=True)
+QUICK_HELP = "at most 10 minutes on two cores: fewer rounds, one crop per step, two windows of the validation case"
+SMALL_NETWORK = {"feature_size": 12, "window_size": 4, "crop_size": (64, 64, 32), "spacing_mm": 4.0}
+TINY = Mode(rounds=1, part=True, grid="demo", changes=SMALL_NETWORK)
 
 
 class Ours:
-    """This project: what the notebook calls, in the notebook's order."""
+    """This project, with the notebook's calls; the methods are those of ``PublishedRecipe``."""
 
-    def __init__(self, recipe: Recipe, hardware: Hardware, cache_dir: Path) -> None:
-        self.recipe, self.hardware, self.cache_dir = recipe, hardware, cache_dir
-        size = {"feature_size": recipe.feature_size, "window_size": recipe.window_size}
-        voxels = recipe.crops_per_volume * math.prod(recipe.crop_size)
-        self.model = place_network(build_swinunetr(CLASSES, **size), hardware, voxels)
-        self.loss_function = DiceCELoss(to_onehot_y=True, softmax=True).to(hardware.device)
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe, self.folder, self.hardware, self.step = recipe, folder, find_hardware(), 0
+        self.batch_voxels = recipe.crops_per_volume * math.prod(recipe.crop_size)
+        model = build_swinunetr(CLASSES, feature_size=recipe.feature_size, window_size=recipe.window_size)
+        self.model = place_network(model, self.hardware, self.batch_voxels).train()
+        self.loss_function = DiceCELoss(to_onehot_y=True, softmax=True).to(self.hardware.device)
         options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **options, fused=True)
-        self.scaler = hardware.scaler()
+        self.scaler = self.hardware.scaler()
         self.augment = augmentation(recipe)
 
-    def prepare(self, entry: dict) -> None:
-        self.training = prepare_cases([entry], self.recipe, MODALITY, cache_dir=self.cache_dir)
+    def prepare_case(self, entry: dict[str, str]) -> None:
+        cases = prepare_cases([entry], self.recipe, "CT", description="", cache_dir=self.folder)
+        self.training = place_cases(cases, self.model, self.hardware, self.batch_voxels)
 
-    def prepare_validation(self, entry: dict) -> dict:
-        return prepare_cases([entry], self.recipe, MODALITY, cache_dir=self.cache_dir)[0]
-
-    def sample(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return training_batch(self.training, self.augment, self.recipe.seed, step)[:2]
-
-    def train(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        self.model.train()
-        with self.hardware.autocast():
-            logits = self.model(images.to(self.hardware.device))
-        loss = self.loss_function(logits.float(), labels.to(self.hardware.device))
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.item()
-
-    def logits(self, image: torch.Tensor, float32: bool = False) -> torch.Tensor:
-        hardware = replace(self.hardware, autocast_dtype=None) if float32 else self.hardware
-        return predict(self.model, image, self.recipe, hardware)
-
-    def dice(self, logits: torch.Tensor, label: torch.Tensor) -> np.ndarray:
-        return dice_per_organ(confusion_matrix(logits.argmax(0), label[0].to(logits.device), CLASSES))
-
-    def evaluate(self, case: dict, logits: torch.Tensor) -> None:
-        """Do what the final evaluation does after the network."""
-        probabilities = logits.softmax(0)
-        labels = to_source_grid(probabilities, case["image"])
-        save_prediction(labels, case["source"], self.cache_dir / "prediction.nii.gz")
-        score_case(case, probabilities.argmax(0), labels, [f"organ {label}" for label in range(1, CLASSES)])
-
-
-# ------------------------------------------------------------------------------------------------- a process for a side
-
-
-class Stages:
-    """What is asked of a side, in its process; arrays come and go as numpy's."""
-
-    def __init__(self, name: str, recipe: Recipe, folder: Path) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.side = {"published": Published, "ours": Ours}[name](recipe, find_hardware(), folder)
-
-    def save_weights(self) -> None:
-        torch.save(self.side.model.state_dict(), self.folder / "weights.pth")
-
-    def load_weights(self) -> None:
-        self.side.model.load_state_dict(torch.load(self.folder / "weights.pth", weights_only=True))
-
-    def load_validation(self, entry: dict) -> tuple[int, np.ndarray, np.ndarray]:
-        """Prepare the validation case; return how many windows cover it, and its middle."""
-        self.case = case = self.side.prepare_validation(entry)
-        self.image, self.label = (case[key].as_tensor().float() for key in ("image", "label"))
-        window = self.recipe.crop_size
-        middle = CenterSpatialCrop((*window[:2], window[2] * 7 // 4))  # which two windows with overlap 0.25 cover
-        self.middle = [middle(volume).as_tensor() for volume in (self.image, self.label)]
-        counts = (
-            1 + math.ceil(max(0, n - w) / (w * 3 // 4)) for n, w in zip(self.image.shape[1:], window, strict=True)
-        )
-        return math.prod(counts), *(volume.numpy() for volume in self.middle)
-
-    def prepare_case(self, entry: dict) -> None:
-        self.side.prepare(entry)
+    def prepare_validation(self, entry: dict[str, str]) -> list[np.ndarray]:
+        (self.validation,) = prepare_cases([entry], self.recipe, "CT", description="", cache_dir=self.folder)
+        return [self.validation[key].as_tensor().float().numpy() for key in KEYS]
 
     def sample_step(self) -> None:
-        for step in range(1, SAMPLED_STEPS + 1):
-            self.side.sample(step)
+        self.step += 1
+        device = self.hardware.device
+        self.batch = training_batch(self.training, self.augment, self.recipe.seed, self.step, device)
 
-    def batch(self) -> list[np.ndarray]:
-        return [np.asarray(tensor) for tensor in self.side.sample(1)]
+    def train_step(self, crops: int) -> None:
+        images, labels, name = self.batch
+        with self.hardware.autocast():
+            logits = self.model(images[:crops])
+        loss = self.loss_function(logits.float(), labels[:crops])
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        require_finite(loss, self.model, self.step, name, self.hardware, self.scaler)  # reads the loss
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
-    def train_step(self, images: np.ndarray, labels: np.ndarray) -> None:
-        self.side.train(torch.from_numpy(images), torch.from_numpy(labels))
+    def logits(self, image: np.ndarray, float32: bool = False) -> torch.Tensor:
+        hardware = replace(self.hardware, autocast_dtype=None) if float32 else self.hardware
+        return predict(self.model, torch.as_tensor(image), self.recipe, hardware)
 
-    def validate_case(self, whole: bool) -> None:
-        image, label = (self.image, self.label) if whole else self.middle
-        self.side.dice(self.side.logits(image), label)
+    def dice(self, logits: torch.Tensor | np.ndarray, label: np.ndarray) -> np.ndarray:
+        prediction = torch.as_tensor(logits).argmax(0)
+        ground_truth = torch.as_tensor(label, device=prediction.device)[0]
+        return dice_per_organ(confusion_matrix(prediction, ground_truth, CLASSES))
 
-    def make_logits(self) -> None:
-        """Make logits as a trained network would give: the ground truth of the validation case, shifted, with noise."""
-        moved = torch.roll(self.label[0].long(), (2, 1, 1), (0, 1, 2))
-        self.answer = torch.randn(CLASSES, *moved.shape, generator=torch.Generator().manual_seed(0))
-        self.answer.scatter_add_(0, moved[None], torch.full((1, *moved.shape), 8.0))
+    def validate_case(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
+        return self.dice(self.logits(image), label)
 
     def evaluate_case(self) -> None:
-        self.side.evaluate(self.case, self.answer)
-
-    def logits(self, image: np.ndarray, **options: bool) -> np.ndarray:
-        return self.side.logits(torch.from_numpy(image), **options).cpu().numpy()
-
-    def dice(self, logits: np.ndarray, label: np.ndarray) -> np.ndarray:
-        return self.side.dice(torch.from_numpy(logits), torch.from_numpy(label))
-
-
-def begin(*arguments: object) -> None:
-    """Make this process's side."""
-    global stages
-    stages = Stages(*arguments)
+        """Do what ``segment_case`` and ``score_case`` do in the final evaluation, without the network."""
+        label = self.validation["label"].as_tensor().to(self.hardware.device)
+        probabilities = trained_logits(label).softmax(0)
+        on_own_grid = to_source_grid(probabilities, self.validation["image"])
+        save_prediction(on_own_grid, self.validation["source"], self.folder / "prediction.nii.gz")
+        organs = [str(label) for label in range(1, CLASSES)]
+        score_case(self.validation, probabilities.argmax(0).cpu(), on_own_grid, organs)
 
 
-def perform(action: str, arguments: tuple, options: dict) -> tuple[object, float, float]:
-    """Return what an action of this process's side returns, its seconds, and the peak of the memory in MB.
+def trained_logits(label: torch.Tensor) -> torch.Tensor:
+    """Return logits (classes, X, Y, Z) like those of a trained network: of a label (1, X, Y, Z), slightly shifted."""
+    return 8 * one_hot(label.roll((2, 1, 1), (1, 2, 3)), CLASSES, dim=0)
 
-    On a GPU the memory is what its tensors take there, else the whole process.
+
+class SideProcess(ProcessPoolExecutor):
+    """A process that makes one side, ``"published"`` or ``"ours"``, and calls its methods.
+
+    With ``tf32=False``, float32 is not computed in TF32, which PyTorch by default lets cuDNN do.
     """
-    process, done, seen = psutil.Process(), threading.Event(), []
 
-    def watch() -> None:
-        seen.append(process.memory_info().rss)
-        while not done.wait(0.005):
-            seen.append(process.memory_info().rss)
+    def __init__(self, name: str, recipe: Recipe, folder: Path, tf32: bool = True) -> None:
+        super().__init__(1, get_context("spawn"), _start, (name, recipe, folder, tf32))
+        self.process = psutil.Process(self.submit(os.getpid).result())
 
+    def call(self, method: str, *arguments: object) -> object:
+        """Return the result of a method; a tensor as a NumPy array."""
+        return self.submit(_call, method, arguments).result()
+
+    def measure(self, method: str, *arguments: object) -> tuple[float, float]:
+        """Return the seconds of a method, and the peak memory in MB: of the tensors on a GPU, else of the process."""
+        future, peak = self.submit(_time, method, arguments), 0
+        while not future.done():
+            peak = max(peak, self.process.memory_info().rss)
+            wait([future], timeout=0.005)
+        seconds, gpu_peak = future.result()
+        return seconds, (gpu_peak or peak) / 1e6
+
+
+def _start(name: str, recipe: Recipe, folder: Path, tf32: bool) -> None:
+    global _side
+    if not tf32:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.manual_seed(recipe.seed)  # so that both networks have the same weights
+    _side = PublishedRecipe(recipe) if name == "published" else Ours(recipe, folder)
+
+
+def _call(method: str, arguments: tuple) -> object:
+    result = getattr(_side, method)(*arguments)
+    # A tensor would be sent through shared memory, of which containers have little.
+    return result.numpy(force=True) if isinstance(result, torch.Tensor) else result
+
+
+def _time(method: str, arguments: tuple) -> tuple[float, int]:
+    """Return the seconds of one call, and the peak bytes of tensors on the GPU; 0 without one."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    start = time.perf_counter()
-    result = getattr(stages, action)(*arguments, **options)
+    calls, start = 0, time.perf_counter()
+    while time.perf_counter() - start < SHORTEST_S:
+        getattr(_side, method)(*arguments)
+        calls += 1
     if on_gpu:
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    return result, seconds, (torch.cuda.max_memory_allocated() if on_gpu else max(seen)) / 1e6
+    return (time.perf_counter() - start) / calls, torch.cuda.max_memory_allocated()
 
 
-class Side:
-    """One side as the measuring process sees it."""
-
-    def __init__(self, name: str, recipe: Recipe, folder: Path) -> None:
-        self.name = name
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), begin, (name, recipe, folder))
-
-    def measure(self, action: str, *arguments: object, **options: object) -> tuple[object, float, float]:
-        return self.pool.submit(perform, action, arguments, options).result()
-
-    def ask(self, action: str, *arguments: object, **options: object) -> object:
-        return self.measure(action, *arguments, **options)[0]
-
-
-def start_sides(recipe: Recipe, folder: Path) -> tuple[Side, Side]:
-    """Return the published recipe and this project, each in a new process; those that nobody asks any more end."""
-    return Side("published", recipe, folder), Side("ours", recipe, folder)
-
-
-# -------------------------------------------------------------------------------------------- do both compute the same?
-
-
-def share_weights(published: Side, ours: Side) -> None:
-    """Give both sides the same weights."""
-    published.ask("save_weights")
-    ours.ask("load_weights")
-
-
-def largest(ours: np.ndarray, published: np.ndarray) -> float:
-    """Return the largest difference of any organ's Dice; infinite if an organ is absent on one side alone."""
-    absent = np.isnan(published)
-    return math.inf if (np.isnan(ours) != absent).any() else float(np.abs(ours - published)[~absent].max(initial=0))
-
-
-def agree(recipe: Recipe, folder: Path, entry: dict) -> bool:
-    """Print how far apart both sides are on the middle of a case; return whether each difference is small enough."""
-    published, ours = start_sides(recipe, folder)
-    share_weights(published, ours)
-    (_, image, label), (_, own_image, own_label) = (side.ask("load_validation", entry) for side in (published, ours))
-    reference, exact = published.ask("logits", image), ours.ask("logits", image, float32=True)
-    fast = ours.ask("logits", image)
-    # The ground truth, shifted, with noise: random weights hardly hit an organ, so their Dice alone would prove little.
-    guess = np.moveaxis(np.eye(CLASSES, dtype=np.float32)[np.roll(label[0].astype(int), (2, 1, 1), (0, 1, 2))], -1, 0)
-    guess = guess + 0.25 * np.random.default_rng(0).standard_normal(guess.shape, np.float32)
-    dice, own_dice = published.ask("dice", reference, label), ours.ask("dice", exact, label)
-    guess_dice, own_guess = published.ask("dice", guess, label), ours.ask("dice", guess, label)
+def same_results(recipe: Recipe, folder: Path, entry: dict[str, str]) -> bool:
+    """Print how far both sides differ on the middle of a case; return whether all differences are allowed."""
+    sides = [SideProcess(name, recipe, folder, tf32=False) for name in SIDES]
+    with sides[0] as published, sides[1] as ours:
+        image, label = middle(published.call("prepare_validation", entry), recipe)
+        own_image, own_label = middle(ours.call("prepare_validation", entry), recipe)
+        logits, own_logits = (side.call("logits", image) for side in sides)
+        float32_logits = ours.call("logits", image, True)
+        dice, own_dice = published.call("dice", logits, label), ours.call("dice", float32_logits, label)
+        # Random weights find hardly any organ, so the Dice of better logits is compared too.
+        better = trained_logits(torch.as_tensor(label)).numpy()
+        better_dice, own_better_dice = (side.call("dice", better, label) for side in sides)
+    better_name = f"Dice of equal logits, mean {np.nanmean(better_dice):.2f}"
+    norm = np.linalg.norm
     differences = [
-        ("preprocessed images, largest", np.abs(image - own_image).max(), HALF_ROUNDING),
+        ("preprocessed images, largest", np.abs(image - own_image).max(), IMAGE_TOLERANCE),
         ("preprocessed labels, share of voxels", (label != own_label).mean(), 0),
-        (
-            "logits, ours as it runs",
-            np.linalg.norm(fast - reference) / np.linalg.norm(reference),
-            LOW_PRECISION_TOLERANCE,
-        ),
-        ("logits, both float32", np.linalg.norm(exact - reference) / np.linalg.norm(reference), FLOAT32_TOLERANCE),
-        ("Dice of these windows, both float32", largest(own_dice, dice), FLOAT32_TOLERANCE),
-        (
-            f"Dice of equal logits (mean {np.nanmean(guess_dice):.2f})",
-            largest(own_guess, guess_dice),
-            FLOAT32_TOLERANCE,
-        ),
+        ("logits, ours as it runs, relative RMS", norm(own_logits - logits) / norm(logits), LOW_PRECISION_TOLERANCE),
+        ("logits, both float32, relative RMS", norm(float32_logits - logits) / norm(logits), FLOAT32_TOLERANCE),
+        ("Dice of these windows, both float32", largest_difference(own_dice, dice), FLOAT32_TOLERANCE),
+        (better_name, largest_difference(own_better_dice, better_dice), FLOAT32_TOLERANCE),
     ]
-    print("Do both sides compute the same, from the same weights? (logits: relative root mean square)")
+    rows = []
     for name, found, allowed in differences:
-        print(f"  {'ok   ' if found <= allowed else 'FAULT'} {name:45} {found:.1e}, allowed {allowed:.1e}", flush=True)
-    return all(found <= allowed for _, found, allowed in differences)
+        rows.append((name, f"{found:.1e}", f"{allowed:.1e}", "ok" if found <= allowed else "TOO LARGE"))
+    print(Table(("difference", "found", "allowed", ""), rows, title="Do both compute the same from the same weights?"))
+    return all(verdict == "ok" for *_, verdict in rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ measuring
+def middle(volumes: list[np.ndarray], recipe: Recipe) -> list[np.ndarray]:
+    """Return the middle of volumes (1, X, Y, Z), which two positions of the sliding window cover."""
+    x, y, z = recipe.crop_size
+    return [CenterSpatialCrop((x, y, z * 7 // 4))(volume).numpy() for volume in volumes]
 
 
-class Table:
-    """Measure stages of both sides alternately and keep a row for each."""
+def largest_difference(dice: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of any organ's Dice; at least 1 if one of both lacks an organ."""
+    return np.abs(np.nan_to_num(dice, nan=-1) - np.nan_to_num(expected, nan=-1)).max()
 
-    def __init__(self, mode: Mode, device: str, sides: tuple[Side, Side]) -> None:
-        self.mode, self.device, self.sides = mode, device, sides
-        self.rows: list[dict] = []
 
-    def add(self, stage: str, *arguments: object, scale: float = 1) -> list[float]:
-        """Measure a stage, whose seconds are ``scale`` times the action's; return the first seconds, by side.
+class Stage(NamedTuple):
+    """What a stage takes; each array holds the figure of the published recipe and that of this project."""
 
-        The first round warms up and only its memory counts, unless it alone takes longer than a stage may.
-        """
-        seconds, peaks = ({side: [] for side in self.sides} for _ in range(2))
-        end = time.monotonic() + self.mode.stage_s
-        while not (done := len(seconds[self.sides[-1]])) or (done <= self.mode.rounds and time.monotonic() < end):
-            for side in self.sides:
-                _, taken, peak = side.measure(stage, *arguments)
-                seconds[side].append(taken * scale)
-                peaks[side].append(peak)
-            latest = ", ".join(f"{seconds[side][-1]:9.3f} s {side.name}" for side in self.sides)
-            print(f"  {stage:14}{done or 'warm-up':>8}: {latest}", flush=True)
-        if done == 1:
-            print(f"  {stage} took over {self.mode.stage_s:g} s to warm up, so that this round is all there is.")
-        medians = [median(seconds[side][1:] or seconds[side]) for side in self.sides]
-        self.put(stage, medians, [max(peaks[side]) for side in self.sides])
-        return [seconds[side][0] for side in self.sides]
+    name: str
+    seconds: np.ndarray  # medians
+    peaks_mb: np.ndarray
+    first_s: np.ndarray | None = None  # seconds of the warm-up round
 
-    def put(self, stage: str, seconds: list[float], peaks_mb: list[float]) -> None:
-        """Keep a row; both lists are published, ours."""
-        numbers = [*seconds, seconds[0] / seconds[1], *peaks_mb]
-        self.rows.append({"stage": stage} | dict(zip(NUMBERS, numbers, strict=True)) | {"device": self.device})
+    def row(self, device: str) -> dict[str, object]:
+        """Return the figures for the table and the JSON file."""
+        figures = (*self.seconds, self.seconds[0] / self.seconds[1], *self.peaks_mb)
+        return {"stage": self.name, **dict(zip(FIGURES, map(float, figures), strict=True)), "device": device}
 
-    def add_whole_run(self, recipe: Recipe, first_s: list[float]) -> None:
-        """Work out the run of 30,000 steps, in which nothing overlaps and our cache is still empty."""
-        validations, totals = recipe.max_steps // recipe.eval_every, []
-        for side, first in zip(self.sides, first_s, strict=True):
-            _, sample, train, validate = (row[f"{side.name}_s"] for row in self.rows)
-            steps = recipe.max_steps * (sample + train)
-            totals.append(sum(CASES.values()) * first + steps + validations * CASES["validation"] * validate)
-        peaks = [max(row[f"{side.name}_peak_mb"] for row in self.rows) for side in self.sides]
-        self.put("whole_run", totals, peaks)
-        print(
-            f"  whole_run is extrapolated: {sum(CASES.values())} cases preprocessed one after another without a cache, "
-            f"{recipe.max_steps} x (sample + train), {validations} validations of {CASES['validation']} cases. "
-            "Sampling counts in full on both sides, though it can be hidden behind a GPU's training step."
-        )
 
-    def describe_evaluation(self) -> None:
-        """Measure what this project's final evaluation of the validation case takes besides the network."""
-        ours = self.sides[-1]
-        ours.ask("make_logits")
-        _, seconds, peak = ours.measure("evaluate_case")
-        share = seconds / (seconds + self.rows[3]["ours_s"])
-        print(
-            f"  evaluate_case, ours alone: {seconds:.1f} s on the scan's own grid after the network, {share:.0%} of "
-            f"both; at most {peak:.0f} MB"
-        )
+def measure_stage(mode: Mode, sides: list[SideProcess], name: str, *arguments: object, scale: float = 1) -> Stage:
+    """Measure a method of both sides alternately; ``scale`` multiplies the seconds.
 
-    def show(self) -> None:
-        """Print the table and, for a GPU, the arithmetic that the network's steps do a second."""
-        print(f"\n{'stage':14}{'published s':>14}{'ours s':>14}{'ratio':>8}{'published MB':>14}{'ours MB':>10}  (peak)")
-        for row in self.rows:
-            stage, published_s, ours_s, ratio, *peaks, _ = row.values()
-            print(f"{stage:14}{published_s:14.3f}{ours_s:14.3f}{ratio:8.2f}{peaks[0]:14.0f}{peaks[1]:10.0f}")
-        for side in self.sides if torch.cuda.is_available() else ():
-            flop_s = STEP_FLOP / self.rows[2][f"{side.name}_s"]
-            share = f", {flop_s / PEAK_FLOP_S:.0%} of {PEAK_FLOP_S / 1e12:.0f}" if HOPPER.search(self.device) else ""
-            print(f"train_step, {side.name}: {flop_s / 1e12:.1f} TFLOP/s of the model's own arithmetic{share}")
+    The seconds of the warm-up count only if no other round follows; its memory always counts.
+    """
+    rounds = []  # seconds and peak memory of both sides
+    end = time.monotonic() + mode.longest_s
+    while not rounds or (len(rounds) <= mode.rounds and time.monotonic() < end):
+        number = len(rounds) or "warm-up"
+        rounds.append([side.measure(name, *arguments) for side in sides])
+        published_s, ours_s = (scale * seconds for seconds, _ in rounds[-1])
+        print(f"  {name:14}{number:>8}: {published_s:9.3f} s published, {ours_s:9.3f} s ours", flush=True)
+    if len(rounds) == 1:
+        print(f"  The warm-up of {name} took over {mode.longest_s:g} s, so it is the only round.", flush=True)
+    seconds, peaks_mb = np.moveaxis(rounds, -1, 0)  # each (rounds, sides)
+    seconds *= scale
+    return Stage(name, np.median(seconds[1:] if len(seconds) > 1 else seconds, axis=0), peaks_mb.max(0), seconds[0])
+
+
+def measure_stages(mode: Mode, recipe: Recipe, folder: Path, cases: list[dict]) -> tuple[list[Stage], list[str]]:
+    """Return the figures of all stages on a training and a validation case, and notes on them."""
+    training, validation = cases
+    sides = [SideProcess(name, recipe, folder) for name in SIDES]
+    with sides[0], sides[1] as ours:
+        # Both prepare it, so that the first file that a side reads is in no timed stage.
+        _, volumes = [side.call("prepare_validation", validation) for side in sides]
+        interval = [int(voxels * (1 - recipe.overlap)) for voxels in recipe.crop_size]
+        windows = all_windows = len(dense_patch_slices(volumes[0].shape[1:], recipe.crop_size, interval))
+        crops = all_crops = recipe.crops_per_volume
+        if mode.part:
+            crops, windows, volumes = 1, 2, middle(volumes, recipe)
+        prepare = measure_stage(mode, sides, "prepare_case", training)
+        sample = measure_stage(mode, sides, "sample_step")
+        train = measure_stage(mode, sides, "train_step", crops, scale=all_crops / crops)
+        validate = measure_stage(mode, sides, "validate_case", *volumes, scale=all_windows / windows)
+        evaluate_s, evaluate_mb = ours.measure("evaluate_case")
+    share = evaluate_s / (evaluate_s + validate.seconds[1])
+    notes = [
+        f"train_step: {crops} of {all_crops} crops, validate_case: {windows} of {all_windows} windows, scaled to all.",
+        f"whole_run: extrapolated to {TRAINING_CASES + VALIDATION_CASES} cases without a cache, {recipe.max_steps} "
+        f"steps and {recipe.max_steps // recipe.eval_every} validations of {VALIDATION_CASES} cases, in sequence.",
+        f"The final evaluation of a case, ours, takes {evaluate_s:.1f} s on the scan's own grid after the network, "
+        f"{share:.0%} of both, and at most {evaluate_mb:.0f} MB.",
+    ]
+    if torch.cuda.is_available():
+        tflop_s = " and ".join(f"{figure / 1e12:.1f}" for figure in STEP_FLOP / train.seconds)
+        notes.append(f"train_step: {tflop_s} TFLOP/s of the network; the bfloat16 peak of an H100 or H200 is 790.")
+    stages = [prepare, sample, train, validate]
+    return [*stages, whole_run(recipe, *stages)], notes
+
+
+def whole_run(recipe: Recipe, prepare: Stage, sample: Stage, train: Stage, validate: Stage) -> Stage:
+    """Return the extrapolated figures of a run in which nothing overlaps and our cache is empty at the start."""
+    preprocessing_s = (TRAINING_CASES + VALIDATION_CASES) * prepare.first_s
+    training_s = recipe.max_steps * (sample.seconds + train.seconds)
+    validation_s = recipe.max_steps // recipe.eval_every * VALIDATION_CASES * validate.seconds
+    peaks_mb = np.max([stage.peaks_mb for stage in (prepare, sample, train, validate)], axis=0)
+    return Stage("whole_run", preprocessing_s + training_s + validation_s, peaks_mb)
 
 
 def find_phantoms(folder: Path, grid: str) -> list[dict[str, str]]:
-    """Return two cases, made where the folder lacks them."""
+    """Return two cases; those that the folder lacks are made."""
     entries = []
     for case in (1, 35):
         image, label = folder / f"imagesTr/img{case:04d}.nii.gz", folder / f"labelsTr/label{case:04d}.nii.gz"
@@ -453,47 +318,27 @@ def find_phantoms(folder: Path, grid: str) -> list[dict[str, str]]:
     return entries
 
 
-def compare(mode: Mode, data: Path, folder: Path) -> Table | None:
-    """Return the table; None if the two sides do not compute the same."""
-    recipe, device = choose_recipe("published", **mode.changes), find_hardware().name
-    print(f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {device}, {platform.machine()}, {versions()}")
-    training, validation = find_phantoms(data, mode.grid)
-    if not agree(recipe, folder, validation):
-        return None
-
-    sides = start_sides(recipe, folder)  # anew: what the comparison left in memory is no stage's
-    windows, *_ = [side.ask("load_validation", validation) for side in sides][0]
-    table = Table(mode, device, sides)
-    first_s = table.add("prepare_case", training)
-    table.add("sample_step", scale=1 / SAMPLED_STEPS)
-    crops = mode.train_crops
-    if crops < CROPS:
-        print(f"  train_step runs on {crops} of {CROPS} crops; its seconds are multiplied by {CROPS / crops:g}.")
-    table.add("train_step", *(array[:crops] for array in sides[-1].ask("batch")), scale=CROPS / crops)
-    if not mode.whole_case:
-        print(f"  validate_case runs on 2 of {windows} windows; its seconds are multiplied by {windows / 2:g}.")
-    table.add("validate_case", mode.whole_case, scale=1 if mode.whole_case else windows / 2)
-    table.add_whole_run(recipe, first_s)
-    table.describe_evaluation()
-    return table
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table and return 0, or return 1 if the two sides do not compute the same."""
+    """Print the table and return 0, or return 1 if both sides do not compute the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", dest="mode", action="store_const", const="quick", default="full", help=QUICK_HELP)
-    parser.add_argument("--tiny", dest="mode", action="store_const", const="tiny", help=argparse.SUPPRESS)
+    parser.add_argument("--quick", dest="mode", action="store_const", const=QUICK, default=FULL, help=QUICK_HELP)
+    parser.add_argument("--tiny", dest="mode", action="store_const", const=TINY, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, default=Path("data/phantoms_full"), help="folder of the phantoms")
     parser.add_argument("--json", type=Path, help="file for the table")
     args = parser.parse_args(arguments)
+    recipe, device = choose_recipe("published", **args.mode.changes), find_hardware().name
+    print(f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {device}, {platform.machine()}, {versions()}")
+    cases = find_phantoms(args.data, args.mode.grid)
     with tempfile.TemporaryDirectory() as folder:
-        table = compare(MODES[args.mode], args.data, Path(folder))
-    if table is None:
-        print("The two sides do not compute the same, so nothing was measured.")
-        return 1
-    table.show()
+        if not same_results(recipe, Path(folder), cases[1]):
+            print("Both sides do not compute the same, so nothing was measured.")
+            return 1
+        stages, notes = measure_stages(args.mode, recipe, Path(folder), cases)
+    rows = [stage.row(device) for stage in stages]
+    cells = [(row["stage"], *(f"{row[key]:{digits}}" for key, digits in FIGURES.items())) for row in rows]
+    print(Table(("stage", *FIGURES), cells, notes))
     if args.json:
-        args.json.write_text(json.dumps(table.rows, indent=2) + "\n")
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0
 
 
