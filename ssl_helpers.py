@@ -8,6 +8,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
     choices          parameters, settings  notebook parameters by type, and what identifies a run
                      recipe                the recipes and their bounds
     data             dataset, checks       JSON and folders; all problems of the files in one table
+                     dicom                 DICOM series of a folder; their voxels as NIfTI
                      phantoms              synthetic CT where there are no data
                      preprocessing, cache  the training grid, and preprocessed cases on disk
                      batches, ahead        crops and augmentation of one step; made while a GPU computes
@@ -18,6 +19,9 @@ writes the results of the run. At the end `segment_case` segments each scan and 
     hardware         devices               GPU or CPU, precision, processes that train together
     the run          run_folder            state, metrics, weights; resuming after a stop
     results          inference             sliding window; back to the scan's own grid
+                     segmentation          any folder of scans, with trained weights
+                     dicom_seg             segmentation objects for viewers and archives
+                     bundle                a MONAI bundle of a trained model, which plain MONAI runs
                      metrics, evaluation   Dice and distances; scores of cases
                      plots, colours        figures; the colour of each organ
     pre-training     pretraining           views of unlabelled volumes, and the tasks

@@ -11,7 +11,7 @@ import re
 import tempfile
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +31,11 @@ from swinunetr.tables import Shown, Table
 SSL_50K_URL = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SSL_50K_FILE}"
 SSL_50K_SHA256 = "c3564f40a6a051d3753a6d8fae5cc8eaf21ce8d82a9a3baf80748d15664055e8"
 
+Weights = Mapping[str, Tensor]  # state_dict of a network
+
 # Keys under which training code stores the tensors.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "network_weights")
+MOST_NAMES = 14  # of classes in one line of a report or message
 
 
 def build_swinunetr(
@@ -81,9 +84,18 @@ def build_swinunetr(
 
 
 def load_pretrained(
-    model: SwinUNETR, checkpoint: str | os.PathLike, *, merging: str | None = None, decoder: bool = True
+    model: SwinUNETR,
+    checkpoint: str | os.PathLike,
+    *,
+    merging: str | None = None,
+    decoder: bool = True,
+    classes: Sequence[str] | None = None,
 ) -> LoadReport:
     """Load a SwinUNETR checkpoint of any known layout into ``model``, completely or not at all.
+
+    The head has one row per class. Where the file notes the names of its classes, as a ``best_model.pth`` does, each
+    class of ``classes`` gets the row of the class with the same name, see ``match_classes``; the other rows of the
+    network are unchanged. A file without names has its head loaded row by row, if the number of classes is the same.
 
     Args:
         model: A network of the same size as in the checkpoint, see ``build_swinunetr``.
@@ -91,6 +103,7 @@ def load_pretrained(
         merging: As in ``build_swinunetr``.
         decoder: False leaves the decoder and the head unchanged, for a decoder that was trained for another task than
             segmentation.
+        classes: Names of the output channels, including background. None compares the number of classes only.
 
     Returns:
         What happened to each tensor of the file and of the network.
@@ -99,19 +112,79 @@ def load_pretrained(
         CheckpointError: The file cannot be read safely, is incomplete or unknown, contains NaN or infinity, or belongs
             to a network of another size or merging. The network is unchanged.
         TypeError: ``model`` is not a SwinUNETR, for example because it is wrapped in DistributedDataParallel.
+        ValueError: ``classes`` has another length than the output of ``model``.
     """
     if not isinstance(model, SwinUNETR):
         raise TypeError(f"expected monai's SwinUNETR without a wrapper, found {type(model).__name__}")
+    if classes is not None and len(classes) != len(model.out.conv.conv.bias):
+        raise ValueError(f"expected a name for each of {len(model.out.conv.conv.bias)} classes, found {len(classes)}")
     source = _open(checkpoint, merging)
-    report = _plan(source, model, decoder)
+    report = _plan(source, model, decoder, classes)
     bounds = {name: source.tensors[name].aminmax() for name in report.loaded}  # both NaN if any value is; no copies
     if broken := [name for name, (low, high) in bounds.items() if not (low.isfinite() and high.isfinite())]:
         raise refusal(source.file, f"{report.title} with NaN or infinity in {first_few(broken)}")
     own = model.state_dict()
     with torch.no_grad():
         for name, target in report.loaded.items():
-            own[target].copy_(source.tensors[name])  # converts to the dtype and the device of the network
+            if report.head and part_of(target) == "head":
+                for own_row, row in report.head.rows.items():
+                    own[target][own_row].copy_(source.tensors[name][row])
+            else:
+                own[target].copy_(source.tensors[name])  # converts to the dtype and the device of the network
     return report
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Rows of a head that a file and a network have in common, one per class.
+
+    Attributes:
+        rows: ``{row in the network: row in the file}`` of each class that both have.
+        kept: Names of these classes in the network.
+        dropped: Names of the other classes of the file.
+        left_random: Names of the other classes of the network.
+    """
+
+    rows: Mapping[int, int]
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    left_random: tuple[str, ...]
+
+    def notes(self) -> list[str]:
+        """Return a line for each kind of class that there is."""
+        kinds = {"kept": self.kept, "dropped": self.dropped, "stay random": self.left_random}
+        return [f"rows of the head, {kind}: {first_few(names, MOST_NAMES)}" for kind, names in kinds.items() if names]
+
+
+def match_classes(theirs: Sequence[str], ours: Sequence[str]) -> HeadRows:
+    """Return which rows of a file's head belong to which rows of a network's head.
+
+    Names agree if they are equal in lower case with each run of spaces, underscores and hyphens as one space:
+    ``"Left_Kidney"`` is ``"left kidney"``. Where this makes two names of one list equal, such as ``"T1"`` and ``"t1"``,
+    they must agree exactly. A name that is twice in one list agrees with none, since either row could be meant.
+
+    Args:
+        theirs: Names of the classes in the file, in order of their rows.
+        ours: Names of the classes in the network, in order of their rows.
+    """
+    plain = [Counter(map(_plain, names)) for names in (theirs, ours)]
+    unclear = {name for counts in plain for name, count in counts.items() if count > 1}
+    row_of = []
+    for names in (theirs, ours):
+        keys = [(name,) if _plain(name) in unclear else _plain(name) for name in names]
+        row_of.append({key: row for row, key in enumerate(keys) if keys.count(key) == 1})
+    rows = {own_row: row_of[0][key] for key, own_row in row_of[1].items() if key in row_of[0]}
+    return HeadRows(
+        rows=rows,
+        kept=tuple(ours[row] for row in rows),
+        dropped=tuple(name for row, name in enumerate(theirs) if row not in rows.values()),
+        left_random=tuple(name for row, name in enumerate(ours) if row not in rows),
+    )
+
+
+def _plain(name: str) -> str:
+    """Return the form of a class name that is compared; a name of separators only is compared as it is."""
+    return re.sub(r"[\s_-]+", " ", name).strip().lower() or name
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,10 +196,12 @@ class LoadReport(Shown):
         family: Short name of the layout.
         title: Description of the layout.
         merging: ``"legacy"`` or ``"current"``.
-        loaded: ``{name in the file: name in the network}``.
+        loaded: ``{name in the file: name in the network}``; of the head only the rows in ``head``, if there are any.
         dropped: ``{name in the file: reason}``.
         left_random: ``{name in the network: reason}``.
         ignored: Names of entries that are not tensors, such as ``epoch``.
+        head: Rows of the head that were loaded, by the names of the classes; None if names were not compared or if no
+            row was loaded.
     """
 
     file: Path
@@ -137,13 +212,20 @@ class LoadReport(Shown):
     dropped: Mapping[str, str]
     left_random: Mapping[str, str]
     ignored: tuple[str, ...] = ()
+    head: HeadRows | None = None
 
     def tables(self) -> list[Table]:
         """Return a table of the number of tensors loaded per part, with notes about the others."""
         loaded = Counter(part_of(name) for name in self.loaded.values())
         totals = loaded + Counter(part_of(name) for name in self.left_random)
-        rows = [(part, f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
+        names = {part: part for part in PARTS}
+        if self.head and self.head.left_random:
+            classes = len(self.head.kept) + len(self.head.left_random)
+            names["head"] = f"head, {len(self.head.kept)} of {classes} classes"
+        rows = [(names[part], f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
         notes = [f"patch merging: {self.merging}"]
+        if self.head:
+            notes += self.head.notes()
         for heading, reasons in (("dropped", self.dropped), ("stays random", self.left_random)):
             for reason in dict.fromkeys(reasons.values()):
                 names = [name for name in reasons if reasons[name] == reason]
@@ -165,6 +247,7 @@ class _Source:
     dropped: Mapping[str, str]
     ignored: tuple[str, ...]
     traits: Mapping[str, object]
+    classes: tuple[str, ...] | None  # names of the rows of the head, None if they are not noted
 
 
 def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
@@ -178,7 +261,7 @@ def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
         raise refusal(file, f"{family.title} without {absent}") from absent
     noted = _note(entries, "patch_merging")
     traits["merging"] = noted if noted in MERGING else merging or "legacy"
-    return _Source(file, family, tensors, placed, dropped, ignored, traits)
+    return _Source(file, family, tensors, placed, dropped, ignored, traits, _noted_classes(entries))
 
 
 def _existing(checkpoint: str | os.PathLike) -> Path:
@@ -265,7 +348,15 @@ def _note(entries: Mapping, name: str) -> object:
     return metadata.get("", {}).get(name) if isinstance(metadata, Mapping) else None
 
 
-def _plan(source: _Source, model: SwinUNETR, decoder: bool = True) -> LoadReport:
+def _noted_classes(entries: Mapping) -> tuple[str, ...] | None:
+    """Return the names of the classes that a note has, None if there are none or only one, as after pre-training."""
+    note = _note(entries, "made_by")
+    classes = note.get("classes") if isinstance(note, Mapping) else None
+    named = isinstance(classes, list | tuple) and len(classes) > 1 and all(isinstance(name, str) for name in classes)
+    return tuple(classes) if named else None
+
+
+def _plan(source: _Source, model: SwinUNETR, decoder: bool = True, classes: Sequence[str] | None = None) -> LoadReport:
     """Decide what happens to each tensor of the file and of the network; change nothing, raise if they do not fit."""
     own, family = model.state_dict(), source.family
     skipped_parts = set() if decoder else {"decoder", "head"}
@@ -274,12 +365,15 @@ def _plan(source: _Source, model: SwinUNETR, decoder: bool = True) -> LoadReport
         for name, target in source.placed.items()
         if part_of(target) in skipped_parts
     }
-    other_head = _head_for_other_classes(source, own)
+    head = match_classes(source.classes, classes) if classes and source.classes else None
+    other_head = _head_for_other_classes(source, own, head)
     dropped = other_head | skipped
     loaded = {name: target for name, target in source.placed.items() if name not in dropped}
 
     required = family.covers - skipped_parts - ({"head"} if other_head else set())
     shapes = {target: tuple(source.tensors[name].shape) for name, target in loaded.items()}
+    if head:
+        shapes |= {target: (len(classes), *shape[1:]) for target, shape in shapes.items() if part_of(target) == "head"}
     own_shapes = {name: tuple(own[name].shape) for name in own if name in shapes or part_of(name) in required}
     own_traits = traits_of(own) | {"merging": merging_of(model)}
     if wrong := _differences(source.traits, own_traits) or _differences(shapes, own_shapes):
@@ -298,18 +392,91 @@ def _plan(source: _Source, model: SwinUNETR, decoder: bool = True) -> LoadReport
         dropped=source.dropped | dropped,
         left_random={name: _why_random(name, skipped_parts) for name in own if name not in shapes},
         ignored=source.ignored,
+        head=head if any(part_of(target) == "head" for target in loaded.values()) else None,
     )
 
 
-def _head_for_other_classes(source: _Source, own: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return ``{name in the file: reason}`` for a head with another number of classes than the network's."""
-    head = {}
+def _head_for_other_classes(source: _Source, own: Mapping[str, Tensor], head: HeadRows | None) -> dict[str, str]:
+    """Return ``{name in the file: reason}`` for a head of which nothing is loaded because of its classes.
+
+    Without the names in ``head`` this is a head with another number of classes than the network's.
+    """
+    reasons = {}
     for name, target in source.placed.items():
         if part_of(target) == "head" and target in own:
-            classes, own_classes = source.tensors[name].shape[0], own[target].shape[0]
-            if classes != own_classes:
-                head[name] = f"made for {classes} classes; the network has {own_classes}"
-    return head
+            classes, own_classes = _first_size(source.tensors[name]), _first_size(own[target])
+            if head and classes != len(source.classes):
+                reasons[name] = f"made for {classes} classes, but the file names {len(source.classes)}"
+            elif head and not head.rows:
+                reasons[name] = f"made for other classes: {first_few(source.classes, MOST_NAMES)}"
+            elif not head and classes != own_classes:
+                reasons[name] = f"made for {classes} classes; the network has {own_classes}"
+    return reasons
+
+
+def read_ensemble(files: Sequence[str | os.PathLike], classes: Sequence[str]) -> list[Weights]:
+    """Return the weights of several networks of the same shape, with the head's rows in the order of ``classes``.
+
+    Args:
+        files: Checkpoints of SwinUNETR with a head.
+        classes: Names of the classes, including the background.
+
+    Raises:
+        CheckpointError: A file cannot be read, or is of another network than the first.
+    """
+    states, kinds = [], []
+    for file in files:
+        network = build_swinunetr(len(classes), file)
+        load_pretrained(network, file, classes=classes)
+        states.append(network.state_dict())
+        kinds.append((merging_of(network), traits_of(states[-1])))
+    if others := [file for file, kind in zip(files, kinds, strict=True) if kind != kinds[0]]:
+        raise CheckpointError(
+            f"'{others[0]}' is of another network than '{files[0]}'. Expected the same size of network and the same "
+            "patch merging, as of several seeds or folds. Use them one by one."
+        )
+    return states
+
+
+def require_classes(checkpoint: str | os.PathLike, classes: Sequence[str]) -> None:
+    """Check that the head of a checkpoint has these classes and no others, so that it can be used without training.
+
+    A class that the head lacks would start at random. A class that only the head has would lose its row, and its voxels
+    would go to other classes. The order does not matter where the file notes the names of its classes, see
+    ``match_classes``; without names their number is compared.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        classes: Names of the classes, including background.
+
+    Raises:
+        CheckpointError: The classes differ, the file has no head for segmentation, or it cannot be read.
+    """
+    source = _open(checkpoint, None)
+    counts = {_first_size(source.tensors[name]) for name, target in source.placed.items() if part_of(target) == "head"}
+    head = match_classes(source.classes, classes) if source.classes else None
+    if not counts:
+        found = "weights without a segmentation head"
+    elif counts != {len(source.classes or classes)}:
+        found = f"weights with a head for {max(counts)} classes"
+        found += f", but with names for {len(source.classes)}" if source.classes else ""
+    elif head and head.left_random:
+        found = f"weights that were not trained for {first_few(head.left_random, MOST_NAMES)}"
+        found += f", but for {first_few(head.dropped, MOST_NAMES)}" if head.dropped else ""
+    elif head and head.dropped:
+        found = f"weights that were also trained for {first_few(head.dropped, MOST_NAMES)}"
+    else:
+        return
+    raise refusal(
+        source.file,
+        found,
+        f"weights for the {len(classes)} classes in the JSON and no others, since evaluate_only does not train",
+        "Correct the labels in the JSON (label files need not contain every class), or train without evaluate_only.",
+    )
+
+
+def _first_size(tensor: Tensor) -> int:
+    return tensor.shape[:1].numel()  # 1 for a tensor without dimensions
 
 
 def _differences(theirs: Mapping, ours: Mapping) -> list[str]:

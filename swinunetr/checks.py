@@ -172,6 +172,24 @@ def check_dataset(
     return report
 
 
+def image_fault(path: str | Path, modality: str) -> Fault | None:
+    """Return the first error of one image file, in its header or its voxels; None if it can be used."""
+    scan = Scan("test", Path(path).name, "image", str(path))
+    for check in (check_header, lambda scan: check_voxels(scan, Dataset(("background",), modality, [], [], []))):
+        fault = _found_problem(check, scan)
+        if fault and fault.stops:
+            return fault
+    return None
+
+
+def _found_problem(check: Callable[[Scan], Fault | None], scan: Scan) -> Fault | None:
+    """Return the problem that a check finds, or its error as one."""
+    try:
+        return check(scan)
+    except Exception as error:  # damaged files raise many types of error
+        return unreadable(scan.path, error)
+
+
 def _list_scans(dataset: Dataset) -> list[Scan]:
     scans = []
     for split in ("training", "validation", "test"):
@@ -186,10 +204,7 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
     """Run ``check`` on several scans at a time and add the problem that it finds, or its error, to each scan."""
 
     def problem(scan: Scan) -> Fault | None:
-        try:
-            return check(scan)
-        except Exception as error:  # damaged files raise many types of error
-            return unreadable(scan.path, error)
+        return _found_problem(check, scan)
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:

@@ -209,6 +209,29 @@ def _set_distinct_names(entries: list[dict[str, str]]) -> None:
         entry["name"] = names[entry["image"]]
 
 
+def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) -> list[int]:
+    """Return the labels of organs, from 1.
+
+    Args:
+        names: Names of organs in any case; ``all`` means every organ.
+        organs: Names of the classes without the background.
+        parameter: Name of the parameter, for the message.
+
+    Raises:
+        InputError: A name is not one of the organs.
+    """
+    by_name = {organ.lower(): label for label, organ in enumerate(organs, start=1)}
+    wanted = [name.lower() for name in names]
+    if "all" in wanted:
+        return list(by_name.values())
+    if unknown := [name for name in names if name.lower() not in by_name]:
+        raise InputError(
+            f"{parameter}: expected organs of the data set, all, or nothing; unknown: {', '.join(unknown)}. The organs "
+            f"are {', '.join(organs)}."
+        )
+    return sorted({by_name[name] for name in wanted})
+
+
 def find_volumes(root: str | Path) -> list[dict[str, str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders.
 

@@ -13,13 +13,16 @@ from nibabel.affines import voxel_sizes
 from scipy.ndimage import find_objects
 from tqdm.auto import tqdm
 
+from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
-from swinunetr.inference import predict, to_source_grid
+from swinunetr.inference import largest_components, predict, to_source_grid
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_means, surface_scores
 from swinunetr.recipe import Recipe
-from swinunetr.tables import Table
+from swinunetr.tables import Table, Tables
 
 SCORES = ("dice", "dice_own_grid", "surface_dice", "hd95_mm", "volume_true_ml", "volume_predicted_ml")
+COMPARED = ("dice_own_grid", "surface_dice", "hd95_mm")  # as predicted, and with the largest component alone
+COLUMNS = (*SCORES, *(f"{name}_{kind}" for name in COMPARED for kind in ("all", "largest")))
 
 
 def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware: Hardware) -> np.ndarray:
@@ -44,37 +47,66 @@ def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware
     return np.stack([counts for _, counts in sorted(hardware.gather(own), key=lambda pair: pair[0])])
 
 
-def score_case(case: dict, prediction: torch.Tensor, labels: np.ndarray, organs: Sequence[str]) -> list[dict]:
-    """Return the rows of ``evaluation.csv`` for one case, one per organ: ``case``, ``organ`` and the six ``SCORES``.
+def score_case(
+    case: dict,
+    prediction: torch.Tensor,
+    labels: np.ndarray,
+    organs: Sequence[str],
+    largest_component: Sequence[str] = (),
+) -> list[dict]:
+    """Return the rows of ``evaluation.csv`` for one case, one per organ: ``case``, ``organ`` and scores.
+
+    The six ``SCORES`` are of what is written. Those of ``COMPARED`` follow twice: ``<score>_all`` as predicted, and
+    ``<score>_largest`` with the largest component of the organ alone.
 
     Where the ground truth lacks an organ, all scores except the volumes are NaN. Where only the prediction lacks it,
     ``hd95_mm`` is NaN.
 
     Args:
         case: Preprocessed case with a label.
-        prediction: Labels (X, Y, Z) on the training grid, for ``dice``.
-        labels: Labels on the scan's own grid, uint8, for all other scores.
+        prediction: Labels (X, Y, Z) on the training grid as predicted, for ``dice``.
+        labels: Labels on the scan's own grid as predicted, uint8, for all other scores.
         organs: Names of the classes without the background.
+        largest_component: Organs of which only the largest connected piece is written; see ``organ_labels``.
     """
-    truth = read_labels(case["label_source"])
+    everything = range(1, len(organs) + 1)
+    written = organ_labels(largest_component, organs, "largest_component")
+    predicted = (prediction.numpy(), labels)
+    largest = [largest_components(grid, everything) for grid in predicted]
+    changed = np.unique(np.concatenate([grid[grid != kept] for grid, kept in zip(predicted, largest, strict=True)]))
+    truth, classes = read_labels(case["label_source"]), len(organs) + 1
+    as_predicted = _scores(case, *predicted, truth, everything, classes)
+    reduced = as_predicted | (_scores(case, *largest, truth, changed.tolist(), classes) if len(changed) else {})
+    rows = []
+    for label, organ in enumerate(organs, start=1):
+        both = {"all": as_predicted[label], "largest": reduced[label]}
+        compared = {f"{name}_{kind}": scores[name] for name in COMPARED for kind, scores in both.items()}
+        rows.append({"case": case["name"], "organ": organ} | both["largest" if label in written else "all"] | compared)
+    return rows
+
+
+def _scores(
+    case: dict, prediction: np.ndarray, labels: np.ndarray, truth: np.ndarray, scored: Sequence[int], classes: int
+) -> dict[int, dict[str, float]]:
+    """Return the ``SCORES`` of some labels of a segmentation, given on the training grid and on the scan's own."""
     affine = np.asarray(case["image"].meta["original_affine"], dtype=float)
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-    classes = len(organs) + 1
     counts = confusion_matrix(torch.from_numpy(labels), torch.from_numpy(truth), classes)
-    on_training_grid = confusion_matrix(prediction, case["label"].as_tensor()[0], classes)
+    on_training_grid = confusion_matrix(torch.from_numpy(prediction), case["label"].as_tensor()[0], classes)
     dice, own_dice = dice_per_organ(on_training_grid), dice_per_organ(counts)
     boxes = [
         _union(pair) for pair in zip(*(find_objects(volume, classes - 1) for volume in (labels, truth)), strict=True)
     ]
-    rows = []
-    for label, (organ, box) in enumerate(zip(organs, boxes, strict=True), start=1):
+    found = {}
+    for label in scored:
+        box = boxes[label - 1]
         true, predicted = int(counts[label].sum()), int(counts[:, label].sum())
         surface_dice, hd95 = (0.0, np.nan) if true else (np.nan, np.nan)
         if true and predicted:
             surface_dice, hd95 = surface_scores(labels[box] == label, truth[box] == label, voxel_sizes(affine))
         values = (dice[label - 1], own_dice[label - 1], surface_dice, hd95, true * voxel_ml, predicted * voxel_ml)
-        rows.append({"case": case["name"], "organ": organ, **dict(zip(SCORES, map(float, values), strict=True))})
-    return rows
+        found[label] = dict(zip(SCORES, map(float, values), strict=True))
+    return found
 
 
 def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
@@ -137,10 +169,7 @@ def summarise(rows: list[dict], organs: Sequence[str]) -> dict[str, object]:
     """
     tables = {name: np.array([row[name] for row in rows]).reshape(-1, len(organs)) for name in SCORES}
     return {
-        "mean_dice": mean_dice(tables["dice"]),
-        "mean_dice_own_grid": mean_dice(tables["dice_own_grid"]),
-        "mean_surface_dice": mean_dice(tables["surface_dice"]),
-        "mean_hd95_mm": mean_dice(tables["hd95_mm"]),
+        **{f"mean_{name}": _mean_of_cases(rows, name, organs) for name in COLUMNS if not name.startswith("volume")},
         "dice_per_organ": dict(zip(organs, organ_means(tables["dice"]).tolist(), strict=True)),
         "dice_own_grid_per_organ": dict(zip(organs, organ_means(tables["dice_own_grid"]).tolist(), strict=True)),
     }
@@ -155,11 +184,11 @@ def worst_and_best(rows: list[dict]) -> dict[str, dict]:
     return {"worst": present[0], "best": present[-1]} if present else {}
 
 
-def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -> Table:
-    """Return a table of the mean and standard deviation of each organ's scores over the cases, with notes.
+def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -> Tables:
+    """Return a table of each organ's scores, and one that compares them with those of the largest component alone.
 
-    Scores of an organ are averaged over the cases in which the ground truth has it. Distances also need the organ in
-    the prediction.
+    Scores of an organ are mean and standard deviation over the cases in which the ground truth has it. Distances also
+    need the organ in the prediction.
 
     Args:
         rows: Rows from :func:`score_case` of all cases.
@@ -181,7 +210,8 @@ def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -
     if means := case_means(rows):
         dices = [_spread(np.array(column), 2) for column in zip(*means.values(), strict=True)]
         lines.append(["mean of cases", *dices, *[""] * (len(heads) - 3 + bool(ceiling))])
-    return Table(heads + ["ceiling"] * bool(ceiling), lines, _notes(rows, organs, absent))
+    scores = Table(heads + ["ceiling"] * bool(ceiling), lines, _notes(rows, organs, absent))
+    return Tables([scores, describe_components(rows)])
 
 
 def _notes(rows: list[dict], organs: list[str], absent: list[str]) -> list[str]:
@@ -209,6 +239,36 @@ def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
         names = ", ".join(f"{row['organ']} {row['dice_own_grid']:.2f}" for row in worst)
         lines.append((case, f"{dice:.3f}", f"{own_dice:.3f}", names))
     return Table(("case", "Dice", "own grid", "worst organs"), lines)
+
+
+def describe_components(rows: list[dict]) -> Table:
+    """Return a table of scores as predicted and with the largest component alone, of the organs where they differ.
+
+    Args:
+        rows: Rows from :func:`score_case` of all cases.
+    """
+    organs = list(dict.fromkeys(row["organ"] for row in rows))
+    digits = {"dice_own_grid": 2, "surface_dice": 2, "hd95_mm": 1}
+    columns = [(f"{name}_{kind}", digits[name]) for name in COMPARED for kind in ("all", "largest")]
+    lines, same = [], []
+    for organ in organs:
+        own = [row for row in rows if row["organ"] == organ and row["volume_true_ml"] > 0]
+        cells = [_spread(np.array([row[name] for row in own]), n) for name, n in columns]
+        if cells[::2] == cells[1::2]:
+            same.append(organ)
+        else:
+            lines.append([organ, *cells])
+    means = [_mean_of_cases(rows, name, organs) for name, _ in columns]
+    lines.append(["mean of cases", *(f"{mean:.{max(n, 1)}f}" for mean, (_, n) in zip(means, columns, strict=True))])
+    heads = ("own grid", "with", "surface Dice", "with", "HD95, mm", "with")
+    notes = [f"The same with both, or absent: {', '.join(same)}."] if same else []
+    title = 'Without and with "largest component", which keeps the largest connected piece of an organ:'
+    return Table(["organ", *heads], lines, notes, title)
+
+
+def _mean_of_cases(rows: list[dict], name: str, organs: Sequence[str]) -> float:
+    """Return the mean over the cases of each case's mean over its organs."""
+    return mean_dice(np.array([row[name] for row in rows]).reshape(-1, len(organs)))
 
 
 def _never_found(rows: list[dict]) -> bool:

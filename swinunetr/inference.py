@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,13 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import SpatialResample
+from monai.transforms.utils import get_largest_connected_component_mask
 from nibabel.affines import from_matvec
+from scipy.ndimage import find_objects
 
 from swinunetr.ahead import read_ahead
+from swinunetr.checkpoints import Weights, read_ensemble
+from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
@@ -95,15 +99,39 @@ def _slide(
 
 
 def segment_cases(
-    model: torch.nn.Module, cases: Iterable[dict], recipe: Recipe, hardware: Hardware, folder: str | Path
+    model: torch.nn.Module,
+    cases: Iterable[dict],
+    recipe: Recipe,
+    hardware: Hardware,
+    folder: str | Path,
+    classes: Sequence[str],
+    ensemble: Sequence[Path] = (),
 ) -> Iterator[tuple[dict, torch.Tensor, np.ndarray]]:
-    """Segment cases as :func:`segment_case` does, to ``<name>.nii.gz`` in a folder; yield each with its labels.
+    """Segment cases and write ``<name>.nii.gz`` for each; yield each case with its labels from :func:`label_case`.
 
-    On a GPU, the next case is segmented in a thread while the caller uses the present one and takes the one after it.
+    ``recipe.largest_component`` applies to what is written, not to the labels that are yielded. On a GPU, the next case
+    is segmented in a thread while the caller uses the present one and takes the one after it.
+
+    Args:
+        model: Segmentation network.
+        cases: Preprocessed cases with ``image`` and ``source``.
+        recipe: Recipe of the training, with its settings of inference.
+        hardware: Device and precision.
+        folder: Folder of the files.
+        classes: Names of the labels from 0, which is background.
+        ensemble: Files of weights whose predictions are averaged; empty for the weights of ``model``.
+
+    Raises:
+        InputError: A file could not be written, the memory of the GPU is full, or the weights are of other networks.
     """
+    reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
+    states = read_ensemble(ensemble, classes) if ensemble else ()
 
     def segment(case: dict) -> tuple[dict, torch.Tensor, np.ndarray]:
-        return case, *segment_case(model, case, recipe, hardware, Path(folder) / f"{case['name']}.nii.gz")
+        on_training_grid, labels = label_case(model, case, recipe, hardware, states)
+        written = largest_components(labels, reduced)
+        save_prediction(written, case["source"], Path(folder) / f"{case['name']}.nii.gz")
+        return case, on_training_grid, labels
 
     return read_ahead(segment, cases, hardware)
 
@@ -111,36 +139,59 @@ def segment_cases(
 def segment_case(
     model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, path: str | Path
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Segment a preprocessed case and write the result to a NIfTI file on the scan's own grid.
-
-    Args:
-        model: Segmentation network.
-        case: Preprocessed case with ``image`` and ``source``.
-        recipe: Recipe of the training; ``test_time_flips`` averages over flips.
-        hardware: Device and precision.
-        path: File to write.
-
-    Returns:
-        Labels on the training grid (X, Y, Z), int64, and labels on the scan's own grid, uint8.
-
-    Raises:
-        InputError: The file could not be written, or the memory of the GPU is full.
-    """
+    """Segment one case, write the result to the file ``path``, and return its labels as :func:`label_case` does."""
     on_training_grid, on_own_grid = label_case(model, case, recipe, hardware)
     save_prediction(on_own_grid, case["source"], path)
     return on_training_grid, on_own_grid
 
 
 def label_case(
-    model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware
+    model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, ensemble: Sequence[Weights] = ()
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Return the labels of a case on both grids, as :func:`segment_case` does, without writing a file."""
+    """Return the labels of a case: on the training grid (X, Y, Z), int64, and on the scan's own grid, uint8.
+
+    Args:
+        model: Segmentation network.
+        case: Preprocessed case with ``image``.
+        recipe: Recipe of the training; ``test_time_flips`` averages over flips.
+        hardware: Device and precision.
+        ensemble: Weights of networks of the same shape. They are loaded into ``model`` one after another, and their
+            probabilities are averaged, so that the network's memory is needed once. Empty: the weights of ``model``.
+
+    Raises:
+        InputError: The memory of the GPU is full.
+    """
     with gpu_memory():
-        probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips)
-        for plane in probabilities.unbind(1):  # in place: memory may not hold the probabilities of all classes twice
-            plane.copy_(plane.softmax(0))
-        labels = to_source_grid(probabilities, case["image"])
-        return probabilities.argmax(0).cpu(), labels
+        mean = None
+        for weights in ensemble or [None]:
+            if weights is not None:
+                model.load_state_dict(weights)
+            probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips)
+            for plane in probabilities.unbind(1):  # in place: memory may not hold all probabilities twice
+                plane.copy_(plane.softmax(0))
+            mean = probabilities if mean is None else mean.add_(probabilities.to(mean.device))
+        mean.div_(max(1, len(ensemble)))
+        labels = to_source_grid(mean, case["image"])
+        return mean.argmax(0).cpu(), labels
+
+
+def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarray:
+    """Return a segmentation in which only the largest connected piece of some organs is kept.
+
+    Voxels that touch at a corner are connected. Where an organ really has several pieces, all but one are lost.
+
+    Args:
+        labels: Segmentation (X, Y, Z) of integers; it is not changed.
+        organs: Labels of the organs; others keep all their pieces.
+    """
+    if not organs:
+        return labels
+    kept = labels.copy()
+    for label, box in enumerate(find_objects(labels), start=1):
+        if box is not None and label in organs:
+            mask = labels[box] == label
+            kept[box][mask & ~get_largest_connected_component_mask(mask)] = 0
+    return kept
 
 
 def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray:
@@ -197,6 +248,9 @@ def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path) ->
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0  # the scan's display range, which does not suit labels
+    for name in ("descrip", "aux_file", "intent_name", "db_name"):  # free text, which may name the patient
+        header[name] = b""
+    header.extensions.clear()  # which may hold the whole DICOM header
     try:
         with replacing(path) as temporary:
             nib.save(nib.Nifti1Image(labels, scan.affine, header), temporary)

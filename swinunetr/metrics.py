@@ -62,6 +62,25 @@ def organ_scores(counts: np.ndarray, organs: tuple[str, ...]) -> dict[str, float
     return {"mean_dice": mean_dice(dice), **dict(zip(organs, organ_means(dice).tolist(), strict=True))}
 
 
+def organ_volumes(labels: np.ndarray, voxel_ml: float, organs: Sequence[str]) -> list[dict[str, object]]:
+    """Return ``organ``, ``ml`` and ``touches_border`` of each organ of a segmentation.
+
+    An organ that touches the border of the scan is probably cut off there, so that its volume is too small.
+
+    Args:
+        labels: Segmentation (X, Y, Z) of integers.
+        voxel_ml: Volume of a voxel in ml.
+        organs: Names of the labels from 1.
+    """
+    counts = np.bincount(labels.ravel(), minlength=len(organs) + 1)
+    faces = [labels.take(index, axis) for axis in range(3) for index in (0, -1)]
+    at_border = set(np.unique(np.concatenate([face.ravel() for face in faces])).tolist())
+    return [
+        {"organ": organ, "ml": round(float(counts[label]) * voxel_ml, 3), "touches_border": label in at_border}
+        for label, organ in enumerate(organs, start=1)
+    ]
+
+
 def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
     """Return the normalised surface Dice and the 95th percentile Hausdorff distance in mm of two masks.
 

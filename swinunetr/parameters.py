@@ -74,7 +74,7 @@ def names(value: object) -> tuple[str, ...]:
     parts = value.strip().strip("[]()").split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         raise ValueError
-    return tuple(part.strip().strip("'\"") for part in parts)
+    return tuple(name for part in parts if (name := part.strip().strip("'\"")))
 
 
 A_PATH = (path, "the name of a file or folder")
@@ -106,6 +106,7 @@ KINDS = {  # conversion, and what is expected in words
     "crop_size": (_one_or_three(whole), "one or three whole numbers"),
     "spacing_mm": (_one_or_three(number), "one or three numbers"),
     "tasks": (names, "names with commas between them"),
+    "largest_component": (names, "names of organs with commas between them, all, or nothing"),
 }
 # Those that None, or its text, leaves to the recipe.
 OPTIONAL = {"max_steps", "eval_every", "learning_rate", "crops_per_volume", "volumes_per_step", "crop_size"}

@@ -109,6 +109,40 @@ def plot_contours(
         column[1].xaxis.set_inverted(column[0].xaxis_inverted())
     figure.suptitle(f"{case['name']}, at the {organ}", fontsize=10)
     shown = np.concatenate([np.unique(v.take(middle[a], a)) for v in (truth, predicted) for _, a in PLANES])
+    _legend(figure, shown, organs, numbers=True, lines=(("ground truth", "solid"), ("prediction", "dashed")))
+    return figure
+
+
+def plot_segmentation(
+    name: str,
+    scan: str | Path,
+    segmentation: str | Path,
+    organs: Sequence[str],
+    window: tuple[float, float] | None,
+) -> Figure:
+    """Show a scan on three planes with the outlines of its organs, at the slices with the most organs.
+
+    Args:
+        name: Title of the figure.
+        scan: File of the scan.
+        segmentation: File of its segmentation.
+        organs: Names of the labels from 1.
+        window: Intensities of black and white; None takes the 0.5th and 99.5th percentile.
+    """
+    image, spacing = _upright(scan)
+    labels = _upright(segmentation)[0].astype(np.uint8)
+    low, high = window or np.percentile(image, (0.5, 99.5))
+    image = (np.clip(image, low, high) - low) / max(high - low, 1e-6)
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.6), layout="constrained")
+    slices = [_fullest_slice(labels, axis) for _, axis in PLANES]
+    for ax, (plane, axis), index in zip(axes, PLANES, slices, strict=True):
+        _draw(ax, image, None, axis, index, spacing, organs)
+        _outline(ax, labels.take(index, axis).T, len(organs), "solid", numbers=True)
+        ax.set_title(plane, fontsize=9)
+    figure.suptitle(name, fontsize=10)
+    shown = np.concatenate(
+        [np.unique(labels.take(index, axis)) for index, (_, axis) in zip(slices, PLANES, strict=True)]
+    )
     _legend(figure, shown, organs, numbers=True)
     return figure
 
@@ -231,7 +265,8 @@ def _volumes(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _fullest_slice(label: np.ndarray, axis: int) -> int:
     """Return the slice perpendicular to ``axis`` with the most organs and, among equals, the most labelled voxels."""
     slices = np.moveaxis(label, axis, 0).reshape(label.shape[axis], -1)
-    return max(range(len(slices)), key=lambda i: (len(np.unique(slices[i])), np.count_nonzero(slices[i])))
+    counts = [np.bincount(one) for one in slices.astype(np.uint8)]
+    return max(range(len(slices)), key=lambda i: (np.count_nonzero(counts[i]), counts[i][1:].sum()))
 
 
 def _draw(ax: Axes, image, label, axis: int, index: int, spacing, organs: Sequence[str]) -> None:
@@ -259,8 +294,14 @@ def _colours(organs: Sequence[str]) -> ListedColormap:
     return ListedColormap(organ_colours(max(len(organs), 2)))
 
 
-def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str], numbers: bool = False) -> None:
-    """Add a legend of the organs in ``label`` under the figure; with ``numbers``, for outlines."""
+def _legend(
+    figure: Figure,
+    label: np.ndarray,
+    organs: Sequence[str],
+    numbers: bool = False,
+    lines: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Add a legend of the organs in ``label`` under the figure; ``lines`` are the names of styles of outlines."""
     colours = _colours(organs)
     present = [i for i in np.unique(label).tolist() if i > 0]
     names = [f"{i} {organs[i - 1]}" if numbers else organs[i - 1] for i in present]
@@ -268,9 +309,7 @@ def _legend(figure: Figure, label: np.ndarray, organs: Sequence[str], numbers: b
         Patch(facecolor=colours.colors[i - 1], edgecolor="gray", label=name)
         for i, name in zip(present, names, strict=True)
     ]
-    if numbers:
-        lines = (("ground truth", "solid"), ("prediction", "dashed"))
-        handles += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines]
+    handles += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines]
     if handles:
         figure.legend(
             handles=handles,

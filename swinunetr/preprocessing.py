@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from swinunetr.recipe import CommonRecipe
 
 # Where pydicom is installed, MONAI warns for each file that one more decoder of DICOM, which nothing here uses, is not.
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
 UNLABELLED_PARTS = ("image",)  # of a cached case

@@ -99,9 +99,12 @@ class Recipe(CommonRecipe):
     overlap: float = 0.25  # of neighbouring positions of the sliding window
     windows_per_batch: int = 4  # positions of the sliding window that the network computes at a time
     test_time_flips: bool = False  # average the final predictions over all eight combinations of axis flips
+    largest_component: tuple[str, ...] = ()  # organs of which only the largest connected piece is kept, or "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        organs = self.largest_component
+        object.__setattr__(self, "largest_component", (organs,) if isinstance(organs, str) else tuple(organs))
         if self.clip_norm is not None and not (isinstance(self.clip_norm, int | float) and self.clip_norm > 0):
             raise InputError(f"clip_norm: expected a number above 0, or None, found {self.clip_norm!r}.")
         if self.rotate_probability:
@@ -216,4 +219,7 @@ def describe_recipe(recipe: CommonRecipe) -> Table:
 
 
 def _as_text(value: object) -> str:
-    return " x ".join(map(str, value)) if isinstance(value, tuple) and len(value) == 3 else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    names = all(isinstance(part, str) for part in value)  # of tasks or organs
+    return (", ".join(value) or "none") if names else " x ".join(map(str, value))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from swinunetr.checkpoints import find_checkpoint, network_size, training_note
-from swinunetr.dataset import Dataset
+from swinunetr.checkpoints import find_checkpoint, network_size, require_classes, training_note
+from swinunetr.dataset import Dataset, organ_labels
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
 from swinunetr.parameters import convert_parameters
@@ -19,7 +19,7 @@ from swinunetr.recipe import RECIPES, CommonRecipe, Recipe
 R = TypeVar("R", bound=CommonRecipe)
 
 # Settings that only affect inference, so that they may change between two runs of one folder.
-INFERENCE_ONLY = {"test_time_flips", "windows_per_batch"}
+INFERENCE_ONLY = {"test_time_flips", "windows_per_batch", "largest_component"}
 MOST_CASES = 500  # whose hashes are noted one by one; of more there is one hash
 MOST_LINES = 8  # of differences in a message
 
@@ -30,7 +30,7 @@ class Options:
 
     data_root: str  # empty means phantoms
     json_path: str
-    checkpoint: Path | None  # file of pretrained_checkpoint; None means random weights
+    checkpoint: Path | None  # file of pretrained_checkpoint, the first of several; None means random weights
     logdir: str
     resume: bool
     cache_dir: str  # empty means no cache
@@ -38,6 +38,7 @@ class Options:
     pretrained_decoder: bool = True
     evaluate_only: bool = False
     modality: str = "CT"
+    ensemble: tuple[Path, ...] = ()  # files of pretrained_checkpoint, if they are several
 
 
 def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tuple[Options, R]:
@@ -62,12 +63,19 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
         options["evaluate_only"] |= values["max_steps"] == 0
     if options.get("evaluate_only") and not file:
         raise InputError("evaluate_only: expected weights to evaluate; set pretrained_checkpoint to a best_model.pth.")
-    checkpoint = find_checkpoint(file) if file else None
+    several = [part.strip() for part in file.split(",") if part.strip()] if not Path(file).is_file() else [file]
+    if len(several) > 1 and not options.get("evaluate_only"):
+        raise InputError(
+            f"pretrained_checkpoint: expected one file to train from, found {len(several)}. Several are averaged with "
+            "evaluate_only."
+        )
+    files = tuple(find_checkpoint(one) for one in several)
+    checkpoint = files[0] if files else None
     recipe = choose_recipe(name, recipes, checkpoint, **values)
     if options.get("evaluate_only"):
         changes = {key: value for key, value in values.items() if value is not None} | {"max_steps": 0}
         recipe = replace(trained_recipe(checkpoint) or recipe, **changes)
-    return Options(checkpoint=checkpoint, **options), recipe
+    return Options(checkpoint=checkpoint, ensemble=files if len(files) > 1 else (), **options), recipe
 
 
 def choose_recipe(
@@ -118,6 +126,7 @@ def run_settings(
     dataset: Dataset,
     checkpoint: str | Path | None,
     fingerprint: Mapping[str, str] | None = None,
+    ensemble: Sequence[Path] = (),
     **choices: object,
 ) -> dict:
     """Return the values that decide the result of a run, for :class:`run_folder.RunFolder` to compare and to note.
@@ -127,8 +136,21 @@ def run_settings(
         dataset: Its cases.
         checkpoint: File of its pretrained weights, which count by their content; None or empty for random weights.
         fingerprint: Hash of each case's content, from :class:`swinunetr.checks.DatasetReport`; None leaves it out.
+        ensemble: Files whose predictions are averaged, which count by their content; empty for one network.
         choices: Further values that decide the result.
+
+    Raises:
+        InputError: ``recipe.largest_component`` names an organ that the data set lacks.
+        CheckpointError: The weights are to be evaluated without training (``evaluate_only`` in ``choices``), and their
+            classes are not those of the data set.
     """
+    organ_labels(getattr(recipe, "largest_component", ()), dataset.organs, "largest_component")
+    file = find_checkpoint(checkpoint) if checkpoint else None
+    if file and choices.get("evaluate_only"):
+        for one in ensemble or [file]:
+            require_classes(one, dataset.classes)
+    if ensemble:
+        choices["ensemble_sha256"] = [sha256(one) for one in ensemble]
     split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
     data = {name: fingerprint[name] for names in split.values() for name in names} if fingerprint else {}
     if len(data) > MOST_CASES:
@@ -141,7 +163,7 @@ def run_settings(
         "classes": dataset.classes,
         "modality": dataset.modality,
         "pretrained_checkpoint": Path(checkpoint).name if checkpoint else "",
-        "pretrained_sha256": sha256(find_checkpoint(checkpoint)) if checkpoint else "",
+        "pretrained_sha256": sha256(file) if file else "",
         **choices,
     }
 

@@ -64,6 +64,17 @@ class Table(Shown):
         return "\n\n".join(filter(None, (self.title, table, "\n".join(f"- {note}" for note in self.notes))))
 
 
+@dataclass(frozen=True, repr=False)
+class Tables(Shown):
+    """Tables that are shown together."""
+
+    parts: Sequence[Table]
+
+    def tables(self) -> list[Table]:
+        """Return the tables."""
+        return list(self.parts)
+
+
 def _is_number(cell: str) -> bool:
     """Return whether a cell holds a number, such as ``0.93 ± 0.01`` or ``20 of 20``, or nothing."""
     return cell in ("", "-") or bool(re.fullmatch(r"[-+]?\d[\d.]*( (±|of) \d[\d.]*)?", cell))

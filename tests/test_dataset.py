@@ -10,7 +10,7 @@ import pytest
 from conftest import PROJECT, SMALL, write_case
 
 from swinunetr.checks import check_dataset
-from swinunetr.dataset import find_volumes, read_dataset, read_unlabelled
+from swinunetr.dataset import find_volumes, organ_labels, read_dataset, read_unlabelled
 from swinunetr.errors import InputError
 
 
@@ -303,3 +303,13 @@ def test_missing_folder_and_too_few_volumes_are_errors(tmp_path):
     write_case(tmp_path, 1)
     with pytest.raises(InputError, match="at least two volumes in .*, found 1"):
         read_unlabelled(tmp_path)
+
+
+def test_organs_are_found_by_name_in_any_case():
+    organs = ("spleen", "Right Kidney", "liver")
+    assert organ_labels(["LIVER", "right kidney", "liver"], organs, "x") == [2, 3]
+    assert organ_labels(["all"], organs, "x") == [1, 2, 3] and organ_labels([], organs, "x") == []
+    with pytest.raises(
+        InputError, match="x: expected organs.*unknown: heart. The organs are spleen"
+    ):
+        organ_labels(["liver", "heart"], organs, "x")

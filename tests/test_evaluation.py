@@ -10,7 +10,7 @@ from conftest import SMALL, prepared, write_case
 
 from swinunetr.devices import find_hardware
 from swinunetr.evaluation import (
-    SCORES,
+    COLUMNS,
     case_means,
     describe_scores,
     describe_worst_cases,
@@ -44,13 +44,13 @@ def test_a_perfect_network_scores_one_and_stays_in_training_mode(small_data):
     assert model.training
 
 
-def scored(folder, change, **details):
+def scored(folder, change, largest_component=(), **details):
     """Return the rows of one case, with a prediction that is the ground truth after ``change``."""
     files = {key: str(folder / file) for key, file in write_case(folder, 1, **details).items()}
     (case,) = prepare_cases([{"name": "c", **files}], SMALL, "CT")
     labels = read_labels(files["label"])
     change(labels)
-    return score_case(case, case["label"].as_tensor()[0].long(), labels, ("left box", "right box"))
+    return score_case(case, case["label"].as_tensor()[0].long(), labels, ("left box", "right box"), largest_component)
 
 
 def test_scores_of_a_case_with_half_an_organ_counted_by_hand(tmp_path):
@@ -58,7 +58,7 @@ def test_scores_of_a_case_with_half_an_organ_counted_by_hand(tmp_path):
         labels[10:20, 12:40, 10:30] = 0
 
     left, right = scored(tmp_path, halve, affine=np.diag([-1.0, 2.0, 3.0, 1.0]))
-    assert list(left) == ["case", "organ", *SCORES]
+    assert list(left) == ["case", "organ", *COLUMNS]
     assert (left["volume_true_ml"], left["volume_predicted_ml"]) == (pytest.approx(67.2), pytest.approx(33.6))
     assert left["dice_own_grid"] == pytest.approx(2 / 3) and left["dice"] == 1
     assert left["hd95_mm"] == pytest.approx(10, abs=1) and 0 < left["surface_dice"] < 1
@@ -80,6 +80,31 @@ def test_a_missed_organ_has_no_distance_and_an_absent_organ_has_no_score(tmp_pat
     assert set(worst_and_best(rows)) == {"worst", "best"}
 
 
+def add_islands(labels):
+    labels[60:63, 60:63, 60:63] = 1  # far from the left box, which is at 10:30, 12:40, 10:30
+    labels[5, 5, 5] = 2
+
+
+@pytest.mark.parametrize("chosen", [(), ("right box",), ("Left Box",), ("all",)])
+def test_scores_with_the_largest_component_stand_beside_those_as_predicted(tmp_path, chosen):
+    left, right = scored(tmp_path, add_islands, chosen)
+    volume = 20 * 28 * 20
+    assert left["dice_own_grid_all"] == pytest.approx(2 * volume / (2 * volume + 27))
+    assert left["dice_own_grid_largest"] == left["surface_dice_largest"] == 1 and left["hd95_mm_largest"] == 0
+    assert right["hd95_mm_largest"] == 0 and right["dice_own_grid_all"] < 1
+    for row, written in ((left, chosen in [("Left Box",), ("all",)]), (right, chosen in [("right box",), ("all",)])):
+        kind = "largest" if written else "all"
+        assert all(row[name] == row[f"{name}_{kind}"] for name in ("dice_own_grid", "surface_dice", "hd95_mm"))
+    assert left["volume_predicted_ml"] > left["volume_true_ml"] or chosen in [("Left Box",), ("all",)]
+    table = str(describe_scores([left, right]))
+    assert 'Without and with "largest component"' in table and "1.00" in table
+
+
+def test_organs_of_one_piece_are_not_in_the_table_of_components(tmp_path):
+    rows = scored(tmp_path, lambda labels: None)
+    assert "The same with both, or absent: left box, right box." in str(describe_scores(rows))
+
+
 def test_labels_stored_with_a_slope_are_read_as_whole_numbers(tmp_path):
     image = nib.Nifti1Image(np.full((2, 2, 2), 10, np.uint8), np.eye(4))
     image.header.set_slope_inter(0.7, 0)  # stored in the header as float32: 10 is read as 6.9999999
@@ -89,7 +114,7 @@ def test_labels_stored_with_a_slope_are_read_as_whole_numbers(tmp_path):
 
 
 def test_a_scan_without_any_organ_is_scored_without_a_mean(tmp_path):
-    row = {"case": "c", "organ": "liver", **dict.fromkeys(SCORES, math.nan)}
+    row = {"case": "c", "organ": "liver", **dict.fromkeys(COLUMNS, math.nan)}
     rows = [row | {"volume_true_ml": 0.0, "volume_predicted_ml": 2.0}]
     assert case_means(rows) == {} and worst_and_best(rows) == {}
     assert "Absent from the ground truth" in str(describe_scores(rows))
@@ -97,7 +122,7 @@ def test_a_scan_without_any_organ_is_scored_without_a_mean(tmp_path):
 
 
 def test_a_prediction_of_background_only_and_missed_organs_are_noted():
-    row = {"case": "c", "organ": "liver", **dict.fromkeys(SCORES, 0.0), "volume_true_ml": 5.0}
+    row = {"case": "c", "organ": "liver", **dict.fromkeys(COLUMNS, 0.0), "volume_true_ml": 5.0}
     assert "predicts only background" in str(describe_scores([row]))
     found = row | {"organ": "spleen", "dice_own_grid": 0.5, "volume_predicted_ml": 4.0}
     assert "Not found in any case: liver." in str(describe_scores([row, found]))
@@ -105,7 +130,7 @@ def test_a_prediction_of_background_only_and_missed_organs_are_noted():
 
 def test_worst_cases_come_first():
     rows = [
-        {"case": case, "organ": organ, **dict.fromkeys(SCORES, dice), "volume_true_ml": 1.0}
+        {"case": case, "organ": organ, **dict.fromkeys(COLUMNS, dice), "volume_true_ml": 1.0}
         for case, organ, dice in [("a", "liver", 0.9), ("a", "aorta", 0.8), ("b", "liver", 0.9), ("b", "aorta", 0.1)]
     ]
     lines = str(describe_worst_cases(rows)).splitlines()

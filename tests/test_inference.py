@@ -1,5 +1,6 @@
 """Resampling to the scan's own grid, files of predictions, and sliding-window inference with axis flips."""
 
+import gzip
 import weakref
 
 import nibabel as nib
@@ -194,7 +195,53 @@ def test_cases_are_segmented_one_after_another(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Conv3d(1, 3, 1)
     alone = inference.segment_case(model, case, SMALL, find_hardware(), tmp_path / "alone.nii.gz")
-    for found, *labels in inference.segment_cases(model, [case, case], SMALL, find_hardware(), tmp_path / "out"):
+    cases = [case, case]
+    for found, *labels in inference.segment_cases(model, cases, SMALL, find_hardware(), tmp_path / "out", "abc"):
         assert found is case and torch.equal(labels[0], alone[0])
         np.testing.assert_array_equal(labels[1], alone[1])
     assert (tmp_path / "out/c.nii.gz").read_bytes()[10:] == (tmp_path / "alone.nii.gz").read_bytes()[10:]
+
+
+def test_an_ensemble_averages_the_probabilities_of_its_networks(tmp_path):
+    case, _ = preprocessed_case(tmp_path)
+    networks = []
+    for seed in (0, 1, 2):
+        torch.manual_seed(seed)
+        networks.append(torch.nn.Conv3d(1, 3, 1))
+    probabilities = [
+        inference.predict(network, case["image"], SMALL, find_hardware()).softmax(0) for network in networks
+    ]
+    expected = (sum(probabilities) / 3).argmax(0)
+    assert not any(torch.equal(one.argmax(0), expected) for one in probabilities[:1])
+    states = [network.state_dict() for network in networks]
+    labels, on_own_grid = inference.label_case(torch.nn.Conv3d(1, 3, 1), case, SMALL, find_hardware(), states)
+    assert (labels != expected).float().mean() < 1e-4  # equal probabilities may be rounded differently
+    same, _ = inference.label_case(networks[0], case, SMALL, find_hardware(), states[:1] * 2)
+    alone, _ = inference.label_case(networks[0], case, SMALL, find_hardware())
+    assert torch.equal(same, alone) and on_own_grid.dtype == np.uint8
+
+
+def test_only_the_largest_piece_of_the_chosen_organs_is_kept():
+    labels = np.zeros((8, 8, 3), np.uint8)
+    labels[0:3, 0:3, 0], labels[3, 3, 1], labels[6, 6, 0] = 1, 1, 1  # the second touches the first at a corner
+    labels[0:2, 5:7, 2], labels[7, 0, 2] = 2, 2
+    before = labels.copy()
+    kept = inference.largest_components(labels, [1])
+    assert kept[3, 3, 1] == 1 and kept[6, 6, 0] == 0 and kept[7, 0, 2] == 2
+    assert (kept == 1).sum() == 10
+    assert inference.largest_components(labels, [1, 2])[7, 0, 2] == 0
+    assert inference.largest_components(labels, []) is labels
+    np.testing.assert_array_equal(labels, before)
+
+
+def test_free_text_of_the_scan_is_not_copied_into_a_prediction(tmp_path):
+    case, files = preprocessed_case(tmp_path)
+    scan = nib.load(files["image"])
+    for name in ("descrip", "aux_file", "db_name", "intent_name"):
+        scan.header[name] = b"Jane Doe"
+    scan.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe, born 1970"))
+    nib.save(scan, tmp_path / "named.nii.gz")
+    labels = inference.to_source_grid(perfect(case), case["image"])
+    inference.save_prediction(labels, tmp_path / "named.nii.gz", tmp_path / "out.nii")
+    assert b"Jane" in gzip.decompress((tmp_path / "named.nii.gz").read_bytes())
+    assert b"Jane" not in (tmp_path / "out.nii").read_bytes()

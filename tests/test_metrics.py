@@ -14,6 +14,7 @@ from swinunetr.metrics import (
     dice_per_organ,
     mean_dice,
     organ_means,
+    organ_volumes,
     surface_scores,
 )
 
@@ -73,3 +74,15 @@ def test_surface_scores_equal_those_of_monai(shift):
     )
     found = surface_scores(prediction, truth, spacing)
     np.testing.assert_allclose(found, [float(value) for value in expected], rtol=1e-5)
+
+
+def test_volumes_of_organs_and_whether_they_touch_the_border_counted_by_hand():
+    labels = np.zeros((6, 5, 4), np.uint8)
+    labels[1:3, 1:3, 1:3], labels[4:, 2, 2] = 1, 2  # 8 voxels inside; 2 voxels up to the last plane
+    assert organ_volumes(labels, 0.5, ("liver", "spleen", "aorta")) == [
+        {"organ": "liver", "ml": 4.0, "touches_border": False},
+        {"organ": "spleen", "ml": 1.0, "touches_border": True},
+        {"organ": "aorta", "ml": 0.0, "touches_border": False},
+    ]
+    for axis in range(3):
+        assert [row["touches_border"] for row in organ_volumes(np.roll(labels, -1, axis), 1, ("liver",))] == [True]

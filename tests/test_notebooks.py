@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from nbclient.exceptions import CellExecutionError
 from papermill import inspect_notebook
 
 from swinunetr.checkpoints import build_swinunetr, load_pretrained
-from swinunetr.evaluation import SCORES
+from swinunetr.evaluation import COLUMNS
 from swinunetr.phantoms import write_unlabelled_phantoms
 
 NOTEBOOK, PRETRAINING = PROJECT / "swinunetr_finetune.ipynb", PROJECT / "ssl_train.ipynb"
@@ -133,7 +132,7 @@ def test_demo_leaves_what_the_readme_lists(demo):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["recipe"]["max_steps"] == 4 and len(summary["dice_per_organ"]) == 13
     rows = list(csv.DictReader((run / "evaluation.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["case", "organ", *SCORES] and len(rows) == 6 * 13
+    assert list(rows[0]) == ["case", "organ", *COLUMNS] and len(rows) == 6 * 13
     liver = [float(row["dice"]) for row in rows if row["organ"] == "liver"]
     assert summary["dice_per_organ"]["liver"] == pytest.approx(sum(liver) / 6)
     assert all((run / f"{name}.png").is_file() for name in ("worst_organ", "best_organ", "organ_dice"))
@@ -247,7 +246,8 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
     assert not (tmp_path / "evaluated/best_model.pth").exists() and not (tmp_path / "evaluated/state.pt").exists()
 
     (tmp_path / "other").mkdir()  # other weights of the same name, in the same folder
-    shutil.copy(tmp_path / "pretrained.pth", tmp_path / "other/best_model.pth")
+    weights = SwinUNETR(in_channels=1, out_channels=3, feature_size=12).state_dict()
+    torch.save(weights, tmp_path / "other/best_model.pth")
     done = papermill(
         tmp_path / "other.ipynb",
         data_root=root,

@@ -29,6 +29,8 @@ TAKEN = [
     ("spacing_mm", 2, 2.0),
     ("tasks", "reconstruction, rotation", ("reconstruction", "rotation")),
     ("tasks", ["reconstruction"], ("reconstruction",)),
+    ("largest_component", "spleen, Left Kidney", ("spleen", "Left Kidney")),
+    ("largest_component", "", ()),
     ("logdir", 2024, "2024"),
     ("logdir", PROJECT, str(PROJECT)),
     ("data_root", "", ""),

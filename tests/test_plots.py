@@ -46,6 +46,14 @@ def test_outlines_are_solid_for_the_ground_truth_and_dashed_for_the_prediction(t
     assert {colour.lower() for colour in organ_colours(1)} <= colours
 
 
+def test_a_segmentation_is_shown_on_three_planes_with_its_organs_alone(tmp_path):
+    files = {key: str(tmp_path / file) for key, file in write_case(tmp_path, 1).items()}
+    figure = plots.plot_segmentation("folder/scan", files["image"], files["label"], ORGANS, (-175, 250))
+    assert figure.get_suptitle() == "folder/scan" and len(figure.axes) == 3
+    assert legend(figure) == ["1 left box", "2 right box"]
+    assert all(ax.collections for ax in figure.axes)
+
+
 def test_learning_curves_mark_the_best_validation():
     history = [{"step": s, "train_loss": 1 / s, "mean_dice": d} for s, d in ((1, 0.2), (2, 0.6), (3, 0.4))]
     figure = plots.plot_curves(history)

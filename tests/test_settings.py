@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from swinunetr.checkpoints import build_swinunetr, save_weights
-from swinunetr.errors import InputError
+from swinunetr.dataset import Dataset
+from swinunetr.errors import CheckpointError, InputError
 from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe
-from swinunetr.settings import choose_recipe, read_parameters, trained_recipe
+from swinunetr.settings import choose_recipe, read_parameters, run_settings, trained_recipe
 
 
 def test_a_parameter_replaces_the_value_of_the_recipe_unless_it_is_none():
@@ -64,6 +65,18 @@ def test_weights_are_evaluated_in_the_recipe_of_their_training(given, tmp_path):
         read_parameters(**NOTEBOOK | given)
 
 
+def test_evaluation_of_weights_for_other_classes_is_refused_and_training_from_them_is_not(tmp_path):
+    file = tmp_path / "best_model.pth"
+    save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note={"classes": ("background", "liver")})
+    other, same = (
+        Dataset(classes, "CT", [], [], []) for classes in (("background", "spleen"), ("LIVER", "background"))
+    )
+    with pytest.raises(CheckpointError, match="not trained for spleen, but for liver"):
+        run_settings(DEMO, other, file, evaluate_only=True)
+    assert run_settings(DEMO, same, file, evaluate_only=True)["classes"] == ("LIVER", "background")
+    assert run_settings(DEMO, other, file, evaluate_only=False)["pretrained_checkpoint"] == "best_model.pth"
+
+
 def test_pretraining_needs_a_step():
     names = ("data_root", "pretrained_checkpoint", "logdir", "recipe_name", "resume", "cache_dir", "save_every", "seed")
     given = {name: NOTEBOOK[name] for name in names} | {"json_path": "", "modality": "CT"}
@@ -81,3 +94,34 @@ def test_weights_of_unknown_settings_are_refused_by_them(tmp_path):
     save_weights(build_swinunetr(2, feature_size=12), tmp_path / "new.pth", note={"recipe": {"momentum": 1}})
     with pytest.raises(InputError, match="does not know: momentum"):
         trained_recipe(tmp_path / "new.pth")
+
+
+def test_several_checkpoints_are_averaged_to_evaluate_and_refused_to_train(tmp_path):
+    files = [tmp_path / name for name in ("a.pth", "b.pth")]
+    classes = ("background", "liver")
+    for file in files:
+        note = {"recipe": asdict(DEMO), "classes": classes, "modality": "CT"}
+        save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
+    given = NOTEBOOK | {"pretrained_checkpoint": f"{files[0]}, {files[1]}"}
+    with pytest.raises(InputError, match="pretrained_checkpoint: expected one file to train from, found 2"):
+        read_parameters(**given)
+    options, recipe = read_parameters(**given | {"evaluate_only": True})
+    assert options.checkpoint == files[0] and options.ensemble == tuple(files)
+    data = Dataset(classes, "CT", [], [], [])
+    choices = {"evaluate_only": True}
+    both = run_settings(recipe, data, options.checkpoint, None, options.ensemble, **choices)
+    assert len(set(both["ensemble_sha256"])) == 2 and "ensemble_sha256" not in run_settings(recipe, data, files[0])
+    with pytest.raises(CheckpointError, match="b.pth"):
+        save_weights(build_swinunetr(3, feature_size=12, window_size=4), files[1])
+        run_settings(recipe, data, options.checkpoint, None, options.ensemble, **choices)
+    one, _ = read_parameters(**NOTEBOOK | {"pretrained_checkpoint": str(files[0])})
+    assert one.ensemble == () and one.checkpoint == files[0]
+
+
+def test_the_largest_component_is_of_organs_that_the_data_set_has():
+    data = Dataset(("background", "liver"), "CT", [], [], [])
+    _, recipe = read_parameters(**NOTEBOOK | {"largest_component": "Liver"})
+    assert recipe.largest_component == ("Liver",) and run_settings(recipe, data, None)
+    _, recipe = read_parameters(**NOTEBOOK | {"largest_component": "spleen"})
+    with pytest.raises(InputError, match="largest_component: expected organs.*unknown: spleen. The organs are liver"):
+        run_settings(recipe, data, None)

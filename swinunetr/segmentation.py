@@ -1,0 +1,319 @@
+"""Segmentation of scans with trained weights: NIfTI files and DICOM series, in any mixture."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.affines import voxel_sizes
+from tqdm.auto import tqdm
+
+from swinunetr import plots
+from swinunetr.ahead import read_ahead
+from swinunetr.checkpoints import (
+    Weights,
+    build_swinunetr,
+    find_checkpoint,
+    load_pretrained,
+    read_ensemble,
+    training_note,
+)
+from swinunetr.checks import check_dataset, image_fault
+from swinunetr.colours import save_label_names
+from swinunetr.dataset import Dataset, case_name, find_volumes, organ_labels
+from swinunetr.devices import Hardware, find_hardware
+from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nifti
+from swinunetr.dicom_seg import KINDS, Model, write_segmentation
+from swinunetr.errors import InputError
+from swinunetr.files import claim_folder, replacing, sha256
+from swinunetr.inference import label_case, largest_components, save_prediction
+from swinunetr.metrics import organ_volumes
+from swinunetr.network import place_network
+from swinunetr.preprocessing import intensity_window, prepare_cases
+from swinunetr.recipe import Recipe
+from swinunetr.settings import trained_recipe
+from swinunetr.tables import Table
+
+
+class SomeLeftOut(InputError):
+    """Some scans were left out; all others were segmented. The message names each and says why."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan to segment.
+
+    Attributes:
+        name: Path-like name of its results, without an ending.
+        file: NIfTI file; for a DICOM series, None.
+        series: DICOM series; for a NIfTI file, None.
+        content: Hash of its content.
+    """
+
+    name: str
+    file: Path | None
+    series: Series | None
+    content: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network or an ensemble, with what its training notes."""
+
+    network: torch.nn.Module
+    ensemble: Sequence[Weights]  # empty for one network
+    recipe: Recipe
+    classes: tuple[str, ...]
+    hardware: Hardware
+
+
+def segment(
+    weights: str | Path | Sequence[str | Path],
+    scans: str | Path,
+    output: str | Path,
+    flips: bool = False,
+    modality: str | None = None,
+    *,
+    largest_component: Sequence[str] = (),
+    dicom_seg: str = "",
+    pictures: bool = False,
+) -> list[Path]:
+    """Segment one scan or all scans in a folder, and return the paths of the segmentations.
+
+    Scans that ``output`` already has a segmentation of, by their content and from the same weights and options, are not
+    segmented again. ``volumes.csv`` lists the volume of each organ.
+
+    Args:
+        weights: ``best_model.pth`` of a fine-tuning run, which stores recipe, classes and modality; or several, whose
+            probabilities are averaged.
+        scans: NIfTI file, or folder of NIfTI files and DICOM series, which is searched with its subfolders.
+        output: Folder for the results, ``<name>.nii.gz`` for each scan.
+        flips: Whether to average over all eight combinations of axis flips.
+        modality: Modality of the scans; None means that of the training.
+        largest_component: Organs of which only the largest connected piece is kept; ``all`` means every organ.
+        dicom_seg: Kind of the DICOM segmentation object ``<name>.dcm`` of each series, one of ``dicom_seg.KINDS``;
+            empty means none.
+        pictures: Whether to write ``<name>.png``, a picture of each scan with the outlines of the organs.
+
+    Raises:
+        SomeLeftOut: Some scans could not be segmented, which the message lists after all others were.
+        InputError: A file or folder is missing, the weights do not store their training or do not fit together,
+            ``output`` contains the scans or other predictions, or the disk is full.
+    """
+    scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
+    files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
+    recipe, classes, trained_on = _noted(files)
+    recipe = replace(recipe, test_time_flips=flips, largest_component=tuple(largest_component))
+    organ_labels(recipe.largest_component, classes[1:], "largest_component")
+    if dicom_seg and dicom_seg not in KINDS:
+        raise InputError(f"dicom_seg: expected one of {', '.join(KINDS)}, found {dicom_seg!r}.")
+    modality = modality or trained_on
+    found, left_out = _find(scans, output, modality, recipe)
+    problems = [f"{one.name}: {one.reason}" for one in left_out]
+    if not found:
+        raise InputError("\n".join(["scans: none can be segmented:", *problems]))
+    if dicom_seg and not any(scan.series for scan in found):
+        raise InputError(f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only.")
+
+    hashes = [sha256(file) for file in files]
+    settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes, "test_time_flips": flips}
+    settings |= {"modality": modality} | ({"largest_component": list(largest_component)} if largest_component else {})
+    output = claim_folder(output, settings)
+    save_label_names(output, classes)
+    results = Results(output)
+    model = _load(files, classes, recipe)
+    joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
+
+    def endings(scan: Scan) -> list[str]:
+        return [".nii.gz", *[".dcm"] * bool(dicom_seg and scan.series), *[".png"] * pictures]
+
+    new = [scan for scan in found if not results.has(scan, endings(scan))]
+    with tempfile.TemporaryDirectory() as temporary:
+        for scan, case, labels in _labelled(new, model, modality, Path(temporary)):
+            if isinstance(case, InputError):
+                problems.append(f"{scan.name}: {case}")
+                continue
+            file = output / f"{scan.name}.nii.gz"
+            save_prediction(labels, case["source"], file)
+            try:
+                if dicom_seg and scan.series:
+                    write_segmentation(labels, scan.series, classes, output / f"{scan.name}.dcm", origin, dicom_seg)
+            except InputError as error:
+                problems.append(f"{scan.name}: {error}")
+                continue
+            if pictures:
+                _save_picture(scan.name, case["source"], file, model, modality)
+            sizes = voxel_sizes(nib.load(file).affine)
+            results.add(scan, organ_volumes(labels, float(np.prod(sizes)) / 1000, classes[1:]))
+            if scan.series:
+                Path(case["source"]).unlink()
+    if problems:
+        lines = "\n".join(problems)
+        raise SomeLeftOut(f"{len(problems)} of {len(found) + len(left_out)} scans were left out:\n{lines}")
+    return [output / f"{scan.name}.nii.gz" for scan in found]
+
+
+def _noted(files: Sequence[Path]) -> tuple[Recipe, tuple[str, ...], str]:
+    """Return recipe, classes and modality of the training of all weights.
+
+    Raises:
+        InputError: A file has no note of its training, or the notes differ in what inference needs.
+    """
+    notes = []
+    for file in files:
+        note, recipe = training_note(file), trained_recipe(file)
+        if recipe is None:
+            raise InputError(
+                f"'{file}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run. For "
+                "other weights, run swinunetr_finetune.ipynb with evaluate_only, a JSON and the recipe that they need."
+            )
+        notes.append((recipe, tuple(note["classes"]), note["modality"]))
+    recipe, classes, modality = notes[0]
+    grid = ("spacing_mm", "hu_window", "crop_size", "feature_size", "window_size")
+    for file, (other, other_classes, other_modality) in zip(files[1:], notes[1:], strict=True):
+        differing = [name for name in grid if getattr(other, name) != getattr(recipe, name)]
+        differing += ["classes"] * (other_classes != classes) + ["modality"] * (other_modality != modality)
+        if differing:
+            raise InputError(
+                f"weights: '{file}' was trained with other settings than '{files[0]}' ({', '.join(differing)}). "
+                "Expected weights of one network, one grid and the same classes, as of several seeds or folds."
+            )
+    return recipe, classes, modality
+
+
+def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Trained:
+    """Return the network of the weights, placed on the device; of several, the states of all on the CPU."""
+    hardware = find_hardware()
+    network = build_swinunetr(len(classes), files[0])
+    load_pretrained(network, files[0], classes=classes)
+    ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
+    return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware)
+
+
+def _find(scans: Path, output: Path, modality: str, recipe: Recipe) -> tuple[list[Scan], list[LeftOut]]:
+    """Return the scans in a file or folder, without earlier results in a subfolder, and the series that are left out.
+
+    The voxels of NIfTI files and the headers of DICOM series are checked; tables show what was found.
+    """
+    if not scans.exists():
+        raise InputError(f"scans: no file or folder at '{scans}'.")
+    if output in (scans, *scans.parents):
+        raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
+    if scans.is_file() and scans.name.endswith((".nii", ".nii.gz")):
+        entries = [{"name": case_name(scans), "image": str(scans)}]
+    else:
+        entries = [] if scans.is_file() else find_volumes(scans)
+        entries = [entry for entry in entries if output not in Path(entry["image"]).parents]
+    series, left_out = ([], []) if scans.is_file() and entries else find_series(scans, modality, without=output)
+    if not entries and not series and not left_out:
+        raise InputError(f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{scans}', found none.")
+    names = Counter(entry["name"] for entry in entries) + Counter(one.name for one in series)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"scans: found {', '.join(twice)} in two formats. Move one of the two away.")
+    found = [Scan(one.name, None, one, fingerprint(one)) for one in series]
+    if entries:
+        report = check_dataset(Dataset(("background",), modality, [], [], entries), recipe.spacing_mm)
+        print(report)
+        files = [Scan(e["name"], Path(e["image"]), None, report.fingerprint[e["name"]]) for e in entries]
+        found = files + found
+    if series or left_out:
+        print(_describe_series(series, left_out))
+    return found, left_out
+
+
+def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
+    rows = [(one.name, f"{len(one.frames) or len(one.files)} slices of {one.modality}") for one in series]
+    rows += [(one.name, f"left out: {one.reason}") for one in left_out]
+    return Table(("DICOM series", "found"), rows)
+
+
+def _labelled(new: Sequence[Scan], model: Trained, modality: str, temporary: Path):
+    """Yield each scan with its preprocessed case and its labels; with the error and None if it cannot be segmented.
+
+    On a GPU the next scans are read, and the caller writes the last one, while the network segments the present one.
+    """
+
+    def prepare(scan: Scan) -> tuple[Scan, dict | InputError]:
+        try:
+            return scan, _prepare(scan, model.recipe, modality, temporary)
+        except InputError as error:
+            return scan, error
+
+    def label(prepared: tuple[Scan, dict | InputError]) -> tuple[Scan, dict | InputError, np.ndarray | None]:
+        scan, case = prepared
+        if isinstance(case, InputError):
+            return scan, case, None
+        _, labels = label_case(model.network, case, model.recipe, model.hardware, model.ensemble)
+        kept = organ_labels(model.recipe.largest_component, model.classes[1:], "largest_component")
+        return scan, case, largest_components(labels, kept)
+
+    prepared = read_ahead(prepare, new, model.hardware, threads=2)
+    return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(new))
+
+
+def _prepare(scan: Scan, recipe: Recipe, modality: str, temporary: Path) -> dict:
+    """Return a preprocessed case; the voxels of a DICOM series are checked and written to a NIfTI file before.
+
+    Raises:
+        InputError: The scan cannot be read, or its voxels cannot be of this modality.
+    """
+    file = scan.file
+    if scan.series:
+        file = temporary / f"{scan.content}.nii"
+        write_nifti(scan.series, file)
+        if fault := image_fault(file, modality):
+            raise InputError(f"{fault.what}; {fault.remedy}")
+    return prepare_cases([{"name": scan.name, "image": str(file)}], recipe, modality, description="")[0]
+
+
+def _save_picture(name: str, source: str, segmentation: Path, model: Trained, modality: str) -> None:
+    window = intensity_window(model.recipe, modality)
+    figure = plots.plot_segmentation(name, source, segmentation, model.classes[1:], window)
+    with replacing(segmentation.with_name(segmentation.name.removesuffix(".nii.gz") + ".png")) as picture:
+        figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+class Results:
+    """What a folder holds: the content that each segmentation is of (``scans.json``), and ``volumes.csv``."""
+
+    COLUMNS = ("scan", "organ", "ml", "touches_border")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        notes, table = folder / "scans.json", folder / "volumes.csv"
+        self.contents = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        self.rows: dict[str, list[dict]] = {}
+        if table.is_file():
+            with open(table, newline="", encoding="utf-8") as opened:
+                for row in csv.DictReader(opened):
+                    self.rows.setdefault(row["scan"], []).append(row)
+
+    def has(self, scan: Scan, endings: Sequence[str]) -> bool:
+        """Return whether all files of a scan are there, and are of its present content."""
+        files = [self.folder / f"{scan.name}{ending}" for ending in endings]
+        known = self.contents.get(scan.name) == scan.content and scan.name in self.rows
+        return known and all(file.is_file() for file in files)
+
+    def add(self, scan: Scan, volumes: list[dict]) -> None:
+        """Note that a scan has been segmented, and the volumes of its organs."""
+        self.contents[scan.name] = scan.content
+        self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
+        table = self.folder / "volumes.csv"
+        with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(row for name in sorted(self.rows) for row in self.rows[name])
+        with replacing(self.folder / "scans.json") as temporary:
+            temporary.write_text(json.dumps(self.contents, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,337 @@
+"""Segmentation of NIfTI files and DICOM series with only trained weights."""
+
+import csv
+import gzip
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+import torch
+from conftest import PROJECT, SMALL, write_case
+from dicom_files import slice_positions, write_series
+from scipy.ndimage import label as scipy_label
+
+from swinunetr import inference
+from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
+from swinunetr.devices import find_hardware
+from swinunetr.errors import InputError
+from swinunetr.evaluation import read_labels
+from swinunetr.inference import predict
+from swinunetr.network import place_network
+from swinunetr.preprocessing import prepare_cases
+from swinunetr.segmentation import SomeLeftOut, segment
+
+CLASSES = ("background", "left box", "right box")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Return a ``best_model.pth`` like that of a fine-tuning run, with random weights."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "best_model.pth"
+    noted = {"recipe": asdict(SMALL), "classes": CLASSES, "modality": "CT"}
+    save_weights(build_swinunetr(3, feature_size=12, window_size=4), file, note=noted)
+    return file
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Return a folder of two scans, one in a subfolder, and their labels, which must not be segmented."""
+    for number, affine in ((1, None), (2, np.diag([-2.0, -1.5, 3.0, 1.0]))):
+        write_case(tmp_path / "scans", number, affine=affine)
+    shutil.move(tmp_path / "scans/imagesTr/img0001.nii.gz", tmp_path / "scans/first.nii.gz")
+    return tmp_path / "scans"
+
+
+def test_scans_are_segmented_with_the_settings_of_training(weights, scans, tmp_path, capsys):
+    written = segment(weights, scans, tmp_path / "out")
+    report = capsys.readouterr().out
+    assert "2 test" in report and "warning" not in report and "caching" not in report
+    assert written == [tmp_path / "out/first.nii.gz", tmp_path / "out/imagesTr/img0002.nii.gz"]
+    for file, scan in zip(written, [scans / "first.nii.gz", scans / "imagesTr/img0002.nii.gz"], strict=True):
+        np.testing.assert_array_equal(nib.load(file).affine, nib.load(scan).affine)
+    assert {"made_by.json", "labels.ctbl", "labels_itksnap.txt"} <= {f.name for f in (tmp_path / "out").iterdir()}
+
+    entry = {"name": "first", "image": str(scans / "first.nii.gz")}
+    (case,) = prepare_cases([entry], SMALL, "CT")
+    model = place_network(build_swinunetr(3, weights), find_hardware())
+    load_pretrained(model, weights)
+    expected = predict(model, case["image"], SMALL, find_hardware()).argmax(0)
+    share = [(expected == label).float().mean() for label in range(3)]
+    found = read_labels(written[0])
+    np.testing.assert_allclose([(found == label).mean() for label in range(3)], share, atol=0.1)
+
+
+def test_a_second_run_segments_only_the_remaining_scans(weights, scans, tmp_path):
+    first, second = segment(weights, scans, tmp_path / "out")
+    second.unlink()
+    kept = first.stat().st_mtime_ns
+    assert segment(weights, scans, tmp_path / "out") == [first, second]
+    assert first.stat().st_mtime_ns == kept and second.is_file()
+
+
+def test_a_folder_with_predictions_of_other_weights_is_refused(weights, scans, tmp_path):
+    segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    before = (tmp_path / "out/first.nii.gz").read_bytes()
+    other = tmp_path / "other.pth"
+    noted = {"recipe": asdict(replace(SMALL, seed=1)), "classes": CLASSES, "modality": "CT"}
+    save_weights(build_swinunetr(3, feature_size=12, window_size=4), other, note=noted)
+    with pytest.raises(InputError, match="weights_sha256"):
+        segment(other, scans / "first.nii.gz", tmp_path / "out")
+    assert (tmp_path / "out/first.nii.gz").read_bytes() == before
+
+
+def test_segmentations_in_a_subfolder_of_the_scans_are_not_segmented(weights, scans):
+    first = segment(weights, scans, scans / "out")
+    assert segment(weights, scans, scans / "out") == first and len(first) == 2
+
+
+@pytest.mark.parametrize("place", ["scans", "."])
+def test_the_folder_of_the_scans_is_refused_as_output(weights, scans, place):
+    with pytest.raises(InputError, match="holds the scans"):
+        segment(weights, scans, scans.parent / place)
+    with pytest.raises(InputError, match="holds the scans"):
+        segment(weights, scans / "first.nii.gz", scans.parent / place)
+
+
+def test_a_scan_in_two_file_formats_is_refused(weights, scans, tmp_path):
+    nib.save(nib.load(scans / "first.nii.gz"), scans / "first.nii")
+    with pytest.raises(InputError, match=r"found first in two formats"):
+        segment(weights, scans, tmp_path / "out")
+
+
+def test_a_full_disk_stops_at_the_first_scan(weights, scans, tmp_path, monkeypatch):
+    def full(image, path):
+        path.write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inference.nib, "save", full)
+    with pytest.raises(InputError, match=r"first\.nii\.gz' could not be written .*No space left.*Free disk space"):
+        segment(weights, scans, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.nii.gz"))
+
+
+def test_flips_are_refused_if_training_did_not_flip(weights, scans, tmp_path):
+    with pytest.raises(InputError, match="test_time_flips.*right kidney"):
+        segment(weights, scans, tmp_path / "out", flips=True)
+
+
+def test_weights_that_do_not_note_their_training_are_refused(scans, tmp_path):
+    torch.save(build_swinunetr(3, feature_size=12).state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(InputError, match=r"no note of how it was trained.*best_model\.pth"):
+        segment(tmp_path / "plain.pth", scans, tmp_path / "out")
+
+
+def test_damaged_and_missing_scans_stop_before_the_network_runs(weights, scans, tmp_path):
+    whole = (scans / "first.nii.gz").read_bytes()
+    (scans / "first.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="first"):
+        segment(weights, scans, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.nii.gz"))
+    with pytest.raises(InputError, match="no file or folder at"):
+        segment(weights, tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"expected NIfTI files \(\.nii, \.nii\.gz\) or DICOM series"):
+        segment(weights, tmp_path / "empty", tmp_path / "out")
+
+
+def test_the_command_line_shows_a_short_error(tmp_path):
+    command = [sys.executable, "segment.py", str(tmp_path / "none.pth"), str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "none.pth" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_another_scan_under_the_same_name_is_segmented_again(weights, scans, tmp_path):
+    first, second = segment(weights, scans, tmp_path / "out")
+    kept, before = second.stat().st_mtime_ns, first.read_bytes()
+    image = nib.load(scans / "first.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), scans / "first.nii.gz")
+    segment(weights, scans, tmp_path / "out")
+    assert first.read_bytes() != before and second.stat().st_mtime_ns == kept
+    shutil.copytree(scans, tmp_path / "moved")
+    times = first.stat().st_mtime_ns
+    segment(weights, tmp_path / "moved", tmp_path / "out")
+    assert first.stat().st_mtime_ns == times
+
+
+def test_the_home_folder_is_understood_in_every_path(weights, scans, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(weights, tmp_path / "best_model.pth")
+    written = segment("~/best_model.pth", "~/scans/first.nii.gz", "~/out")
+    assert written == [tmp_path / "out/first.nii.gz"] and written[0].is_file()
+
+
+# ---------------------------------------------------------------------------------------------------- DICOM series
+
+
+def body(slices=12):
+    """Return stored voxels (slices, rows, columns) of a block of soft tissue in air, with two brighter boxes."""
+    voxels = np.full((slices, 40, 48), 24, np.int16)  # -1000 HU, with an intercept of -1024
+    voxels[:, 4:36, 4:44] = 1064
+    voxels[2:8, 10:20, 8:24], voxels[5:10, 22:32, 26:40] = 1124, 1204
+    return voxels
+
+
+def write_body(folder, uid="1.2.3.4", **tags):
+    """Write the block as a DICOM series of 3 x 3 x 3 mm."""
+    positions = slice_positions(12, step_mm=3)
+    geometry = {"PixelSpacing": [3, 3], "FrameOfReferenceUID": "1.2.9"}
+    return write_series(folder, uid, voxels=body(), positions=positions, **(geometry | tags))
+
+
+def as_nifti(files, path):
+    """Write a series to a NIfTI file with SimpleITK."""
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(file) for file in files])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(reader.Execute(), str(path))
+    return path
+
+
+def test_a_series_gets_the_voxels_of_the_same_series_as_nifti(weights, tmp_path):
+    files = write_body(tmp_path / "scans/ct")
+    as_nifti(files, tmp_path / "nifti/ct.nii.gz")
+    (found,) = segment(weights, tmp_path / "scans", tmp_path / "out")
+    (expected,) = segment(weights, tmp_path / "nifti", tmp_path / "expected")
+    assert found == tmp_path / "out/ct/series3.nii.gz"
+    np.testing.assert_array_equal(read_labels(found), read_labels(expected))
+    np.testing.assert_allclose(nib.load(found).affine, nib.load(expected).affine, atol=1e-4)
+    assert len(np.unique(read_labels(found))) > 1
+    kept = found.stat().st_mtime_ns
+    for file in files:
+        file.rename(file.with_name(f"again_{file.name}"))
+    assert segment(weights, tmp_path / "scans", tmp_path / "out") == [found] and found.stat().st_mtime_ns == kept
+
+
+def test_series_that_cannot_be_used_are_named_and_the_others_segmented(weights, tmp_path):
+    write_body(tmp_path / "scans/good")
+    write_body(tmp_path / "scans/mixed", "1.2.3.5", number=1)
+    write_body(tmp_path / "scans/mixed", "1.2.3.6", number=2, names=[f"x{n}" for n in range(12)])
+    write_body(tmp_path / "scans/gap", "1.2.3.7")[4].unlink()
+    write_body(tmp_path / "scans/bright", "1.2.3.8", RescaleIntercept=0)  # no HU
+    write_case(tmp_path / "scans", 1)
+    with pytest.raises(SomeLeftOut, match="2 of 6 scans were left out") as error:
+        segment(weights, tmp_path / "scans", tmp_path / "scans/out")
+    lines = str(error.value).splitlines()
+    assert any(line.startswith("gap/series3: ") and "missing" in line for line in lines)
+    assert any(line.startswith("bright/series3: ") and "HU" in line for line in lines)
+    names = {str(file.relative_to(tmp_path / "scans/out")) for file in tmp_path.glob("scans/out/**/*.nii.gz")}
+    assert names == {"good/series3.nii.gz", "mixed/series1.nii.gz", "mixed/series2.nii.gz", "imagesTr/img0001.nii.gz"}
+    with pytest.raises(SomeLeftOut, match="2 of 6"):  # what it wrote in a subfolder of the scans is no scan
+        segment(weights, tmp_path / "scans", tmp_path / "scans/out")
+    with pytest.raises(InputError, match="none can be segmented") as error:
+        segment(weights, tmp_path / "scans/gap", tmp_path / "none")
+    assert not isinstance(error.value, SomeLeftOut)
+
+
+@pytest.mark.parametrize("kind", ["LABELMAP", "BINARY"])
+def test_a_segmentation_object_holds_the_labels_of_the_nifti_file(weights, tmp_path, kind):
+    write_body(tmp_path / "scans")
+    (file,) = segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg=kind)
+    labels = read_labels(file)
+    content = pydicom.dcmread(tmp_path / "out/series3.dcm")
+    assert content.Modality == "SEG" and [s.SegmentLabel for s in content.SegmentSequence][-2:] == list(CLASSES[1:])
+    volume = np.zeros(labels.shape, np.uint8)
+    frames = content.pixel_array.reshape(-1, *labels.shape[1::-1])
+    for frame, group in zip(frames, content.PerFrameFunctionalGroupsSequence, strict=True):
+        z = round((group.PlanePositionSequence[0].ImagePositionPatient[2] - 30) / 3)
+        label = 1 if kind == "LABELMAP" else group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        volume[:, :, z] += (label * frame.T).astype(np.uint8)
+    np.testing.assert_array_equal(volume, labels)
+    with pytest.raises(InputError, match="dicom_seg: expected DICOM series"):
+        write_case(tmp_path / "nifti", 1)
+        segment(weights, tmp_path / "nifti", tmp_path / "out2", dicom_seg=kind)
+
+
+def test_nothing_that_names_the_patient_is_written_without_a_segmentation_object(weights, tmp_path, capsys):
+    write_body(tmp_path / "scans")
+    segment(weights, tmp_path / "scans", tmp_path / "out", pictures=True)
+    printed = capsys.readouterr()
+    contents = [file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    contents += [gzip.decompress(file.read_bytes()) for file in tmp_path.glob("out/**/*.nii.gz")]
+    assert not [content for content in contents if b"Secret" in content or b"SECRET" in content]
+    assert "Secret" not in printed.out + printed.err
+    assert (tmp_path / "out/series3.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------------------------------------- other results
+
+
+def test_volumes_are_those_of_the_segmentations(weights, scans, tmp_path):
+    written = segment(weights, scans, tmp_path / "out")
+    for _ in range(2):
+        rows = list(csv.DictReader((tmp_path / "out/volumes.csv").read_text().splitlines()))
+        assert [(row["scan"], row["organ"]) for row in rows] == [
+            (scan, organ) for scan in ("first", "imagesTr/img0002") for organ in CLASSES[1:]
+        ]
+        for file, own in zip(written, (rows[:2], rows[2:]), strict=True):
+            image = nib.load(file)
+            voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+            for label, row in enumerate(own, start=1):
+                assert float(row["ml"]) == pytest.approx((read_labels(file) == label).sum() * voxel_ml, abs=1e-3)
+        written[0].unlink()
+        written = segment(weights, scans, tmp_path / "out")  # the rows of the other scan stay
+
+
+def test_the_largest_component_is_kept_where_it_is_asked_for(weights, scans, tmp_path):
+    (plain,) = segment(weights, scans / "first.nii.gz", tmp_path / "plain")
+    (kept,) = segment(weights, scans / "first.nii.gz", tmp_path / "kept", largest_component=["Left Box"])
+    pieces = [scipy_label(read_labels(file) == 1, np.ones((3, 3, 3)))[1] for file in (plain, kept)]
+    assert pieces[0] > 1 and pieces[1] == 1
+    np.testing.assert_array_equal(read_labels(plain) == 2, read_labels(kept) == 2)
+    with pytest.raises(InputError, match="largest_component"):
+        segment(weights, scans / "first.nii.gz", tmp_path / "plain", largest_component=["all"])
+    with pytest.raises(InputError, match="largest_component: expected organs.*unknown: spleen. The organs are"):
+        segment(weights, scans / "first.nii.gz", tmp_path / "other", largest_component=["spleen"])
+
+
+def test_several_weights_are_averaged(weights, scans, tmp_path):
+    files = [weights]
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        files.append(tmp_path / f"seed{seed}.pth")
+        noted = {"recipe": asdict(replace(SMALL, seed=seed)), "classes": CLASSES, "modality": "CT"}
+        save_weights(build_swinunetr(3, feature_size=12, window_size=4), files[-1], note=noted)
+    scan = scans / "first.nii.gz"
+    ((found,), *alone) = [
+        segment(one, scan, tmp_path / f"out{n}") for n, one in enumerate([files, *([file] for file in files)])
+    ]
+    (case,) = prepare_cases([{"name": "first", "image": str(scan)}], SMALL, "CT")
+    mean = 0
+    for file in files:
+        model = place_network(build_swinunetr(3, file), find_hardware())
+        load_pretrained(model, file)
+        mean = mean + predict(model, case["image"], SMALL, find_hardware()).softmax(0) / 3
+    expected = inference.to_source_grid(mean, case["image"])
+    assert (read_labels(found) != expected).mean() < 1e-4
+    assert all((read_labels(found) != read_labels(one)).any() for (one,) in alone)
+    other = tmp_path / "other_grid.pth"
+    noted = {"recipe": asdict(replace(SMALL, spacing_mm=(2, 2, 2))), "classes": CLASSES, "modality": "CT"}
+    save_weights(build_swinunetr(3, feature_size=12, window_size=4), other, note=noted)
+    with pytest.raises(InputError, match="other_grid.pth' was trained with other settings than.*spacing_mm"):
+        segment([weights, other], scan, tmp_path / "none")
+
+
+def test_the_command_line_says_by_its_status_whether_all_were_segmented(weights, tmp_path):
+    write_body(tmp_path / "scans/good")
+    command = [
+        sys.executable,
+        "segment.py",
+        str(weights),
+        str(tmp_path / "scans"),
+        str(tmp_path / "out"),
+        "--dicom-seg",
+    ]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "good/series3" in done.stdout and (tmp_path / "out/good/series3.dcm").is_file()
+    write_body(tmp_path / "scans/gap", "1.2.3.7")[4].unlink()
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 3 and "gap/series3" in done.stderr and "Traceback" not in done.stderr
