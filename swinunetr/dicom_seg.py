@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -97,8 +98,8 @@ def write_segmentation(
 
     It copies from its source: all patient and study data (such as name, ID, birth date, sex, age, weight, accession
     number, physicians, study description and clinical trial), the frame of reference, the grid, the UIDs of the images,
-    and maker, model, serial number, institution and station of the scanner. Study and series of images without UIDs, as
-    some tools for anonymising leave them, get new ones, the same in every run.
+    and maker, model, serial number, institution and station of the scanner. Images without UIDs, as some tools for
+    anonymising leave them, get new ones for study, series and frame of reference, the same in every run.
 
     Args:
         labels: Labels (columns, rows, slices), uint8, the axis order of the NIfTI file that SimpleITK writes of the
@@ -118,22 +119,30 @@ def write_segmentation(
         raise InputError(f"kind: expected one of {', '.join(TRANSFER_SYNTAX)}, found {kind!r}.")
     if series.frames and len(series.files) > 1:
         raise InputError(f"{series.name}: a segmentation object of several multi-frame files is not supported.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's name values of the header, which may identify the patient
+        segmentation = _segmentation(labels, series, classes, model, kind)
+    try:
+        with replacing(path) as temporary:
+            segmentation.save_as(temporary)
+    except OSError as error:
+        raise InputError(f"'{path}' could not be written ({error}). Free disk space and run again.") from error
+
+
+def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], model: Model, kind: str) -> Segmentation:
     try:
         sources = _read_sources(series)
     except OSError as error:
         raise InputError(f"{series.name}: a file of the series could not be read ({error}).") from error
     _check_labels(labels, series, classes, sources[0])
     try:
-        segmentation = _build(labels, series, classes, sources, model, kind)
+        return _build(labels, series, classes, sources, model, kind)
     except (ValueError, TypeError, AttributeError, LookupError) as error:
+        # Without the error's text, which may have values of the header.
         raise InputError(
-            f"{series.name}: the DICOM files do not allow a segmentation object ({error}). Use the NIfTI file instead."
+            f"{series.name}: the headers of its files do not allow a segmentation object ({type(error).__name__}). Use "
+            "the NIfTI file instead."
         ) from error
-    try:
-        with replacing(path) as temporary:
-            segmentation.save_as(temporary)
-    except OSError as error:
-        raise InputError(f"'{path}' could not be written ({error}). Free disk space and run again.") from error
 
 
 def _read_sources(series: Series) -> list[Dataset]:
@@ -160,7 +169,7 @@ def _read_sources(series: Series) -> list[Dataset]:
 
 
 def _complete_uids(sources: list[Dataset]) -> None:
-    """Give images without UIDs those of their file headers, and study and series UIDs that follow from those."""
+    """Give images without UIDs those of their file headers; others, such as the study's, follow from those."""
     for source in sources:
         for name, stored in (
             ("SOPClassUID", "MediaStorageSOPClassUID"),
@@ -169,7 +178,7 @@ def _complete_uids(sources: list[Dataset]) -> None:
             if not source.get(name) and source.file_meta.get(stored):
                 setattr(source, name, source.file_meta[stored].value)
     instances = sorted(str(source.get("SOPInstanceUID", "")) for source in sources)
-    for name in ("StudyInstanceUID", "SeriesInstanceUID"):
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         made = generate_uid(entropy_srcs=[name, *instances])
         for source in sources:
             if not source.get(name):

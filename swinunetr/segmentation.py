@@ -46,7 +46,7 @@ from swinunetr.tables import Table
 
 
 class SomeLeftOut(InputError):
-    """Some scans were left out; all others were segmented. The message names each and says why."""
+    """Some scans were left out, or have no DICOM segmentation object; the message names each and says why."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def segment(
         pictures: Whether to write ``<name>.png``, a picture of each scan with the outlines of the organs.
 
     Raises:
-        SomeLeftOut: Some scans could not be segmented, which the message lists after all others were.
+        SomeLeftOut: Some scans could not be segmented or have no DICOM segmentation object, which the message lists
+            after all others were.
         InputError: A file or folder is missing, the weights do not store their training or do not fit together,
             ``output`` contains the scans or other predictions, or the disk is full.
     """
@@ -138,6 +139,7 @@ def segment(
     def endings(scan: Scan) -> list[str]:
         return [".nii.gz", *[".dcm"] * bool(dicom_seg and scan.series), *[".png"] * pictures]
 
+    without_object: list[str] = []
     new = [scan for scan in found if not results.has(scan, endings(scan))]
     with tempfile.TemporaryDirectory() as temporary:
         for scan, case, labels in _labelled(new, model, modality, Path(temporary)):
@@ -150,18 +152,27 @@ def segment(
                 if dicom_seg and scan.series:
                     write_segmentation(labels, scan.series, classes, output / f"{scan.name}.dcm", origin, dicom_seg)
             except InputError as error:
-                problems.append(f"{scan.name}: {error}")
-                continue
+                without_object.append(f"{scan.name}: {error}")
             if pictures:
                 _save_picture(scan.name, case["source"], file, model, modality)
             sizes = voxel_sizes(nib.load(file).affine)
             results.add(scan, organ_volumes(labels, float(np.prod(sizes)) / 1000, classes[1:]))
             if scan.series:
                 Path(case["source"]).unlink()
-    if problems:
-        lines = "\n".join(problems)
-        raise SomeLeftOut(f"{len(problems)} of {len(found) + len(left_out)} scans were left out:\n{lines}")
+    if problems or without_object:
+        raise SomeLeftOut(_describe_problems(problems, without_object, len(found) + len(left_out)))
     return [output / f"{scan.name}.nii.gz" for scan in found]
+
+
+def _describe_problems(problems: Sequence[str], without_object: Sequence[str], scans: int) -> str:
+    """Return a message that names the scans that were left out, and those without a DICOM segmentation object."""
+    lines = [f"{len(problems)} of {scans} scans were left out:", *problems] if problems else []
+    if without_object:
+        lines += [
+            f"{len(without_object)} of {scans} scans have no DICOM segmentation object, only NIfTI:",
+            *without_object,
+        ]
+    return "\n".join(lines)
 
 
 def _noted(files: Sequence[Path]) -> tuple[Recipe, tuple[str, ...], str]:

@@ -309,7 +309,5 @@ def test_organs_are_found_by_name_in_any_case():
     organs = ("spleen", "Right Kidney", "liver")
     assert organ_labels(["LIVER", "right kidney", "liver"], organs, "x") == [2, 3]
     assert organ_labels(["all"], organs, "x") == [1, 2, 3] and organ_labels([], organs, "x") == []
-    with pytest.raises(
-        InputError, match="x: expected organs.*unknown: heart. The organs are spleen"
-    ):
+    with pytest.raises(InputError, match="x: expected organs.*unknown: heart. The organs are spleen"):
         organ_labels(["liver", "heart"], organs, "x")

@@ -368,9 +368,6 @@ def test_what_cannot_be_written_is_refused_in_plain_words(labels, tmp_path):
         write_segmentation(labels, series, CLASSES[:13], file, MODEL)
     with pytest.raises(InputError, match="LABELMAP, BINARY, found 'RTSTRUCT'"):
         write_segmentation(labels, series, CLASSES, file, MODEL, "RTSTRUCT")
-    no_frame = write_series(tmp_path / "anonymised", FrameOfReferenceUID="")
-    with pytest.raises(InputError, match="has no FrameOfReferenceUID"):
-        write_segmentation(labels, no_frame, CLASSES, file, MODEL)
     with pytest.raises(InputError, match="do not allow a segmentation object"):
         write_segmentation(labels, write_series(tmp_path / "x", ImagePositionPatient=None), CLASSES, file, MODEL)
     series.files[3].unlink()
@@ -380,7 +377,7 @@ def test_what_cannot_be_written_is_refused_in_plain_words(labels, tmp_path):
 
 
 def test_images_without_uids_get_those_of_their_file_headers_and_a_study_of_their_own(labels, tmp_path):
-    blank = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"), "")
+    blank = dict.fromkeys(("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "SOPClassUID"), "")
     series, found = write_series(tmp_path / "scan", **blank), []
     instances = {str(dcmread(file).file_meta.MediaStorageSOPInstanceUID) for file in series.files}
     for number in range(2):

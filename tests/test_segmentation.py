@@ -250,6 +250,19 @@ def test_a_segmentation_object_holds_the_labels_of_the_nifti_file(weights, tmp_p
         segment(weights, tmp_path / "nifti", tmp_path / "out2", dicom_seg=kind)
 
 
+def test_a_series_that_allows_no_segmentation_object_has_a_nifti_file(weights, tmp_path, recwarn):
+    write_body(tmp_path / "scans/good")
+    write_body(tmp_path / "scans/dated", "1.2.3.5", StudyDate="2020-1-1")
+    with pytest.raises(SomeLeftOut) as error:
+        segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg="LABELMAP")
+    headline, line = str(error.value).splitlines()
+    assert headline == "1 of 2 scans have no DICOM segmentation object, only NIfTI:" and line.startswith(
+        "dated/series3"
+    )
+    assert (tmp_path / "out/dated/series3.nii.gz").is_file() and (tmp_path / "out/good/series3.dcm").is_file()
+    assert "dated/series3,left box" in (tmp_path / "out/volumes.csv").read_text()
+
+
 def test_nothing_that_names_the_patient_is_written_without_a_segmentation_object(weights, tmp_path, capsys):
     write_body(tmp_path / "scans")
     segment(weights, tmp_path / "scans", tmp_path / "out", pictures=True)
