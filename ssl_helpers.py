@@ -24,6 +24,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      bundle                a MONAI bundle of a trained model, which plain MONAI runs
                      metrics, evaluation   Dice and distances; scores of cases
                      plots, colours        figures; the colour of each organ
+                     viewer                scans to scroll through in the notebook; optional
     pre-training     pretraining           views of unlabelled volumes, and the tasks
     below all        files, tables         files written completely or not at all; tables to show
                      errors                errors that show as one message without a traceback

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from swinunetr.colours import organ_colours
+from swinunetr.viewer import view_scan as view_scan  # reached as plots.view_scan in the notebook
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name, and the axis perpendicular to the plane
 NEAR_MM = 30  # from the middle of an organ to the edge of the close view; for a larger organ 0.7 of its extent
