@@ -16,6 +16,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescr
 from highdicom.sr import CodedConcept
 from highdicom.utils import get_plane_positions_of_image, get_plane_positions_of_series
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import Code, codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
@@ -127,6 +128,16 @@ def write_segmentation(
             segmentation.save_as(temporary)
     except OSError as error:
         raise InputError(f"'{path}' could not be written ({error}). Free disk space and run again.") from error
+
+
+def kind_of(path: str | Path) -> str:
+    """Return the kind of a DICOM segmentation object; empty if there is no such file or it is not one."""
+    try:
+        return str(
+            dcmread(path, stop_before_pixels=True, specific_tags=["SegmentationType"]).get("SegmentationType", "")
+        )
+    except (OSError, InvalidDicomError):
+        return ""
 
 
 def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], model: Model, kind: str) -> Segmentation:

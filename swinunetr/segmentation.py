@@ -33,7 +33,7 @@ from swinunetr.colours import save_label_names
 from swinunetr.dataset import Dataset, case_name, find_volumes, organ_labels
 from swinunetr.devices import Hardware, find_hardware
 from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nifti
-from swinunetr.dicom_seg import KINDS, Model, write_segmentation
+from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing, sha256
 from swinunetr.inference import label_case, largest_components, save_prediction
@@ -136,17 +136,20 @@ def segment(
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
 
-    def endings(scan: Scan) -> list[str]:
-        return [".nii.gz", *[".dcm"] * bool(dicom_seg and scan.series), *[".png"] * pictures]
+    def complete(scan: Scan) -> bool:
+        of_kind = not (dicom_seg and scan.series) or kind_of(output / f"{scan.name}.dcm") == dicom_seg
+        return results.has(scan) and of_kind and (not pictures or (output / f"{scan.name}.png").is_file())
 
     without_object: list[str] = []
-    new = [scan for scan in found if not results.has(scan, endings(scan))]
+    new = [scan for scan in found if not complete(scan)]
     with tempfile.TemporaryDirectory() as temporary:
         for scan, case, labels in _labelled(new, model, modality, Path(temporary)):
             if isinstance(case, InputError):
                 problems.append(f"{scan.name}: {case}")
                 continue
             file = output / f"{scan.name}.nii.gz"
+            for ending in (".dcm", ".png"):  # of another scan, which had the same name
+                (output / f"{scan.name}{ending}").unlink(missing_ok=True)
             save_prediction(labels, case["source"], file)
             try:
                 if dicom_seg and scan.series:
@@ -168,10 +171,7 @@ def _describe_problems(problems: Sequence[str], without_object: Sequence[str], s
     """Return a message that names the scans that were left out, and those without a DICOM segmentation object."""
     lines = [f"{len(problems)} of {scans} scans were left out:", *problems] if problems else []
     if without_object:
-        lines += [
-            f"{len(without_object)} of {scans} scans have no DICOM segmentation object, only NIfTI:",
-            *without_object,
-        ]
+        lines += [f"{len(without_object)} of {scans} scans have no DICOM segmentation object:", *without_object]
     return "\n".join(lines)
 
 
@@ -311,11 +311,10 @@ class Results:
                 for row in csv.DictReader(opened):
                     self.rows.setdefault(row["scan"], []).append(row)
 
-    def has(self, scan: Scan, endings: Sequence[str]) -> bool:
-        """Return whether all files of a scan are there, and are of its present content."""
-        files = [self.folder / f"{scan.name}{ending}" for ending in endings]
+    def has(self, scan: Scan) -> bool:
+        """Return whether the segmentation of a scan is there, and is of its present content."""
         known = self.contents.get(scan.name) == scan.content and scan.name in self.rows
-        return known and all(file.is_file() for file in files)
+        return known and (self.folder / f"{scan.name}.nii.gz").is_file()
 
     def add(self, scan: Scan, volumes: list[dict]) -> None:
         """Note that a scan has been segmented, and the volumes of its organs."""

@@ -20,6 +20,7 @@ from scipy.ndimage import label as scipy_label
 from swinunetr import inference
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
 from swinunetr.devices import find_hardware
+from swinunetr.dicom_seg import kind_of
 from swinunetr.errors import InputError
 from swinunetr.evaluation import read_labels
 from swinunetr.inference import predict
@@ -250,15 +251,27 @@ def test_a_segmentation_object_holds_the_labels_of_the_nifti_file(weights, tmp_p
         segment(weights, tmp_path / "nifti", tmp_path / "out2", dicom_seg=kind)
 
 
+def test_objects_and_pictures_follow_the_options_and_the_scan(weights, tmp_path):
+    write_body(tmp_path / "scans")
+    results = [tmp_path / f"out/series3.{ending}" for ending in ("nii.gz", "dcm", "png")]
+    for kind in ("LABELMAP", "BINARY"):
+        segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg=kind, pictures=True)
+        assert kind_of(results[1]) == kind and all(file.is_file() for file in results)
+    times = [file.stat().st_mtime_ns for file in results]
+    segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg="BINARY")
+    assert [file.stat().st_mtime_ns for file in results] == times
+    write_body(tmp_path / "scans", RescaleIntercept=-1020)  # another scan of the same name
+    segment(weights, tmp_path / "scans", tmp_path / "out")
+    assert [file.is_file() for file in results] == [True, False, False]
+
+
 def test_a_series_that_allows_no_segmentation_object_has_a_nifti_file(weights, tmp_path, recwarn):
     write_body(tmp_path / "scans/good")
     write_body(tmp_path / "scans/dated", "1.2.3.5", StudyDate="2020-1-1")
     with pytest.raises(SomeLeftOut) as error:
         segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg="LABELMAP")
     headline, line = str(error.value).splitlines()
-    assert headline == "1 of 2 scans have no DICOM segmentation object, only NIfTI:" and line.startswith(
-        "dated/series3"
-    )
+    assert headline == "1 of 2 scans have no DICOM segmentation object:" and line.startswith("dated/series3")
     assert (tmp_path / "out/dated/series3.nii.gz").is_file() and (tmp_path / "out/good/series3.dcm").is_file()
     assert "dated/series3,left box" in (tmp_path / "out/volumes.csv").read_text()
 
