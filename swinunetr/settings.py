@@ -63,6 +63,10 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
         options["evaluate_only"] |= values["max_steps"] == 0
     if options.get("evaluate_only") and not file:
         raise InputError("evaluate_only: expected weights to evaluate; set pretrained_checkpoint to a best_model.pth.")
+    if options.get("evaluate_only") and not options["pretrained_decoder"]:
+        raise InputError(
+            "pretrained_decoder: expected True with evaluate_only, as a random decoder would be evaluated, found False."
+        )
     several = [part.strip() for part in file.split(",") if part.strip()] if not Path(file).is_file() else [file]
     if len(several) > 1 and not options.get("evaluate_only"):
         raise InputError(

@@ -125,3 +125,12 @@ def test_the_largest_component_is_of_organs_that_the_data_set_has():
     _, recipe = read_parameters(**NOTEBOOK | {"largest_component": "spleen"})
     with pytest.raises(InputError, match="largest_component: expected organs.*unknown: spleen. The organs are liver"):
         run_settings(recipe, data, None)
+
+
+def test_a_random_decoder_is_not_evaluated(tmp_path):
+    save_weights(build_swinunetr(2, feature_size=12, window_size=4), tmp_path / "weights.pth")
+    given = NOTEBOOK | {"pretrained_checkpoint": str(tmp_path / "weights.pth"), "pretrained_decoder": False}
+    assert read_parameters(**given)
+    for evaluated in ({"evaluate_only": True}, {"max_steps": 0}):
+        with pytest.raises(InputError, match="pretrained_decoder: expected True with evaluate_only"):
+            read_parameters(**given | evaluated)
