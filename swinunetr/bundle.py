@@ -19,14 +19,14 @@ import torch
 from monai.networks.nets import SwinUNETR
 from torch.export import Dim
 
-from swinunetr.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights, training_note
+from swinunetr.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights
 from swinunetr.colours import save_label_names
 from swinunetr.errors import InputError
 from swinunetr.inference import evaluating
 from swinunetr.network import LegacyPatchMerging, merging_of, traits_of
 from swinunetr.preprocessing import intensity_window
 from swinunetr.recipe import Recipe
-from swinunetr.settings import trained_recipe
+from swinunetr.settings import noted_training
 
 LICENSE = Path(__file__).parent.parent / "LICENSE"
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -172,12 +172,7 @@ def write_bundle(weights: str | Path, folder: str | Path) -> Path:
 def _trained_model(weights: str | Path) -> tuple[SwinUNETR, dict, Recipe]:
     """Return the network with its weights, the note of its training, and the recipe."""
     weights = find_checkpoint(weights)
-    noted, recipe = training_note(weights), trained_recipe(weights)
-    if recipe is None:
-        raise InputError(
-            f"'{weights}' has no note of how it was trained, which preprocessing and classes depend on. Expected the "
-            "best_model.pth of a fine-tuning run."
-        )
+    noted, recipe = noted_training(weights)
     model = build_swinunetr(len(noted["classes"]), weights)
     if missing := load_pretrained(model, weights).left_random:
         raise InputError(

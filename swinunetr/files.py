@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(content: object, path: str | Path) -> None:
+    """Write values as indented JSON to a file, completely or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(rows: Sequence[Mapping[str, object]], path: str | Path) -> None:
+    """Write rows with the same keys to a CSV file, completely or not at all; NaN becomes an empty field."""
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+
+
 def claim_folder(folder: str | Path, settings: Mapping) -> Path:
     """Make a folder for results, write ``settings`` to its ``made_by.json``, and return its path.
 
@@ -76,8 +91,7 @@ def claim_folder(folder: str | Path, settings: Mapping) -> Path:
             "Move them away or choose another folder; nothing was overwritten."
         )
     try:
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(settings, note)
     except OSError as error:
         raise InputError(f"'{folder}' cannot be written to ({error}). Choose another folder.") from None
     return folder

@@ -31,7 +31,7 @@ from swinunetr.checkpoints import save_weights
 from swinunetr.colours import save_label_names
 from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, versions
 from swinunetr.errors import InputError, TrainingStopped
-from swinunetr.files import claim_folder, replacing
+from swinunetr.files import claim_folder, replacing, write_csv, write_json
 from swinunetr.settings import differences, identity
 
 LEAST_SCALE = 2**-4  # of a loss in float16; it begins at 2^16 and halves where gradients overflow
@@ -91,7 +91,7 @@ class RunFolder:
             self._compare_settings(resume)
         self._find_state()
         if self.writes:
-            self._write_json(self.settings, "settings.json")
+            write_json(self.settings, self.path / "settings.json")
         self.events = SummaryWriter(self.path, purge_step=self.step + 1) if self.writes else None
 
     def _open(self) -> None:
@@ -337,12 +337,8 @@ class RunFolder:
 
     def write_table(self, rows: list[dict[str, object]], name: str) -> None:
         """Write rows with the same keys to the CSV file ``name``; NaN becomes an empty field."""
-        if not self.writes:
-            return
-        with replacing(self.path / name) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+        if self.writes:
+            write_csv(rows, self.path / name)
 
     def open_predictions(self, classes: Sequence[str]) -> Path:
         """Return the folder for the segmentations, with the names and colours of their labels for viewers.
@@ -373,11 +369,7 @@ class RunFolder:
             "versions": versions(),
             "seconds": round(self.seconds, 1),
         }
-        self._write_json(_without_nan(content), "summary.json")
-
-    def _write_json(self, content: dict, name: str) -> None:
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(_without_nan(content), self.path / "summary.json")
 
 
 def require_finite(

@@ -26,7 +26,6 @@ from swinunetr.checkpoints import (
     find_checkpoint,
     load_pretrained,
     read_ensemble,
-    training_note,
 )
 from swinunetr.checks import check_dataset, image_fault
 from swinunetr.colours import save_label_names
@@ -35,13 +34,13 @@ from swinunetr.devices import Hardware, find_hardware
 from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nifti
 from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
 from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, replacing, sha256
+from swinunetr.files import claim_folder, replacing, sha256, write_csv, write_json
 from swinunetr.inference import label_case, largest_components, save_prediction
 from swinunetr.metrics import organ_volumes
 from swinunetr.network import place_network
 from swinunetr.preprocessing import intensity_window, prepare_cases
 from swinunetr.recipe import Recipe
-from swinunetr.settings import trained_recipe
+from swinunetr.settings import noted_training
 from swinunetr.tables import Table
 
 
@@ -115,7 +114,7 @@ def segment(
     files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
     recipe, classes, trained_on = _noted(files)
     recipe = replace(recipe, test_time_flips=flips, largest_component=tuple(largest_component))
-    organ_labels(recipe.largest_component, classes[1:], "largest_component")
+    reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
     if dicom_seg and dicom_seg not in KINDS:
         raise InputError(f"dicom_seg: expected one of {', '.join(KINDS)}, found {dicom_seg!r}.")
     modality = modality or trained_on
@@ -143,7 +142,7 @@ def segment(
     without_object: list[str] = []
     new = [scan for scan in found if not complete(scan)]
     with tempfile.TemporaryDirectory() as temporary:
-        for scan, case, labels in _labelled(new, model, modality, Path(temporary)):
+        for scan, case, labels in _labelled(new, model, reduced, modality, Path(temporary)):
             if isinstance(case, InputError):
                 problems.append(f"{scan.name}: {case}")
                 continue
@@ -183,12 +182,7 @@ def _noted(files: Sequence[Path]) -> tuple[Recipe, tuple[str, ...], str]:
     """
     notes = []
     for file in files:
-        note, recipe = training_note(file), trained_recipe(file)
-        if recipe is None:
-            raise InputError(
-                f"'{file}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run. For "
-                "other weights, run swinunetr_finetune.ipynb with evaluate_only, a JSON and the recipe that they need."
-            )
+        note, recipe = noted_training(file)
         notes.append((recipe, tuple(note["classes"]), note["modality"]))
     recipe, classes, modality = notes[0]
     grid = ("spacing_mm", "hu_window", "crop_size", "feature_size", "window_size")
@@ -207,8 +201,9 @@ def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Tr
     """Return the network of the weights, placed on the device; of several, the states of all on the CPU."""
     hardware = find_hardware()
     network = build_swinunetr(len(classes), files[0])
-    load_pretrained(network, files[0], classes=classes)
     ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
+    if not ensemble:  # else its weights are loaded for each scan
+        load_pretrained(network, files[0], classes=classes)
     return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware)
 
 
@@ -249,7 +244,7 @@ def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> T
     return Table(("DICOM series", "found"), rows)
 
 
-def _labelled(new: Sequence[Scan], model: Trained, modality: str, temporary: Path):
+def _labelled(new: Sequence[Scan], model: Trained, reduced: Sequence[int], modality: str, temporary: Path):
     """Yield each scan with its preprocessed case and its labels; with the error and None if it cannot be segmented.
 
     On a GPU the next scans are read, and the caller writes the last one, while the network segments the present one.
@@ -266,8 +261,7 @@ def _labelled(new: Sequence[Scan], model: Trained, modality: str, temporary: Pat
         if isinstance(case, InputError):
             return scan, case, None
         _, labels = label_case(model.network, case, model.recipe, model.hardware, model.ensemble)
-        kept = organ_labels(model.recipe.largest_component, model.classes[1:], "largest_component")
-        return scan, case, largest_components(labels, kept)
+        return scan, case, largest_components(labels, reduced)
 
     prepared = read_ahead(prepare, new, model.hardware, threads=2)
     return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(new))
@@ -299,8 +293,6 @@ def _save_picture(name: str, source: str, segmentation: Path, model: Trained, mo
 class Results:
     """What a folder holds: the content that each segmentation is of (``scans.json``), and ``volumes.csv``."""
 
-    COLUMNS = ("scan", "organ", "ml", "touches_border")
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         notes, table = folder / "scans.json", folder / "volumes.csv"
@@ -320,10 +312,5 @@ class Results:
         """Note that a scan has been segmented, and the volumes of its organs."""
         self.contents[scan.name] = scan.content
         self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
-        table = self.folder / "volumes.csv"
-        with replacing(table) as temporary, open(temporary, "w", newline="", encoding="utf-8") as opened:
-            writer = csv.DictWriter(opened, self.COLUMNS)
-            writer.writeheader()
-            writer.writerows(row for name in sorted(self.rows) for row in self.rows[name])
-        with replacing(self.folder / "scans.json") as temporary:
-            temporary.write_text(json.dumps(self.contents, indent=2) + "\n", encoding="utf-8")
+        write_csv([row for name in sorted(self.rows) for row in self.rows[name]], self.folder / "volumes.csv")
+        write_json(self.contents, self.folder / "scans.json")

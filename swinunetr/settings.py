@@ -116,13 +116,33 @@ def trained_recipe(weights: str | Path) -> Recipe | None:
     Raises:
         InputError: The note has settings that this version does not know.
     """
-    noted = training_note(find_checkpoint(weights)).get("recipe", {})
+    return _noted_recipe(training_note(find_checkpoint(weights)), weights)
+
+
+def _noted_recipe(note: Mapping, weights: str | Path) -> Recipe | None:
+    noted = note.get("recipe", {})
     if unknown := noted.keys() - {field.name for field in fields(Recipe)}:
         raise InputError(
             f"'{weights}' was trained with settings that this version of the project does not know: "
             f"{', '.join(sorted(unknown))}. Use the version that trained it."
         )
     return Recipe(**noted) if noted else None
+
+
+def noted_training(weights: str | Path) -> tuple[dict, Recipe]:
+    """Return the note of the fine-tuning that made a ``best_model.pth``, and its recipe.
+
+    Raises:
+        InputError: The file has no such note, or it has settings that this version does not know.
+    """
+    note = training_note(find_checkpoint(weights))
+    recipe = _noted_recipe(note, weights)
+    if recipe is None:
+        raise InputError(
+            f"'{weights}' has no note of how it was trained. Expected the best_model.pth of a fine-tuning run. For "
+            "other weights, run swinunetr_finetune.ipynb with evaluate_only, a JSON and the recipe that they need."
+        )
+    return note, recipe
 
 
 def run_settings(
@@ -149,12 +169,13 @@ def run_settings(
             classes are not those of the data set.
     """
     organ_labels(getattr(recipe, "largest_component", ()), dataset.organs, "largest_component")
-    file = find_checkpoint(checkpoint) if checkpoint else None
-    if file and choices.get("evaluate_only"):
-        for one in ensemble or [file]:
-            require_classes(one, dataset.classes)
+    files = ensemble or ([find_checkpoint(checkpoint)] if checkpoint else [])
+    if choices.get("evaluate_only"):
+        for file in files:
+            require_classes(file, dataset.classes)
+    hashes = [sha256(file) for file in files]
     if ensemble:
-        choices["ensemble_sha256"] = [sha256(one) for one in ensemble]
+        choices["ensemble_sha256"] = hashes
     split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
     data = {name: fingerprint[name] for names in split.values() for name in names} if fingerprint else {}
     if len(data) > MOST_CASES:
@@ -167,7 +188,7 @@ def run_settings(
         "classes": dataset.classes,
         "modality": dataset.modality,
         "pretrained_checkpoint": Path(checkpoint).name if checkpoint else "",
-        "pretrained_sha256": sha256(file) if file else "",
+        "pretrained_sha256": hashes[0] if hashes else "",
         **choices,
     }
 
