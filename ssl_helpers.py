@@ -16,6 +16,8 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      checkpoint_layouts    how each of them names its tensors
                      network, fast_swin    patch merging, the network on its device, and what makes it fast
     loss             loss                  weights of the classes; DiceCELoss itself is in the notebook
+                     supervision           a loss on coarser levels of the decoder as well
+                     averaging             averaged weights
     hardware         devices               GPU or CPU, precision, processes that train together
     the run          run_folder            state, metrics, weights; resuming after a stop
     results          inference             sliding window; back to the scan's own grid
@@ -36,6 +38,7 @@ The loss function, the optimizer and the training loop are in the notebooks them
 
 from swinunetr import plots
 from swinunetr.ahead import read_ahead
+from swinunetr.averaging import average_weights
 from swinunetr.batches import (
     augmentation,
     next_case,
@@ -104,5 +107,6 @@ from swinunetr.recipe import (
 )
 from swinunetr.run_folder import RunFolder, require_finite
 from swinunetr.settings import choose_recipe, read_parameters, run_settings, trained_recipe
+from swinunetr.supervision import DeepSupervision
 
 made_by = training_note  # its name before, which other projects import

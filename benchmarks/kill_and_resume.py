@@ -22,8 +22,12 @@ import torch
 from swinunetr.phantoms import write_phantoms
 
 WEIGHTS = {"swinunetr_finetune.ipynb": "best_model.pth", "ssl_train.ipynb": "ssl_pretrained_weights.pth"}
-# One view per step of pre-training.
-SMALLER = {"swinunetr_finetune.ipynb": {}, "ssl_train.ipynb": {"tasks": "reconstruction", "volumes_per_step": 1}}
+# Averaged weights in fine-tuning, beside the demo's deep supervision; one view per step of pre-training.
+MORE = {
+    "swinunetr_finetune.ipynb": {"other_settings": '{"averaged_share": 0.5}'},
+    "ssl_train.ipynb": {"tasks": "reconstruction", "volumes_per_step": 1},
+}
+NETWORKS = ("model", "heads", "averaged")  # in state.pt
 
 
 def small_data(folder: Path) -> dict[str, object]:
@@ -72,7 +76,8 @@ def outcome(logdir: Path, weights: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in ("state.pt", weights):
         content = torch.load(logdir / name, weights_only=True)
-        found |= {f"{name} {key}": tensor for key, tensor in content.get("model", content).items()}
+        networks = [content[part] for part in NETWORKS if part in content] or [content]
+        found |= {f"{name} {n} {key}": tensor for n, network in enumerate(networks) for key, tensor in network.items()}
     files = [logdir / "metrics.csv", *logdir.glob("evaluation.csv"), *sorted(logdir.glob("predictions/*.nii.gz"))]
     return found | {file.name: file.read_bytes() for file in files}
 
@@ -95,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     moments, same = random.Random(args.seed), 0
     with tempfile.TemporaryDirectory() as folder:
-        parameters, whole = small_data(Path(folder)) | SMALLER[args.notebook], Path(folder, "whole")
+        parameters, whole = small_data(Path(folder)) | MORE[args.notebook], Path(folder, "whole")
         process = start(args.notebook, whole, parameters)
         wait_for(whole / "settings.json", process)
         begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,12 +11,21 @@ import numpy as np
 import torch
 from monai.data import set_track_meta
 from monai.networks.nets import SwinUNETR
-from monai.transforms import Compose, RandCropByPosNegLabeld, RandFlipd, RandRotate90d, RandShiftIntensityd
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByPosNegLabeld,
+    RandFlipd,
+    RandGaussianNoised,
+    RandRotate90d,
+    RandShiftIntensityd,
+)
 
 from swinunetr.ahead import read_ahead
 from swinunetr.devices import Hardware, memory_bytes
 from swinunetr.network import SPARE, training_bytes
-from swinunetr.recipe import Recipe
+from swinunetr.recipe import AXES, Recipe
 
 VALIDATION_BYTES = 4e9  # of the logits of one scan and of what a sliding window needs
 _untracked = 0  # threads within ``without_metadata``
@@ -23,26 +33,45 @@ _lock = threading.Lock()
 
 
 def augmentation(recipe: Recipe) -> Compose:
-    """Return the random transforms of training: crops, flips, rotations and intensity shifts.
+    """Return the random transforms of training: crops, then changes of their geometry and intensities.
 
-    Half of the crops are expected to be centred on an organ voxel, the others on another voxel of the body.
+    The centre of a crop is on an organ with the probability ``organ_crops``, else on another voxel of the body. What a
+    deformation brings in from outside a crop is air, which is background.
     """
     keys = ("image", "label")
-    return Compose(
-        [
-            RandCropByPosNegLabeld(
+    # Indices of the possible centres are computed once per case; finding them per step is ten times slower.
+    centres = {"voxels": "organ_voxels", "organs": "balanced_voxels"}[recipe.crop_centres]
+    transforms = [
+        RandCropByPosNegLabeld(
+            keys,
+            "label",
+            recipe.crop_size,
+            pos=recipe.organ_crops,
+            neg=1 - recipe.organ_crops,
+            num_samples=recipe.crops_per_volume,
+            fg_indices_key=centres,
+            bg_indices_key="other_voxels",
+        ),
+        *(RandFlipd(keys, recipe.flip_probability * (axis in recipe.flip_axes), i) for i, axis in enumerate(AXES)),
+        RandRotate90d(keys, prob=recipe.rotate_probability, max_k=3),
+        RandShiftIntensityd("image", offsets=0.1, prob=recipe.shift_probability),
+    ]
+    if recipe.deform_probability:
+        transforms.append(
+            RandAffined(
                 keys,
-                "label",
-                recipe.crop_size,
-                num_samples=recipe.crops_per_volume,
-                fg_indices_key="organ_voxels",  # computed once per case; finding them per step is ten times slower
-                bg_indices_key="other_voxels",
-            ),
-            *(RandFlipd(keys, prob=recipe.flip_probability, spatial_axis=axis) for axis in range(3)),
-            RandRotate90d(keys, prob=recipe.rotate_probability, max_k=3),
-            RandShiftIntensityd("image", offsets=0.1, prob=recipe.shift_probability),
-        ]
-    )
+                prob=recipe.deform_probability,
+                rotate_range=(math.radians(10),) * 3,
+                scale_range=(0.15,) * 3,
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            )
+        )
+    if recipe.gamma_probability:
+        transforms.append(RandAdjustContrastd("image", prob=recipe.gamma_probability, gamma=(0.7, 1.5)))
+    if recipe.noise_probability:
+        transforms.append(RandGaussianNoised("image", prob=recipe.noise_probability, std=0.05))
+    return Compose(transforms)
 
 
 def next_case(cases: list[dict], seed: int, number: int) -> dict:
@@ -105,7 +134,7 @@ def training_batch(
     with without_metadata():
         crops = augment(case | {key: case[key].as_tensor() for key in ("image", "label")})
     images, labels = (send(torch.stack([crop[key] for crop in crops]), device) for key in ("image", "label"))
-    return images.float(), labels, case["name"]
+    return images.float(), labels.to(torch.uint8), case["name"]  # a deformation makes float32 of labels
 
 
 def send(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:

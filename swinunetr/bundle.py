@@ -266,6 +266,7 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
             "roi_size": list(recipe.crop_size),
             "sw_batch_size": recipe.windows_per_batch,
             "overlap": recipe.overlap,
+            "mode": recipe.window_weights,
             "device": "cpu",
         },
         "postprocessing": {

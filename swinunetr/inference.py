@@ -24,7 +24,7 @@ from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
-from swinunetr.recipe import Recipe
+from swinunetr.recipe import AXES, Recipe
 
 SLAB_VOXELS = 2**21  # voxels of the scan that are resampled at a time, to save memory
 
@@ -52,9 +52,9 @@ def predict(
     Args:
         model: Segmentation network.
         image: Image (1, X, Y, Z) on the training grid.
-        recipe: Recipe with ``crop_size``, ``overlap`` and ``windows_per_batch``.
+        recipe: Recipe with ``crop_size``, ``overlap``, ``window_weights`` and ``windows_per_batch``.
         hardware: Device and precision.
-        flips: Whether to average over all eight combinations of axis flips.
+        flips: Whether to average over all combinations of flips along ``flip_axes``.
 
     Returns:
         Logits (classes, X, Y, Z), float32.
@@ -63,7 +63,8 @@ def predict(
         InputError: The memory of the GPU is too small for one window.
     """
     batch = torch.as_tensor(image).as_subclass(torch.Tensor)[None]
-    flipped = [axes for count in range(4) for axes in itertools.combinations((2, 3, 4), count)] if flips else [()]
+    flip_axes = [2 + AXES.index(axis) for axis in recipe.flip_axes] if flips else []
+    flipped = [axes for n in range(len(flip_axes) + 1) for axes in itertools.combinations(flip_axes, n)]
     total = None
     for axes in flipped:
         logits = _logits(model, batch.flip(axes) if axes else batch, recipe, hardware)
@@ -91,6 +92,7 @@ def _slide(
         recipe.crop_size,
         recipe.windows_per_batch,
         recipe.overlap,
+        recipe.window_weights,
         sw_device=hardware.device,
         device=stitch_on,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -77,6 +78,14 @@ def names(value: object) -> tuple[str, ...]:
     return tuple(name for part in parts if (name := part.strip().strip("'\"")))
 
 
+def settings(value: object) -> dict[str, object]:
+    """Return settings by name, also of a JSON text such as {"schedule": "cosine"}; nothing is none."""
+    found = json.loads(value) if isinstance(value, str) and value.strip() else value or {}
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise ValueError
+    return dict(found)
+
+
 A_PATH = (path, "the name of a file or folder")
 A_FLAG = (flag, "True or False")
 A_NUMBER = (number, "a number")
@@ -106,6 +115,7 @@ KINDS = {  # conversion, and what is expected in words
     "crop_size": (_one_or_three(whole), "one or three whole numbers"),
     "spacing_mm": (_one_or_three(number), "one or three numbers"),
     "tasks": (names, "names with commas between them"),
+    "other_settings": (settings, 'settings by name, such as {"schedule": "cosine"}, or nothing'),
     "largest_component": (names, "names of organs with commas between them, all, or nothing"),
 }
 # Those that None, or its text, leaves to the recipe.

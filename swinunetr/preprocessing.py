@@ -36,8 +36,9 @@ warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
+CENTRES_PER_ORGAN = 2**12  # of the centres that all organs have alike
 UNLABELLED_PARTS = ("image",)  # of a cached case
-LABELLED_PARTS = ("image", "label", "vanished_ids", "organ_voxels", "other_voxels")
+LABELLED_PARTS = ("image", "label", "vanished_ids", "organ_voxels", "other_voxels", "balanced_voxels")
 MAPPING_LIMIT = Path("/proc/sys/vm/max_map_count")
 SPARE_MAPPINGS = 10_000  # of Python, its libraries, their buffers and the other volumes of a run
 
@@ -106,8 +107,9 @@ def prepare_cases(
 
     Returns:
         Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``image`` and, if
-        labelled, ``label``, the possible crop centres ``organ_voxels`` and ``other_voxels``, and ``vanished_ids``: the
-        label ids of the file that have no voxel left on the training grid. A warning names the cases with such ids.
+        labelled, ``label``, the possible crop centres ``organ_voxels``, ``other_voxels`` and ``balanced_voxels``, which
+        are as many of each organ, and ``vanished_ids``: the label ids of the file that have no voxel left on the
+        training grid. A warning names the cases with such ids.
 
     Raises:
         InputError: A case, which the message names, cannot be read or preprocessed, or there are more cases than files
@@ -220,8 +222,8 @@ def _label_ids(label: torch.Tensor) -> list[int]:
 
 def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path | None:
     files = {key: entry[key] for key in ("image", "label") if key in entry}
-    settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES]
-    code = (preprocessing, intensity_window, _preprocess, _label_ids, _crop_centres)
+    settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES, CENTRES_PER_ORGAN]
+    code = (preprocessing, intensity_window, _preprocess, _label_ids, _crop_centres, _as_many_of_each)
     try:
         return cache_file(cache_dir, files, settings, code)
     except OSError:  # a file is missing; preprocessing it names it
@@ -229,12 +231,25 @@ def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cach
 
 
 def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return flat indices (int32) of organ voxels and of other voxels in the body, at most MOST_CENTRES of each."""
+    """Return flat indices (int32) of possible crop centres.
+
+    ``organ_voxels`` and ``other_voxels`` in the body are at most ``MOST_CENTRES`` each. ``balanced_voxels`` has
+    ``CENTRES_PER_ORGAN`` of each organ that is there, evenly spaced, those of a smaller organ several times.
+    """
     centres = {}
     for name, mask in (("organ_voxels", label > 0), ("other_voxels", (label == 0) & (image > 0))):
         indices = mask.flatten().nonzero()[:, 0].int()
+        if name == "organ_voxels":
+            centres["balanced_voxels"] = _as_many_of_each(indices, label.flatten()[indices])
         if len(indices) > MOST_CENTRES:
             chosen = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:MOST_CENTRES]
             indices = indices[chosen.sort().values]
         centres[name] = indices
     return centres
+
+
+def _as_many_of_each(indices: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return ``CENTRES_PER_ORGAN`` indices of each id."""
+    organs = [indices[ids == number] for number in ids.unique()]
+    places = torch.linspace(0, 1, CENTRES_PER_ORGAN, dtype=torch.float64)
+    return torch.cat([organ[(places * (len(organ) - 1)).round().long()] for organ in organs] or [indices])

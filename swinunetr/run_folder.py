@@ -193,7 +193,8 @@ class RunFolder:
         A new run is saved before its first step, so that it can be resumed whenever its process is killed.
 
         Args:
-            parts: Model, optimizer and scaler, under the names that :meth:`keep` receives them by.
+            parts: Model, optimizer, scaler and others, under the names that :meth:`keep` receives them by. A state of
+                an earlier version has no heads, and neither had its runs.
         """
         _require_one_network(**parts)
         state = self._find_state()
@@ -206,7 +207,7 @@ class RunFolder:
             self.keep(0, self.trains, **parts)
             return 0
         for name, part in parts.items():
-            if content := state[name]:  # the state of a disabled scaler is empty
+            if content := state.get(name):  # the state of a disabled scaler is empty
                 part.load_state_dict(content)
         torch.set_rng_state(state["rng"])
         print(f"Resuming after step {self.step} of the run in '{self.path}'.")
@@ -415,13 +416,12 @@ def _dice_of(row: dict[str, float]) -> float:
     return -1.0 if math.isnan(dice) else dice
 
 
-def _require_one_network(
-    model: torch.nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None, **others: object
-) -> None:
-    """Check that the optimizer belongs to the network: a cell that was run again may have made a new network."""
-    if model is None or optimizer is None:
+def _require_one_network(optimizer: torch.optim.Optimizer | None = None, **others: object) -> None:
+    """Check that the optimizer belongs to the networks: a cell that was run again may have made a new one."""
+    networks = [part for part in others.values() if isinstance(part, torch.nn.Module)]
+    if optimizer is None or not networks:
         return
-    own = {id(parameter) for parameter in model.parameters()}
+    own = {id(parameter) for network in networks for parameter in network.parameters()}
     if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
         raise InputError(
             "optimizer: it belongs to an earlier network than the present one. Run the cell that makes the optimizer "

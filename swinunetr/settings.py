@@ -58,6 +58,7 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
     values = convert_parameters(given)
     name = values.pop("recipe_name") or ("published" if values["data_root"] else "demo")
     file = values.pop("pretrained_checkpoint")
+    values |= _other_settings(values.pop("other_settings", {}), values, recipes)
     options = {field.name: values.pop(field.name) for field in fields(Options) if field.name in values}
     if "evaluate_only" in options:
         options["evaluate_only"] |= values["max_steps"] == 0
@@ -80,6 +81,21 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
         changes = {key: value for key, value in values.items() if value is not None} | {"max_steps": 0}
         recipe = replace(trained_recipe(checkpoint) or recipe, **changes)
     return Options(checkpoint=checkpoint, ensemble=files if len(files) > 1 else (), **options), recipe
+
+
+def _other_settings(other: Mapping[str, object], given: Mapping[str, object], recipes: Mapping[str, R]) -> dict:
+    """Return the settings in ``other_settings``, after checking that they are of the recipe and not given twice."""
+    known = {field.name for recipe in recipes.values() for field in fields(recipe)}
+    if unknown := other.keys() - known:
+        raise InputError(
+            f"other_settings: expected settings of the recipe, found {', '.join(sorted(unknown))}. They are "
+            f"{', '.join(sorted(known - given.keys()))}."
+        )
+    if parameters := other.keys() & given.keys():
+        raise InputError(
+            f"other_settings: {', '.join(sorted(parameters))} are parameters of their own; set them there."
+        )
+    return dict(other)
 
 
 def choose_recipe(
@@ -197,12 +213,20 @@ def identity(settings: dict) -> dict:
     """Return settings without those that may change between two runs of one folder.
 
     These are what only affects inference, the name of the checkpoint's file, whose content counts, and ``max_steps``
-    where the learning rate does not depend on it.
+    where neither the learning rate nor the average of the weights depends on it. Settings that an earlier version did
+    not have are at their defaults, which mean what that version did.
     """
     recipe = settings.get("recipe", {})
-    free = INFERENCE_ONLY | ({"max_steps"} if recipe.get("schedule") == "constant" else set())
+    if recipe and "tasks" not in recipe:  # of fine-tuning
+        recipe = json.loads(json.dumps(asdict(Recipe()))) | recipe
+    free = INFERENCE_ONLY | ({"max_steps"} if _any_length(recipe) else set())
     kept = {key: value for key, value in settings.items() if key != "pretrained_checkpoint"}
     return kept | {"recipe": {key: value for key, value in recipe.items() if key not in free}}
+
+
+def _any_length(recipe: Mapping) -> bool:
+    """Return whether a step of a run does not depend on how many there are in all."""
+    return recipe.get("schedule") == "constant" and not recipe.get("averaged_share")
 
 
 def differences(before: dict, now: dict) -> list[str]:

@@ -118,7 +118,9 @@ def test_cache_key_includes_each_function_and_constant_that_preprocessing_uses(s
     own = [f for f in used.values() if isinstance(f, FunctionType) and f.__module__ == preprocessing.__name__]
     constants = [value for name, value in used.items() if name.isupper()]
     assert len(own) >= 4 and {f.__name__ for f in own} <= {f.__name__ for f in code}
-    assert constants == [preprocessing.MOST_CENTRES] and all(value in settings for value in constants)
+    assert {preprocessing.MOST_CENTRES, preprocessing.CENTRES_PER_ORGAN} == set(constants) and all(
+        value in settings for value in constants
+    )
 
 
 def test_home_folder_of_the_cache_is_expanded(small_data, tmp_path, monkeypatch):

@@ -31,6 +31,10 @@ TAKEN = [
     ("tasks", ["reconstruction"], ("reconstruction",)),
     ("largest_component", "spleen, Left Kidney", ("spleen", "Left Kidney")),
     ("largest_component", "", ()),
+    ("other_settings", '{"schedule": "cosine"}', {"schedule": "cosine"}),
+    ("other_settings", {"overlap": 0.5}, {"overlap": 0.5}),
+    ("other_settings", None, {}),
+    ("other_settings", "", {}),
     ("logdir", 2024, "2024"),
     ("logdir", PROJECT, str(PROJECT)),
     ("data_root", "", ""),
@@ -63,13 +67,13 @@ def test_a_wrong_type_is_refused_by_name_or_converted(name):
             assert re.match(rf"{name}: expected {expected}, found .+\.$", str(error))
             refused += 1
         else:
-            assert found is None and name in OPTIONAL or isinstance(found, str | bool | int | float | tuple)
+            assert (found is None and name in OPTIONAL) or isinstance(found, str | bool | int | float | tuple | dict)
     assert refused >= 4
 
 
 def test_all_wrong_ones_are_named_in_a_short_message():
     with pytest.raises(InputError) as caught:
-        convert_parameters(dict.fromkeys(KINDS, {}))
+        convert_parameters(dict.fromkeys(KINDS, object()))
     lines = str(caught.value).splitlines()
     assert len(lines) <= 12 and "data_root: expected" in lines[1] and lines[-1] == f"... and {len(KINDS) - 8} more"
 

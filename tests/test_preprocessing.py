@@ -12,7 +12,7 @@ from conftest import SMALL, prepared, write_case
 from swinunetr.batches import augmentation, training_batch
 from swinunetr.dataset import read_dataset
 from swinunetr.errors import InputError
-from swinunetr.preprocessing import MOST_CENTRES, prepare_cases
+from swinunetr.preprocessing import CENTRES_PER_ORGAN, MOST_CENTRES, _crop_centres, prepare_cases
 
 
 def test_hu_window_is_mapped_to_0_to_1_and_air_is_removed(small_data):
@@ -95,3 +95,12 @@ def test_error_of_a_case_is_one_line(small_data):
     with pytest.raises(InputError, match="Case 'img0001'") as caught:
         prepare_cases(dataset.training, SMALL, "CT")
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 800
+
+
+def test_balanced_centres_are_as_many_of_each_organ_and_on_it(small_data):
+    _, cases = prepared(small_data)
+    label = cases[0]["label"].as_tensor().flatten()
+    ids, counts = label[cases[0]["balanced_voxels"].long()].unique(return_counts=True)
+    assert ids.tolist() == [1, 2] and counts.tolist() == [CENTRES_PER_ORGAN] * 2
+    lost = torch.zeros(1, 64, 64, 64, dtype=torch.uint8)
+    assert len(_crop_centres(lost.half(), lost)["balanced_voxels"]) == 0

@@ -36,11 +36,33 @@ def test_published_recipe_has_the_published_values():
         ("feature_size", 20),
         ("schedule", "linear"),
         ("clip_norm", 0),
+        ("adam_beta2", 1),
+        ("averaged_share", -0.1),
+        ("class_balance", "much"),
+        ("crop_centres", "organ"),
+        ("deep_supervision", 4),
+        ("deep_supervision", True),
+        ("feature_size", "large"),
+        ("flip_axes", ("x", "w")),
+        ("hu_window", (250, -175)),
+        ("hu_window", 100),
+        ("noise_probability", 2),
+        ("organ_crops", None),
+        ("overlap", 1),
+        ("test_time_flips", "no"),
+        ("weight_decay", -1),
+        ("window_size", 1),
+        ("window_weights", "flat"),
     ],
 )
 def test_a_value_outside_its_bounds_is_refused_by_name(name, value):
     with pytest.raises(InputError, match=name):
-        choose_recipe("published", **{name: value})
+        replace(Recipe(), **{name: value})
+
+
+def test_flips_of_predictions_need_an_axis_that_training_flips():
+    with pytest.raises(InputError, match="test_time_flips: this recipe does not flip"):
+        replace(Recipe(), test_time_flips=True, flip_axes=())
 
 
 def test_cosine_schedule_warms_up_and_decays_to_zero():

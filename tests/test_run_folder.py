@@ -22,7 +22,7 @@ from swinunetr.errors import InputError, TrainingStopped
 from swinunetr.run_folder import RunFolder, require_finite
 from swinunetr.settings import run_settings
 
-SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4}, "seed": 0}
+SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4, "schedule": "cosine"}, "seed": 0}
 
 
 def open_run(folder, settings=SETTINGS, **options) -> RunFolder:
@@ -167,7 +167,7 @@ def test_restoring_again_in_the_same_process_loads_the_last_state(tmp_path):
 
 def test_a_changed_recipe_is_refused_with_the_difference_and_two_solutions(tmp_path):
     run_steps(tmp_path, 3)
-    changed = {"recipe": {"max_steps": 20, "learning_rate": 1e-4}, "seed": 0}
+    changed = {"recipe": SETTINGS["recipe"] | {"max_steps": 20}, "seed": 0}
     with pytest.raises(InputError, match="max_steps: 10 in the folder, 20 now(.|\n)*Restore them.*another folder") as e:
         open_run(tmp_path, settings=changed)
     assert "learning_rate" not in str(e.value)

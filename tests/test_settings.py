@@ -8,7 +8,7 @@ from swinunetr.checkpoints import build_swinunetr, save_weights
 from swinunetr.dataset import Dataset
 from swinunetr.errors import CheckpointError, InputError
 from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe
-from swinunetr.settings import choose_recipe, read_parameters, run_settings, trained_recipe
+from swinunetr.settings import choose_recipe, identity, read_parameters, run_settings, trained_recipe
 
 
 def test_a_parameter_replaces_the_value_of_the_recipe_unless_it_is_none():
@@ -75,6 +75,28 @@ def test_evaluation_of_weights_for_other_classes_is_refused_and_training_from_th
         run_settings(DEMO, other, file, evaluate_only=True)
     assert run_settings(DEMO, same, file, evaluate_only=True)["classes"] == ("LIVER", "background")
     assert run_settings(DEMO, other, file, evaluate_only=False)["pretrained_checkpoint"] == "best_model.pth"
+
+
+def test_other_settings_are_those_of_the_recipe_that_have_no_parameter():
+    given = NOTEBOOK | {"other_settings": {"deep_supervision": 2, "flip_axes": ["y"]}}
+    recipe = read_parameters(**given)[1]
+    assert recipe == replace(DEMO, deep_supervision=2, flip_axes=("y",))
+    with pytest.raises(InputError, match="other_settings: expected settings of the recipe, found momentum"):
+        read_parameters(**given | {"other_settings": {"momentum": 0.9}})
+    with pytest.raises(InputError, match="other_settings: max_steps are parameters of their own"):
+        read_parameters(**given | {"other_settings": {"max_steps": 9}})
+    with pytest.raises(InputError, match="overlap: expected a number from 0 to 0.9, found 'half'"):
+        read_parameters(**given | {"other_settings": {"overlap": "half"}})
+
+
+def test_a_run_of_a_version_without_some_settings_is_still_the_same_run():
+    settings = {"recipe": asdict(DEMO), "seed": 0}
+    before = {"recipe": {key: value for key, value in asdict(DEMO).items() if key not in NEW}, "seed": 0}
+    assert identity(before) == identity(settings | {"recipe": asdict(replace(DEMO, **NEW))})
+    assert identity(before) != identity(settings | {"recipe": asdict(replace(DEMO, **NEW | {"deep_supervision": 1}))})
+
+
+NEW = {name: getattr(Recipe(), name) for name in ("adam_beta2", "deep_supervision", "crop_centres", "window_weights")}
 
 
 def test_pretraining_needs_a_step():

@@ -1,0 +1,44 @@
+"""Deep supervision: a loss on coarser levels of the decoder beside that of the output, in training only."""
+
+from __future__ import annotations
+
+from monai.networks.nets import SwinUNETR
+from torch import Tensor, nn
+
+BLOCKS = ("decoder2", "decoder3", "decoder4")  # of SwinUNETR, whose outputs have 1/2, 1/4 and 1/8 of the resolution
+
+
+class DeepSupervision(nn.Module):
+    """A SwinUNETR that returns the logits of its output and of coarser levels, for MONAI's ``DeepSupervisionLoss``.
+
+    Each level has a head of its own, a convolution of one voxel that starts at random. The heads are part of training
+    only: the network itself stays a plain SwinUNETR.
+
+    Source: Lee et al., "Deeply-supervised nets", AISTATS 2015; in this form in nnU-Net (Isensee et al., 2021).
+
+    Args:
+        network: The network, which becomes the attribute ``network``.
+        levels: Number of coarser levels, 0 to 3.
+    """
+
+    def __init__(self, network: SwinUNETR, levels: int) -> None:
+        super().__init__()
+        self.network = network
+        output = network.out.conv.conv
+        channels = [getattr(network, name).conv_block.conv1.conv.out_channels for name in BLOCKS[:levels]]
+        self.heads = nn.ModuleList(nn.Conv3d(n, output.out_channels, 1) for n in channels).to(output.weight.device)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return logits of (B, C, X, Y, Z): of shape (B, classes, X, Y, Z) first, then of each coarser level."""
+        features: list[Tensor] = []
+
+        def keep(block: nn.Module, given: tuple, output: Tensor) -> None:
+            features.append(output)
+
+        hooks = [getattr(self.network, name).register_forward_hook(keep) for name in BLOCKS[: len(self.heads)]]
+        try:
+            logits = self.network(images)
+        finally:
+            for hook in hooks:  # so that inference and copies of the network have none
+                hook.remove()
+        return [logits, *(head(level) for head, level in zip(self.heads, reversed(features), strict=True))]
