@@ -44,6 +44,9 @@ def main() -> int:
         help="write a DICOM segmentation object for each series; LABELMAP for newer viewers, BINARY for others",
     )
     parser.add_argument("--pictures", action="store_true", help="write a picture of each scan with its outlines")
+    parser.add_argument(
+        "--uncertainty", action="store_true", help="write how uncertain each voxel is, from 0 to 1, best of an ensemble"
+    )
     options = vars(parser.parse_args())
     try:
         written = segment(**options)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -130,10 +132,10 @@ def segment_cases(
     states = read_ensemble(ensemble, classes) if ensemble else ()
 
     def segment(case: dict) -> tuple[dict, torch.Tensor, np.ndarray]:
-        on_training_grid, labels = label_case(model, case, recipe, hardware, states)
-        written = largest_components(labels, reduced)
+        labelled = label_case(model, case, recipe, hardware, states)
+        written = largest_components(labelled.on_own_grid, reduced)
         save_prediction(written, case["source"], Path(folder) / f"{case['name']}.nii.gz")
-        return case, on_training_grid, labels
+        return case, labelled.on_training_grid, labelled.on_own_grid
 
     return read_ahead(segment, cases, hardware)
 
@@ -142,15 +144,28 @@ def segment_case(
     model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, path: str | Path
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Segment one case, write the result to the file ``path``, and return its labels as :func:`label_case` does."""
-    on_training_grid, on_own_grid = label_case(model, case, recipe, hardware)
-    save_prediction(on_own_grid, case["source"], path)
-    return on_training_grid, on_own_grid
+    labelled = label_case(model, case, recipe, hardware)
+    save_prediction(labelled.on_own_grid, case["source"], path)
+    return labelled.on_training_grid, labelled.on_own_grid
+
+
+class Labelled(NamedTuple):
+    """Labels of a case."""
+
+    on_training_grid: torch.Tensor  # (X, Y, Z), int64
+    on_own_grid: np.ndarray  # uint8, in the axis order of the source file
+    uncertainty: np.ndarray | None  # of the same shape, see :func:`resample_labels`; None if not asked for
 
 
 def label_case(
-    model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, ensemble: Sequence[Weights] = ()
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Return the labels of a case: on the training grid (X, Y, Z), int64, and on the scan's own grid, uint8.
+    model: torch.nn.Module,
+    case: dict,
+    recipe: Recipe,
+    hardware: Hardware,
+    ensemble: Sequence[Weights] = (),
+    uncertainty: bool = False,
+) -> Labelled:
+    """Return the labels of a case on the training grid and on the scan's own.
 
     Args:
         model: Segmentation network.
@@ -159,6 +174,7 @@ def label_case(
         hardware: Device and precision.
         ensemble: Weights of networks of the same shape. They are loaded into ``model`` one after another, and their
             probabilities are averaged, so that the network's memory is needed once. Empty: the weights of ``model``.
+        uncertainty: Whether to compute the uncertainty of the averaged probabilities.
 
     Raises:
         InputError: The memory of the GPU is full.
@@ -173,8 +189,7 @@ def label_case(
                 plane.copy_(plane.softmax(0))
             mean = probabilities if mean is None else mean.add_(probabilities.to(mean.device))
         mean.div_(max(1, len(ensemble)))
-        labels = to_source_grid(mean, case["image"])
-        return mean.argmax(0).cpu(), labels
+        return Labelled(mean.argmax(0).cpu(), *resample_labels(mean, case["image"], uncertainty))
 
 
 def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarray:
@@ -197,7 +212,14 @@ def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarra
 
 
 def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray:
-    """Return the segmentation of a case on the grid of its source file.
+    """Return the segmentation of a case on the grid of its source file: the labels of :func:`resample_labels`."""
+    return resample_labels(probabilities, image)[0]
+
+
+def resample_labels(
+    probabilities: torch.Tensor, image: MetaTensor, uncertainty: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the segmentation of a case on the grid of its source file, and its uncertainty.
 
     Probabilities are interpolated before the class is chosen, because interpolated labels would give wrong classes at
     borders. Voxels outside the training grid are background. The scan is computed in slabs to save memory, on the
@@ -206,56 +228,66 @@ def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray
     Args:
         probabilities: Class probabilities (classes, X, Y, Z) on the training grid.
         image: Preprocessed image of the case, which stores the affines of both grids.
+        uncertainty: Whether to compute the uncertainty, which is the entropy of the interpolated probabilities over the
+            logarithm of the number of classes: 0 where one class is certain, 1 where all are equally probable.
 
     Returns:
-        Labels in the axis order of the source file, uint8.
+        Labels in the axis order of the source file, uint8; and the uncertainty in steps of 1/255, uint8, or None.
     """
     if probabilities.is_cuda:
         with suppress(torch.OutOfMemoryError):
-            return _resample_labels(probabilities, image)
+            return _resample(probabilities, image, uncertainty)
         torch.cuda.empty_cache()
-    return _resample_labels(probabilities.cpu(), image)
+    return _resample(probabilities.cpu(), image, uncertainty)
 
 
-def _resample_labels(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray:
+def _resample(
+    probabilities: torch.Tensor, image: MetaTensor, uncertainty: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
     shape = [int(n) for n in image.meta["spatial_shape"]]
     affine = np.asarray(image.meta["original_affine"], dtype=float)
     volume = MetaTensor(probabilities.float(), affine=image.affine)
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
     thickness = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
     labels = torch.empty(shape, dtype=torch.uint8)
+    entropy = torch.empty_like(labels) if uncertainty else None
     for first in range(0, shape[0], thickness):
         last = min(first + thickness, shape[0])
         slab_affine = affine @ from_matvec(np.eye(3), [first, 0, 0])
         slab = resample(volume, slab_affine, (last - first, *shape[1:])).as_tensor()
         labels[first:last] = slab.argmax(0).to(torch.uint8)
-    return labels.numpy()
+        if uncertainty:
+            share = torch.special.entr(slab).sum(0) / math.log(len(slab))
+            entropy[first:last] = (255 * share.clamp(0, 1)).round().to(torch.uint8)
+    return labels.numpy(), entropy.numpy() if uncertainty else None
 
 
-def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path) -> None:
-    """Write a segmentation as a NIfTI file with the geometry of its scan, including sform and qform.
+def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, step: float = 1.0) -> None:
+    """Write a segmentation, or its uncertainty, as a NIfTI file with the geometry of its scan: sform and qform.
 
     Args:
-        labels: Segmentation in the shape of the scan, uint8.
+        labels: Volume in the shape of the scan, uint8.
         source: File of the scan.
         path: File to write; an existing file is replaced only if writing succeeds.
+        step: What a stored 1 stands for, the slope of the header.
 
     Raises:
-        InputError: The segmentation does not have the shape of the scan, or the file could not be written.
+        InputError: The volume does not have the shape of the scan, or the file could not be written.
     """
     scan = nib.load(source)
     if labels.shape != scan.shape[:3]:
         raise InputError(f"Expected a segmentation of shape {scan.shape[:3]} for '{source}', found {labels.shape}.")
     header = scan.header.copy()
     header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, 0  # the scan's display range, which does not suit labels
     for name in ("descrip", "aux_file", "intent_name", "db_name"):  # free text, which may name the patient
         header[name] = b""
     header.extensions.clear()  # which may hold the whole DICOM header
     try:
         with replacing(path) as temporary:
-            nib.save(nib.Nifti1Image(labels, scan.affine, header), temporary)
+            volume = nib.Nifti1Image(labels, scan.affine, header)
+            volume.header.set_slope_inter(step, 0)  # the constructor resets it
+            nib.save(volume, temporary)
     except OSError as error:
         raise InputError(
             f"'{path}' could not be written ({error}). Earlier predictions are intact. Free disk space and run again."

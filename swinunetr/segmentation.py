@@ -35,13 +35,15 @@ from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nif
 from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing, sha256, write_csv, write_json
-from swinunetr.inference import label_case, largest_components, save_prediction
+from swinunetr.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.metrics import organ_volumes
 from swinunetr.network import place_network
 from swinunetr.preprocessing import intensity_window, prepare_cases
 from swinunetr.recipe import Recipe
 from swinunetr.settings import noted_training
 from swinunetr.tables import Table
+
+UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
 
 
 class SomeLeftOut(InputError):
@@ -86,6 +88,7 @@ def segment(
     largest_component: Sequence[str] = (),
     dicom_seg: str = "",
     pictures: bool = False,
+    uncertainty: bool = False,
 ) -> list[Path]:
     """Segment one scan or all scans in a folder, and return the paths of the segmentations.
 
@@ -103,6 +106,7 @@ def segment(
         dicom_seg: Kind of the DICOM segmentation object ``<name>.dcm`` of each series, one of ``dicom_seg.KINDS``;
             empty means none.
         pictures: Whether to write ``<name>.png``, a picture of each scan with the outlines of the organs.
+        uncertainty: Whether to write ``<name>_uncertainty.nii.gz``, from 0 to 1; see ``inference.resample_labels``.
 
     Raises:
         SomeLeftOut: Some scans could not be segmented or have no DICOM segmentation object, which the message lists
@@ -125,6 +129,10 @@ def segment(
     if dicom_seg and not any(scan.series for scan in found):
         raise InputError(f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only.")
 
+    own, others = ({f"{scan.name}{ending}" for scan in found} for ending in (".nii.gz", UNCERTAINTY))
+    if uncertainty and own & others:
+        raise InputError(f"uncertainty: it would replace {', '.join(own & others)} of another scan. Rename that scan.")
+
     hashes = [sha256(file) for file in files]
     settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes, "test_time_flips": flips}
     settings |= {"modality": modality} | ({"largest_component": list(largest_component)} if largest_component else {})
@@ -135,19 +143,22 @@ def segment(
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
 
+    endings = [".png"] * pictures + [UNCERTAINTY] * uncertainty
+
     def complete(scan: Scan) -> bool:
         of_kind = not (dicom_seg and scan.series) or kind_of(output / f"{scan.name}.dcm") == dicom_seg
-        return results.has(scan) and of_kind and (not pictures or (output / f"{scan.name}.png").is_file())
+        return results.has(scan) and of_kind and all((output / f"{scan.name}{one}").is_file() for one in endings)
 
     without_object: list[str] = []
     new = [scan for scan in found if not complete(scan)]
     with tempfile.TemporaryDirectory() as temporary:
-        for scan, case, labels in _labelled(new, model, reduced, modality, Path(temporary)):
+        for scan, case, labelled in _labelled(new, model, uncertainty, modality, Path(temporary)):
             if isinstance(case, InputError):
                 problems.append(f"{scan.name}: {case}")
                 continue
+            labels = largest_components(labelled.on_own_grid, reduced)
             file = output / f"{scan.name}.nii.gz"
-            for ending in (".dcm", ".png"):  # of another scan, which had the same name
+            for ending in (".dcm", ".png", UNCERTAINTY):  # of another scan, which had the same name
                 (output / f"{scan.name}{ending}").unlink(missing_ok=True)
             save_prediction(labels, case["source"], file)
             try:
@@ -155,6 +166,8 @@ def segment(
                     write_segmentation(labels, scan.series, classes, output / f"{scan.name}.dcm", origin, dicom_seg)
             except InputError as error:
                 without_object.append(f"{scan.name}: {error}")
+            if uncertainty:
+                save_prediction(labelled.uncertainty, case["source"], output / f"{scan.name}{UNCERTAINTY}", 1 / 255)
             if pictures:
                 _save_picture(scan.name, case["source"], file, model, modality)
             sizes = voxel_sizes(nib.load(file).affine)
@@ -244,7 +257,7 @@ def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> T
     return Table(("DICOM series", "found"), rows)
 
 
-def _labelled(new: Sequence[Scan], model: Trained, reduced: Sequence[int], modality: str, temporary: Path):
+def _labelled(new: Sequence[Scan], model: Trained, uncertainty: bool, modality: str, temporary: Path):
     """Yield each scan with its preprocessed case and its labels; with the error and None if it cannot be segmented.
 
     On a GPU the next scans are read, and the caller writes the last one, while the network segments the present one.
@@ -256,12 +269,11 @@ def _labelled(new: Sequence[Scan], model: Trained, reduced: Sequence[int], modal
         except InputError as error:
             return scan, error
 
-    def label(prepared: tuple[Scan, dict | InputError]) -> tuple[Scan, dict | InputError, np.ndarray | None]:
+    def label(prepared: tuple[Scan, dict | InputError]) -> tuple[Scan, dict | InputError, Labelled | None]:
         scan, case = prepared
         if isinstance(case, InputError):
             return scan, case, None
-        _, labels = label_case(model.network, case, model.recipe, model.hardware, model.ensemble)
-        return scan, case, largest_components(labels, reduced)
+        return scan, case, label_case(model.network, case, model.recipe, model.hardware, model.ensemble, uncertainty)
 
     prepared = read_ahead(prepare, new, model.hardware, threads=2)
     return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(new))

@@ -1,5 +1,6 @@
 """Resampling to the scan's own grid, files of predictions, and sliding-window inference with axis flips."""
 
+import copy
 import gzip
 import weakref
 
@@ -214,11 +215,42 @@ def test_an_ensemble_averages_the_probabilities_of_its_networks(tmp_path):
     expected = (sum(probabilities) / 3).argmax(0)
     assert not any(torch.equal(one.argmax(0), expected) for one in probabilities[:1])
     states = [network.state_dict() for network in networks]
-    labels, on_own_grid = inference.label_case(torch.nn.Conv3d(1, 3, 1), case, SMALL, find_hardware(), states)
+    labels, on_own_grid, _ = inference.label_case(torch.nn.Conv3d(1, 3, 1), case, SMALL, find_hardware(), states)
     assert (labels != expected).float().mean() < 1e-4  # equal probabilities may be rounded differently
-    same, _ = inference.label_case(networks[0], case, SMALL, find_hardware(), states[:1] * 2)
-    alone, _ = inference.label_case(networks[0], case, SMALL, find_hardware())
+    same, *_ = inference.label_case(networks[0], case, SMALL, find_hardware(), states[:1] * 2)
+    alone, *_ = inference.label_case(networks[0], case, SMALL, find_hardware())
     assert torch.equal(same, alone) and on_own_grid.dtype == np.uint8
+
+
+def test_uncertainty_is_0_where_one_class_is_certain_and_1_where_all_are_equal(tmp_path):
+    case, _ = preprocessed_case(tmp_path)
+    certain = perfect(case)
+    labels, uncertainty = inference.resample_labels(certain, case["image"], uncertainty=True)
+    inner = uncertainty[20:24, 20:24, 14:18]  # within the first box
+    assert (labels[20:24, 20:24, 14:18] == 1).all() and not inner.any()
+    equal = torch.full_like(certain, 1 / 3, dtype=torch.float32)
+    assert (inference.resample_labels(equal, case["image"], uncertainty=True)[1][20:24, 20:24, 14:18] == 255).all()
+    halves = torch.zeros_like(equal)
+    halves[:2] = 0.5
+    found = inference.resample_labels(halves, case["image"], uncertainty=True)[1]
+    assert (found[20:24, 20:24, 14:18] == round(255 * np.log(2) / np.log(3))).all()
+    assert inference.resample_labels(halves, case["image"])[1] is None
+
+
+def test_networks_that_disagree_are_more_uncertain_together(tmp_path):
+    case, _ = preprocessed_case(tmp_path)
+    states = []
+    for favoured in (0, 1):  # each is sure of another class
+        network = torch.nn.Conv3d(1, 3, 1)
+        torch.nn.init.zeros_(network.weight)
+        with torch.no_grad():
+            network.bias.copy_(20 * torch.eye(3)[favoured])
+        states.append(copy.deepcopy(network.state_dict()))
+    run = {"model": network, "case": case, "recipe": SMALL, "hardware": find_hardware(), "uncertainty": True}
+    alone = inference.label_case(**run)
+    together = inference.label_case(**run, ensemble=states)
+    middle = tuple(n // 2 for n in alone.uncertainty.shape)
+    assert alone.uncertainty[middle] == 0 and together.uncertainty[middle] == round(255 * np.log(2) / np.log(3))
 
 
 def test_only_the_largest_piece_of_the_chosen_organs_is_kept():

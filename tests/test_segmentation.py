@@ -253,16 +253,16 @@ def test_a_segmentation_object_holds_the_labels_of_the_nifti_file(weights, tmp_p
 
 def test_objects_and_pictures_follow_the_options_and_the_scan(weights, tmp_path):
     write_body(tmp_path / "scans")
-    results = [tmp_path / f"out/series3.{ending}" for ending in ("nii.gz", "dcm", "png")]
+    results = [tmp_path / f"out/series3{ending}" for ending in (".nii.gz", ".dcm", ".png", "_uncertainty.nii.gz")]
     for kind in ("LABELMAP", "BINARY"):
-        segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg=kind, pictures=True)
+        segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg=kind, pictures=True, uncertainty=True)
         assert kind_of(results[1]) == kind and all(file.is_file() for file in results)
     times = [file.stat().st_mtime_ns for file in results]
     segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg="BINARY")
     assert [file.stat().st_mtime_ns for file in results] == times
     write_body(tmp_path / "scans", RescaleIntercept=-1020)  # another scan of the same name
     segment(weights, tmp_path / "scans", tmp_path / "out")
-    assert [file.is_file() for file in results] == [True, False, False]
+    assert [file.is_file() for file in results] == [True, False, False, False]
 
 
 def test_a_series_that_allows_no_segmentation_object_has_a_nifti_file(weights, tmp_path, recwarn):
@@ -316,6 +316,20 @@ def test_the_largest_component_is_kept_where_it_is_asked_for(weights, scans, tmp
         segment(weights, scans / "first.nii.gz", tmp_path / "plain", largest_component=["all"])
     with pytest.raises(InputError, match="largest_component: expected organs.*unknown: spleen. The organs are"):
         segment(weights, scans / "first.nii.gz", tmp_path / "other", largest_component=["spleen"])
+
+
+def test_the_uncertainty_of_a_scan_can_be_read_from_0_to_1_in_its_place(weights, scans, tmp_path):
+    segment(weights, scans, tmp_path / "out")  # a second run adds it
+    for file in segment(weights, scans, tmp_path / "out", uncertainty=True):
+        found = sitk.ReadImage(str(file).replace(".nii.gz", "_uncertainty.nii.gz"))
+        labels = sitk.ReadImage(str(file))
+        assert found.GetSize() == labels.GetSize() and found.GetDirection() == labels.GetDirection()
+        np.testing.assert_allclose(found.GetOrigin(), labels.GetOrigin())
+        values = sitk.GetArrayFromImage(found)
+        assert 0 <= values.min() < 0.1 and 0.5 < values.max() <= 1  # random weights, and air outside the training grid
+    shutil.copy(scans / "first.nii.gz", scans / "first_uncertainty.nii.gz")
+    with pytest.raises(InputError, match="uncertainty: it would replace first_uncertainty.nii.gz"):
+        segment(weights, scans, tmp_path / "new", uncertainty=True)
 
 
 def test_several_weights_are_averaged(weights, scans, tmp_path):
