@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from tqdm.auto import tqdm
 from swinunetr.cache import cache_file, read_cache, write_cache
 from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
+from swinunetr.label_maps import clear_ignored, to_classes
 from swinunetr.recipe import CommonRecipe
 
 # Where pydicom is installed, MONAI warns for each file that one more decoder of DICOM, which nothing here uses, is not.
@@ -82,7 +84,7 @@ def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float]
 
 
 def prepare_cases(
-    entries: list[dict[str, str]],
+    entries: list[dict[str, Any]],
     recipe: CommonRecipe,
     modality: str,
     description: str = "Preprocessing cases",
@@ -93,7 +95,8 @@ def prepare_cases(
     """Preprocess all cases in parallel and return them in the same order.
 
     Args:
-        entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label``.
+        entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label`` and, optionally, its
+            ``label_map``.
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
         modality: Modality of the images; see :func:`preprocessing`.
         description: Title of the progress bar; empty means no progress bar.
@@ -105,9 +108,11 @@ def prepare_cases(
             all map the cache, so that the machine holds one copy. None means one rank.
 
     Returns:
-        Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``image`` and, if
-        labelled, ``label``, the possible crop centres ``organ_voxels`` and ``other_voxels``, and ``vanished_ids``: the
-        label ids of the file that have no voxel left on the training grid. A warning names the cases with such ids.
+        Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``label_map``
+        (None without one), ``image`` and, if labelled, ``label``, the possible crop centres ``organ_voxels`` and
+        ``other_voxels``, and ``vanished_ids``: the classes of the label file that have no voxel left on the training
+        grid. A warning names the cases with such classes. A voxel of ``label`` that does not count is
+        ``label_maps.IGNORED``.
 
     Raises:
         InputError: A case, which the message names, cannot be read or preprocessed, or there are more cases than files
@@ -129,7 +134,7 @@ def prepare_cases(
                 if not in_memory:
                     parts = read_cache(file, keys, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
-        files = {"source": entry["image"], "label_source": entry.get("label")}
+        files = {"source": entry["image"], "label_source": entry.get("label"), "label_map": entry.get("label_map")}
         return parts | volumes | {"name": entry["name"]} | files
 
     if shared:
@@ -186,13 +191,16 @@ def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
     return lines if len(lines) <= 6 else [*lines[:5], f"warning: the same in {len(lines) - 5} more cases"]
 
 
-def _preprocess(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:
+def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> dict:
     """Return a preprocessed case as plain tensors, which the cache can store."""
     keys = tuple(key for key in ("image", "label") if key in entry)
+    label_map = entry.get("label_map")
     transforms = preprocessing(recipe, modality, keys)
     try:
-        case = transforms(entry, end=1)  # as loaded from the files
-        ids = _label_ids(case["label"].as_tensor()) if "label" in case else []
+        case = transforms({key: entry[key] for key in keys}, end=1)  # as loaded from the files
+        if label_map:
+            case["label"].copy_(torch.from_numpy(to_classes(case["label"].numpy(), label_map)))
+        ids = _label_ids(*clear_ignored(label_map, case["label"].as_tensor())) if "label" in case else []
         case = transforms(case, start=1)
     except Exception as error:
         cause = error.__cause__ or error
@@ -208,9 +216,10 @@ def _preprocess(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> d
     }
     if "label" not in parts:
         return parts
-    kept = _label_ids(parts["label"]["x"])
+    (cleared,) = clear_ignored(label_map, parts["label"]["x"])
+    kept = _label_ids(cleared)
     vanished = {"vanished_ids": [label for label in ids if label not in kept]}
-    return parts | vanished | _crop_centres(parts["image"]["x"], parts["label"]["x"])
+    return parts | vanished | _crop_centres(parts["image"]["x"], cleared > 0, parts["label"]["x"] == 0)
 
 
 def _label_ids(label: torch.Tensor) -> list[int]:
@@ -218,20 +227,28 @@ def _label_ids(label: torch.Tensor) -> list[int]:
     return torch.bincount(label.flatten().to(torch.uint8)).nonzero()[:, 0].tolist()
 
 
-def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path | None:
+def _cache_file(entry: dict[str, Any], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path | None:
     files = {key: entry[key] for key in ("image", "label") if key in entry}
     settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES]
-    code = (preprocessing, intensity_window, _preprocess, _label_ids, _crop_centres)
+    if "label_map" in entry:
+        settings.append(entry["label_map"].content)
+    code = (preprocessing, intensity_window, _preprocess, to_classes, clear_ignored, _label_ids, _crop_centres)
     try:
         return cache_file(cache_dir, files, settings, code)
     except OSError:  # a file is missing; preprocessing it names it
         return None
 
 
-def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return flat indices (int32) of organ voxels and of other voxels in the body, at most MOST_CENTRES of each."""
+def _crop_centres(image: torch.Tensor, organs: torch.Tensor, background: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return flat indices (int32) of organ voxels and of other voxels in the body, at most MOST_CENTRES of each.
+
+    Where no other voxel counts, the crops of both kinds are centred on organs; where no organ is left either, anywhere
+    in the body.
+    """
+    body = image > 0
+    others = next((mask for mask in (background & body, organs) if mask.any()), body)
     centres = {}
-    for name, mask in (("organ_voxels", label > 0), ("other_voxels", (label == 0) & (image > 0))):
+    for name, mask in (("organ_voxels", organs), ("other_voxels", others)):
         indices = mask.flatten().nonzero()[:, 0].int()
         if len(indices) > MOST_CENTRES:
             chosen = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:MOST_CENTRES]
