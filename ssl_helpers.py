@@ -9,13 +9,14 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      recipe                the recipes and their bounds
     data             dataset, checks       JSON and folders; all problems of the files in one table
                      dicom                 DICOM series of a folder; their voxels as NIfTI
+                     label_maps            partial labels, and label files that number organs otherwise
                      phantoms              synthetic CT where there are no data
                      preprocessing, cache  the training grid, and preprocessed cases on disk
                      batches, ahead        crops and augmentation of one step; made while a GPU computes
     network          checkpoints           every public checkpoint: recognised, loaded, saved
                      checkpoint_layouts    how each of them names its tensors
                      network, fast_swin    patch merging, the network on its device, and what makes it fast
-    loss             loss                  weights of the classes; DiceCELoss itself is in the notebook
+    loss             loss                  weights of the classes, ignored voxels; DiceCELoss is in the notebook
                      supervision           a loss on coarser levels of the decoder as well
                      averaging             averaged weights
     hardware         devices               GPU or CPU, precision, processes that train together
@@ -36,6 +37,7 @@ The loss function, the optimizer and the training loop are in the notebooks them
 
 # ruff: noqa: F401
 
+from swinunetr import loss as losses
 from swinunetr import plots
 from swinunetr.ahead import read_ahead
 from swinunetr.averaging import average_weights
@@ -83,7 +85,7 @@ from swinunetr.evaluation import (
 )
 from swinunetr.files import claim_folder, replacing
 from swinunetr.inference import segment_case, segment_cases
-from swinunetr.loss import class_weights
+from swinunetr.loss import class_weights, skip_ignored
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
 from swinunetr.network import describe_speed, place_network
 from swinunetr.phantoms import write_phantoms, write_unlabelled_phantoms

@@ -13,7 +13,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from swinunetr.dataset import Dataset
 from swinunetr.devices import Hardware, available_memory
 from swinunetr.errors import DatasetError
 from swinunetr.files import stand_in
+from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
 from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
 
@@ -56,6 +57,7 @@ class Scan:
     kind: str  # "image" or "label"
     path: str
     image: Scan | None = None  # the image that this label belongs to
+    label_map: LabelMap | None = None  # of a label; None if its values are the classes
     faults: list[Fault] = field(default_factory=list)
     header: nib.Nifti1Header | None = None  # as stored; nibabel.load changes a spacing of 0 to 1 mm
     stored_affine: np.ndarray | None = None  # (4, 4), voxel to mm
@@ -64,7 +66,7 @@ class Scan:
     high: float = 0.0  # largest value of an image; NaN if any voxel is NaN
     digest: bytes = b""  # hash of the stored voxels
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept from stored to scaled values
-    value_counts: dict[float, int] = field(default_factory=dict)  # number of voxels of a label, by value
+    value_counts: dict[float, int] = field(default_factory=dict)  # voxels that count, by class; by id before mapping
 
     @property
     def valid(self) -> bool:
@@ -75,6 +77,11 @@ class Scan:
     def file(self) -> str:
         """Path with links resolved."""
         return os.path.realpath(self.path)
+
+    @property
+    def key(self) -> tuple:
+        """What the properties of its voxels depend on: a label file may be read with several maps."""
+        return self.kind, self.file, self.label_map
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,7 +97,8 @@ class Scan:
     def content(self) -> tuple:
         """Voxels and geometry as plain values, whatever the file's name, folder, time and compression."""
         affine = (np.round(self.affine, 4) + 0.0).tolist()  # + 0.0 makes -0.0 equal to 0.0
-        return self.digest.hex(), self.scaling, [int(n) for n in self.shape[:3]], affine
+        mapped = (self.label_map.content,) if self.label_map else ()
+        return self.digest.hex(), self.scaling, [int(n) for n in self.shape[:3]], affine, *mapped
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,10 +113,11 @@ class DatasetReport(Shown):
     cache_bytes: int  # training and validation cases on the training grid
     memory_bytes: int  # available now
     warnings: list[str]
-    fingerprint: dict[str, str]  # hash of voxels and geometry (16 hex digits) by case
+    fingerprint: dict[str, str]  # hash of voxels, geometry and map of labels (16 hex digits) by case
+    notes: list[str]  # what is as the JSON says, and worth a look
 
     def tables(self) -> list[Table]:
-        """Return a table of the scans and a table of the organ volumes, with the warnings below it."""
+        """Return a table of the scans and a table of the organ volumes, with warnings and notes below it."""
         found = [
             ("cases", _counts(self.cases)),
             ("shape", f"{_ranges(self.shapes)} voxels"),
@@ -125,7 +134,7 @@ class DatasetReport(Shown):
         notes = [f"warning: {warning}" for warning in self.warnings[:WARNING_ROWS]]
         if len(self.warnings) > WARNING_ROWS:
             notes.append(f"... and {len(self.warnings) - WARNING_ROWS} more in .warnings")
-        volumes = Table(("organ", "median, ml", "min", "max", "cases"), organs, notes)
+        volumes = Table(("organ", "median, ml", "min", "max", "cases"), organs, notes + self.notes)
         return [Table(("data set", "found"), found), volumes]
 
 
@@ -153,7 +162,7 @@ def check_dataset(
     _run_check(check_header, scans, workers, "Checking headers")
     same_list = _validates_on_training_cases(dataset)
     valid = [scan for scan in scans if scan.valid]
-    readable = _flag_repeats(valid, lambda s: (s.kind, s.file), "file", same_list)
+    readable = _flag_repeats(valid, lambda s: s.key, "file", same_list)
     _run_check(check_pair, [s for s in readable if s.image and s.image.valid], 1, "Comparing images and labels")
     if not all(scan.valid for scan in scans):
         tqdm.write(f"{_error_table(scans)}\nChecking the voxels of the other files; interrupt to correct these first.")
@@ -196,7 +205,7 @@ def _list_scans(dataset: Dataset) -> list[Scan]:
         for entry in getattr(dataset, split):
             scans.append(image := Scan(split, entry["name"], "image", entry["image"]))
             if "label" in entry:
-                scans.append(Scan(split, entry["name"], "label", entry["label"], image))
+                scans.append(Scan(split, entry["name"], "label", entry["label"], image, entry.get("label_map")))
     return scans
 
 
@@ -219,10 +228,9 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
 def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
     """Take over what the other ranks found in the voxels of their shares."""
     names = ("faults", "digest", "scaling", "value_counts", "low", "high")
-    found = hardware.gather([((scan.kind, scan.file), {name: getattr(scan, name) for name in names}) for scan in share])
-    by_file = dict(found)
+    found = dict(hardware.gather([(scan.key, {name: getattr(scan, name) for name in names}) for scan in share]))
     for scan in scans:
-        vars(scan).update(by_file[scan.kind, scan.file])
+        vars(scan).update(found[scan.key])
 
 
 def _validates_on_training_cases(dataset: Dataset) -> bool:
@@ -251,14 +259,14 @@ def _flag_validation_without_organs(scans: list[Scan]) -> None:
     """Make it an error if no label of the validation cases has an organ: every Dice of the run would be NaN."""
     labels = [scan for scan in scans if scan.split == "validation" and scan.kind == "label"]
     read = _read_scans(scans)
-    if labels and all(s.file in read and not any(read[s.file].value_counts) for s in labels):
+    if labels and all(s.key in read and not any(read[s.key].value_counts) for s in labels):
         remedy = "label these cases or validate on others; every Dice would be NaN"
         labels[0].faults.append(Fault("no validation label contains an organ", remedy))
 
 
-def _read_scans(scans: list[Scan]) -> dict[str, Scan]:
-    """Return the scan by file for each file that was read: a label that several cases share is read for one of them."""
-    return {scan.file: scan for scan in scans if scan.digest}
+def _read_scans(scans: list[Scan]) -> dict[tuple, Scan]:
+    """Return the scan by key for each file that was read: a label that several cases share is read for one of them."""
+    return {scan.key: scan for scan in scans if scan.digest}
 
 
 # ---------------------------------------------------------------------------------------------------------- headers
@@ -387,7 +395,11 @@ def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
     scan.digest, scan.scaling = hashlib.blake2b(voxels.T).digest(), (float(slope), float(inter))
     if scan.kind == "label":
         scan.value_counts = count_values(voxels, slope, inter)
-        return _label_fault(scan, dataset.classes)
+        fault = _id_fault(scan.value_counts, scan.label_map, len(dataset.classes) - 1)
+        if fault:
+            return fault
+        scan.value_counts = class_counts(scan.value_counts, scan.label_map)
+        return _empty_fault(scan)
     scan.low, scan.high = sorted(float(value) * slope + inter for value in (voxels.min(), voxels.max()))
     return _image_fault(scan, dataset.modality)
 
@@ -434,16 +446,29 @@ def _hounsfield_fault(low: float, high: float) -> Fault | None:
     return None
 
 
-def _label_fault(scan: Scan, classes: tuple[str, ...]) -> Fault | None:
-    last = len(classes) - 1
-    if broken := [value for value in scan.value_counts if not value.is_integer()]:  # includes NaN and infinity
+def _id_fault(ids: Collection[float], label_map: LabelMap | None, last: int) -> Fault | None:
+    """Check the ids of a label file against its map, or without one against the classes from 0 to ``last``."""
+    if broken := [value for value in ids if not value.is_integer()]:  # includes NaN and infinity
         return Fault(f"label ids are not whole numbers: {_smallest(broken)}", "resample labels with nearest neighbour")
-    if unknown := [value for value in scan.value_counts if not 0 <= value <= last]:
-        what = f"label ids outside the JSON's 0 to {last}: {_smallest(unknown)}"
-        return Fault(what, "relabel these voxels, or name the ids in the JSON")
-    if not any(scan.value_counts):
-        return Fault("label is empty: no organ", "label the case or remove it", stops=scan.split == "training")
-    return None
+    if len(ids) > MOST_LABEL_VALUES and label_map:  # counted only in part
+        return Fault(f"more than {MOST_LABEL_VALUES} different label ids", "give a label, not a scan")
+    unknown = label_map.unknown(ids) if label_map else [value for value in ids if not 0 <= value <= last]
+    if not unknown:
+        return None
+    if label_map and label_map.name:
+        what = f"label ids that label_map '{label_map.name}' lacks: {_smallest(unknown)}"
+        return Fault(what, 'add them to the map, or "other" for all that are not listed')
+    known = f"0 to {last}" + (f" and {label_map.classes[-1][0]} (ignore)" if label_map else "")
+    what = f"label ids outside the JSON's {known}: {_smallest(unknown)}"
+    return Fault(what, "relabel these voxels, or name the ids in the JSON")
+
+
+def _empty_fault(scan: Scan) -> Fault | None:
+    """Check that a label has an organ among the voxels that count."""
+    if any(scan.value_counts):
+        return None
+    what = "label is empty: " + ("no organ" if scan.value_counts else "all voxels are ignored")
+    return Fault(what, "label the case or remove it", stops=scan.split == "training")
 
 
 # ----------------------------------------------------------------------------------------------------------- report
@@ -454,9 +479,14 @@ def _dimensions(numbers: Iterable[float]) -> str:
     return " x ".join(f"{number:.4g}" for number in numbers)
 
 
+def _first(names: list[str]) -> str:
+    """Return the first four names, with dots if there are more."""
+    return ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+
+
 def _smallest(values: list[float]) -> str:
     """Return the four smallest values, with dots if there are more."""
-    return ", ".join(f"{value:g}" for value in sorted(values)[:4]) + ", ..." * (len(values) > 4)
+    return _first([f"{value:g}" for value in sorted(values)])
 
 
 def _counts(numbers: dict[str, int]) -> str:
@@ -501,9 +531,8 @@ def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[fl
     cache_bytes = CACHED_BYTES * sum(_training_voxels(s, spacing_mm) for s in images if s.split != "test")
     memory_bytes = available_memory()
     warnings = [f"{case} {file}: {what}; {remedy}" for case, file, what, remedy in _rows(scans, stops=False)]
-    present = set().union(*(scan.value_counts for scan in labels if scan.split == "training"))
-    if absent := [organ for i, organ in enumerate(classes) if i and i not in present]:
-        warnings.append(f"no training case has {', '.join(absent)}; the network cannot learn it")
+    maps = Counter(scan.label_map for scan in scans if scan.label_map and scan.label_map.name)
+    warnings += _class_warnings(scans, classes) + _map_warnings(maps, classes)
     if cache_bytes > 0.8 * memory_bytes:  # the rest is needed for training itself
         warnings.append(
             "all cases may not fit into memory, where fine-tuning keeps them; use fewer cases or a larger spacing_mm"
@@ -518,7 +547,44 @@ def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[fl
         memory_bytes=memory_bytes,
         warnings=warnings,
         fingerprint=_fingerprint(scans),
+        notes=[note for label_map in maps for note in merged_ids(label_map, classes)],
     )
+
+
+def _class_warnings(scans: list[Scan], classes: tuple[str, ...]) -> list[str]:
+    """Return warnings of classes that have no voxel that counts in a list of cases."""
+    read = _read_scans(scans)
+    labels = [(scan.split, scan.case, read[scan.key].value_counts) for scan in scans if scan.kind == "label"]
+    training, validation = (
+        {case: counts for split, case, counts in labels if split == section} for section in ("training", "validation")
+    )
+    warnings = []
+    if absent := _absent(training, classes):
+        warnings.append(f"no training case has {', '.join(absent)}; the network cannot learn it")
+    if absent := [organ for organ in _absent(validation, classes) if organ != classes[0]]:
+        what = "its Dice is not known and does not count in the choice of the best step"
+        warnings.append(f"no validation case has {', '.join(absent)}; {what}")
+    if bare := [case for case, counts in validation.items() if counts and 0 not in counts]:
+        what = "what the network finds outside the organs costs no Dice there"
+        warnings.append(f"no voxel of {classes[0]} counts in the validation cases {_first(bare)}; {what}")
+    return warnings
+
+
+def _absent(counts: dict[str, dict[float, int]], classes: tuple[str, ...]) -> list[str]:
+    """Return the classes that none of the labelled cases has, from their voxels by class; none without such cases."""
+    present = set().union(*counts.values())
+    return [name for number, name in enumerate(classes) if number not in present] if counts else []
+
+
+def _map_warnings(maps: dict[LabelMap, int], classes: tuple[str, ...]) -> list[str]:
+    """Return a warning of each map that lets organs count as background; ``maps`` are numbers of cases."""
+    warnings = []
+    for label_map, cases in maps.items():
+        if missing := unlabelled_organs(label_map, classes):
+            what = f"label_map '{label_map.name}' has no id for {', '.join(missing)}: background in its {cases} cases"
+            remedy = f'if these are in the scans, map the ids of {classes[0]} to "ignore"'
+            warnings.append(f"{what}; {remedy}")
+    return warnings
 
 
 def _fingerprint(scans: list[Scan]) -> dict[str, str]:
@@ -526,7 +592,7 @@ def _fingerprint(scans: list[Scan]) -> dict[str, str]:
     read = _read_scans(scans)
     contents: dict[str, dict[str, tuple]] = {}
     for scan in scans:
-        contents.setdefault(scan.case, {})[scan.kind] = read[scan.file].content
+        contents.setdefault(scan.case, {})[scan.kind] = read[scan.key].content
     return {
         case: hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
         for case, content in contents.items()

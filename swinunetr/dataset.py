@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swinunetr.errors import InputError
+from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
 
 SECTIONS = ("training", "validation", "test")
 
@@ -30,20 +32,26 @@ MOST_HELD_OUT = 24  # volumes, where no validation list is given
 class Dataset:
     """Cases of a data set.
 
-    Each case is a dictionary with ``name``, the path ``image`` and, if labelled, the path ``label``.
+    Each case is a dictionary with ``name``, the path ``image`` and, if labelled, the path ``label``. A ``label_map``
+    (:class:`swinunetr.label_maps.LabelMap`) is there if the ids in the label file are not the classes.
     """
 
     classes: tuple[str, ...]  # in order of their label ids; 0 is the background
     modality: str
-    training: list[dict[str, str]]
-    validation: list[dict[str, str]]
-    test: list[dict[str, str]]  # images that exist on disk, usually without labels
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    test: list[dict[str, Any]]  # images that exist on disk, usually without labels
     test_listed: int = 0  # number of test images in the JSON, including missing files
 
     @property
     def organs(self) -> tuple[str, ...]:
         """All classes except the background."""
         return self.classes[1:]
+
+    @property
+    def ignores(self) -> bool:
+        """Whether training cases can have voxels that count in no loss."""
+        return any(IGNORED in case["label_map"].targets for case in self.training if "label_map" in case)
 
 
 def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
@@ -52,7 +60,8 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
     The files themselves are checked by :func:`swinunetr.checks.check_dataset`.
 
     Args:
-        json_path: File with ``labels``, ``training``, ``validation`` and, optionally, ``test`` and ``modality``.
+        json_path: File with ``labels``, ``training``, ``validation`` and, optionally, ``test``, ``modality``,
+            ``ignore`` and ``label_maps``.
         data_root: Folder that contains the files by their names in the JSON. For BTCV as downloaded from Synapse, it
             is the folder that contains ``RawData``, ``RawData`` itself or ``RawData/Training``.
 
@@ -75,10 +84,10 @@ def read_datalist(json_path: str | Path) -> tuple[dict, tuple[str, ...]]:
     """Return the content of a Decathlon-style JSON, and its class names in order of their ids.
 
     In the content, each of ``training``, ``validation`` and ``test`` is a list of dictionaries with the file names
-    ``image`` and, if labelled, ``label``.
+    ``image`` and, if labelled, ``label``, and the ``LabelMap`` of the case as ``label_map``, if it has one.
 
     Raises:
-        InputError: The file is missing, or its labels or lists of cases are malformed.
+        InputError: The file is missing, or its labels, maps of labels or lists of cases are malformed.
     """
     content, form = read_json(json_path), NOT_A_LIST.format(json_path)
     labels = content.get("labels")
@@ -89,7 +98,26 @@ def read_datalist(json_path: str | Path) -> tuple[dict, tuple[str, ...]]:
     for name, entries in sections.items():
         if not entries:
             raise InputError(form + f'Expected a list of cases under "{name}". If it has none, move some cases there.')
-    return content | sections | {"test": _entries(content, "test", json_path, ("image",), ("label",))}, classes
+    sections["test"] = _entries(content, "test", json_path, ("image",), ("label",))
+    _set_label_maps([case for cases in sections.values() for case in cases], read_label_maps(content, classes, form))
+    return content | sections, classes
+
+
+def _set_label_maps(cases: list[dict[str, Any]], maps: dict[str, LabelMap]) -> None:
+    """Replace the name of each case's map by the map; "" is the map of cases that name none."""
+    used = set()
+    for case in cases:
+        name = case.pop("label_map", "")
+        if not isinstance(name, str) or (name and name not in maps):
+            known = ", ".join(filter(None, maps)) or "none"
+            what = f'expected the name of a map in "label_maps" ({known}), found {name!r:.200}'
+            raise InputError(f"json_path: label_map of '{case['image']}': {what}. Correct the name, or add the map.")
+        used.add(name)
+        if name in maps and "label" in case:
+            case["label_map"] = maps[name]
+    if unused := [name for name in maps if name and name not in used]:
+        remedy = f'Add "label_map": "{unused[0]}" to the cases that it is for, or remove it'
+        raise InputError(f"json_path: label_maps: no case names '{unused[0]}'. {remedy}.")
 
 
 def _class_names(labels: object, form: str) -> tuple[str, ...]:
@@ -111,8 +139,11 @@ def _class_names(labels: object, form: str) -> tuple[str, ...]:
 
 def _entries(
     content: dict, section: str, json_path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()
-) -> list[dict[str, str]]:
-    """Return the cases of one list of the JSON as dictionaries of file names; a missing list is an empty one."""
+) -> list[dict[str, Any]]:
+    """Return the cases of one list of the JSON; a missing list is an empty one.
+
+    A case is a dictionary of file names, and of the name of its ``label_map`` if it has one.
+    """
     entries, form = content.get(section), NOT_A_LIST.format(json_path)
     if "training" not in content and ("channel_names" in content or "file_ending" in content):
         raise InputError(NNUNET.format(json_path))
@@ -122,12 +153,13 @@ def _entries(
         raise InputError(f'{form}Expected a list of cases under "{section}", found {entries!r:.200}.')
     cases = []
     for entry in entries:
-        case = {"image": entry} if isinstance(entry, str) else entry if isinstance(entry, dict) else {}
-        case = {key: case.get(key) for key in (*needed, *optional) if key in needed or case.get(key) is not None}
+        given = {"image": entry} if isinstance(entry, str) else entry if isinstance(entry, dict) else {}
+        case = {key: given.get(key) for key in (*needed, *optional) if key in needed or given.get(key) is not None}
         if not all(isinstance(file, str) and file.strip() for file in case.values()):
             what = 'a file name or "image"' if needed == ("image",) else '"image" and "label"'
             raise InputError(f'{form}Expected {what} in each case of "{section}", found {entry!r:.200}.')
-        cases.append(case)
+        named = {"label_map": given["label_map"]} if "label" in case and given.get("label_map") is not None else {}
+        cases.append(case | named)
     return cases
 
 
@@ -148,7 +180,7 @@ def read_json(json_path: str | Path) -> dict:
     """Return the content of a JSON file that contains an object.
 
     Raises:
-        InputError: The file is missing or contains something else.
+        InputError: The file is missing or contains something else, or an object in it has the same key twice.
     """
     json_path = Path(json_path).expanduser()
     if json_path.is_dir():
@@ -156,7 +188,8 @@ def read_json(json_path: str | Path) -> dict:
     if not json_path.is_file():
         raise InputError(f"json_path: no file at '{json_path}'. The project's own lists are in json_files/.")
     try:
-        content = json.loads(json_path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
+        text = json_path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        content = json.loads(text, object_pairs_hook=_without_repeats)
     except ValueError as error:
         raise InputError(f"json_path: '{json_path}' is not valid JSON ({error}).") from None
     except OSError as error:
@@ -166,19 +199,27 @@ def read_json(json_path: str | Path) -> dict:
     return content
 
 
-def locate(entry: dict | str, root: str | Path) -> dict[str, str]:
-    """Return the case name and the file paths of one entry of the JSON.
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object of a JSON; json.loads would keep the last of two equal keys without an error."""
+    if repeated := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f'the key "{repeated[0]}" stands twice in one object; remove or rename one of them')
+    return dict(pairs)
+
+
+def locate(entry: dict | str, root: str | Path) -> dict[str, Any]:
+    """Return the case name, the file paths and the map of labels of one entry of the JSON.
 
     Args:
-        entry: Dictionary with ``image`` and, if labelled, ``label``; or the file name of an image. A file name is
-            relative to ``root`` or absolute.
+        entry: Dictionary with ``image`` and, if labelled, ``label`` and ``label_map``; or the file name of an image. A
+            file name is relative to ``root`` or absolute.
         root: Folder that contains the files, also in Synapse's layout. Where a file is missing, the path is the one
             that the JSON gives.
     """
     entry = {"image": entry} if isinstance(entry, str) else entry
     root = Path(root).expanduser()
     files = {key: str(_first_existing(entry[key], root)) for key in ("image", "label") if key in entry}
-    return {"name": case_name(entry["image"]), **files}
+    mapped = {"label_map": entry["label_map"]} if "label_map" in entry else {}
+    return {"name": case_name(entry["image"]), **files, **mapped}
 
 
 def _first_existing(file: str, root: Path) -> Path:

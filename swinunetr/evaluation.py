@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from monai.networks.utils import one_hot
 from nibabel.affines import voxel_sizes
 from scipy.ndimage import find_objects
 from tqdm.auto import tqdm
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.inference import largest_components, predict, to_source_grid
+from swinunetr.label_maps import LabelMap, clear_ignored, to_classes
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_means, surface_scores
 from swinunetr.recipe import Recipe
 from swinunetr.tables import Table, Tables
@@ -27,6 +27,8 @@ COLUMNS = (*SCORES, *(f"{name}_{kind}" for name in COMPARED for kind in ("all", 
 
 def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware: Hardware) -> np.ndarray:
     """Return the confusion matrices of the model on labelled cases, on the training grid.
+
+    An ignored voxel counts as background, in the ground truth and in the prediction.
 
     With several ranks, each rank predicts some of the cases and all ranks return all matrices.
 
@@ -43,7 +45,8 @@ def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware
     for number in tqdm(hardware.share(range(len(cases))), desc="Validating", leave=False, disable=hardware.rank > 0):
         logits = predict(model, cases[number]["image"], recipe, hardware)
         truth = cases[number]["label"].as_tensor()[0].to(logits.device)
-        own.append((number, confusion_matrix(logits.argmax(0), truth, len(logits))))
+        truth, prediction = clear_ignored(cases[number].get("label_map"), truth, logits.argmax(0))
+        own.append((number, confusion_matrix(prediction, truth, len(logits))))
     return np.stack([counts for _, counts in sorted(hardware.gather(own), key=lambda pair: pair[0])])
 
 
@@ -60,7 +63,8 @@ def score_case(
     ``<score>_largest`` with the largest component of the organ alone.
 
     Where the ground truth lacks an organ, all scores except the volumes are NaN. Where only the prediction lacks it,
-    ``hd95_mm`` is NaN.
+    ``hd95_mm`` is NaN. Where the ground truth ignores voxels, they are background in it and in the prediction, which
+    the predicted volume thus leaves out.
 
     Args:
         case: Preprocessed case with a label.
@@ -74,7 +78,7 @@ def score_case(
     predicted = (prediction.numpy(), labels)
     largest = [largest_components(grid, everything) for grid in predicted]
     changed = np.unique(np.concatenate([grid[grid != kept] for grid, kept in zip(predicted, largest, strict=True)]))
-    truth, classes = read_labels(case["label_source"]), len(organs) + 1
+    truth, classes = read_labels(case["label_source"], case.get("label_map")), len(organs) + 1
     as_predicted = _scores(case, *predicted, truth, everything, classes)
     reduced = as_predicted | (_scores(case, *largest, truth, changed.tolist(), classes) if len(changed) else {})
     rows = []
@@ -91,9 +95,12 @@ def _scores(
     """Return the ``SCORES`` of some labels of a segmentation, given on the training grid and on the scan's own."""
     affine = np.asarray(case["image"].meta["original_affine"], dtype=float)
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    coarse_truth, coarse = clear_ignored(
+        case.get("label_map"), case["label"].as_tensor()[0], torch.from_numpy(prediction)
+    )
+    truth, labels = clear_ignored(case.get("label_map"), truth, labels)
     counts = confusion_matrix(torch.from_numpy(labels), torch.from_numpy(truth), classes)
-    on_training_grid = confusion_matrix(torch.from_numpy(prediction), case["label"].as_tensor()[0], classes)
-    dice, own_dice = dice_per_organ(on_training_grid), dice_per_organ(counts)
+    dice, own_dice = dice_per_organ(confusion_matrix(coarse, coarse_truth, classes)), dice_per_organ(counts)
     boxes = [
         _union(pair) for pair in zip(*(find_objects(volume, classes - 1) for volume in (labels, truth)), strict=True)
     ]
@@ -119,7 +126,8 @@ def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardw
     """Return the upper bound of the resolution: the Dice that the training grid allows for each organ.
 
     It is the mean Dice of the ground truth itself after resampling to the training grid and back to the scan's own
-    grid. A prediction on this training grid is not expected to score higher.
+    grid. A prediction on this training grid is not expected to score higher. Ignored voxels have no class on the way,
+    so that an organ beside them loses nothing to background.
 
     Args:
         cases: Preprocessed cases with labels.
@@ -133,18 +141,19 @@ def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardw
     title = "Measuring the upper bound of the resolution"
     for case in tqdm(hardware.share(cases), desc=title, leave=False, disable=hardware.rank > 0):
         with gpu_memory():
-            perfect = one_hot(case["label"].as_tensor()[None].to(hardware.device), classes, dtype=torch.uint8)[0]
-            labels = torch.from_numpy(to_source_grid(perfect, case["image"]))
-        truth = torch.from_numpy(read_labels(case["label_source"]))
+            label = case["label"].as_tensor().to(hardware.device)
+            perfect = torch.stack([label[0] == number for number in range(classes)]).byte()
+            labels = to_source_grid(perfect, case["image"])
+        truth = read_labels(case["label_source"], case.get("label_map"))
+        truth, labels = map(torch.from_numpy, clear_ignored(case.get("label_map"), truth, labels))
         dice.append(dice_per_organ(confusion_matrix(labels, truth, classes)))
     return dict(zip(organs, organ_means(np.stack(hardware.gather(dice))).tolist(), strict=True))
 
 
-def read_labels(file: str | Path) -> np.ndarray:
-    """Return the label map of a NIfTI file as uint8 (X, Y, Z), in the file's axis order."""
+def read_labels(file: str | Path, label_map: LabelMap | None = None) -> np.ndarray:
+    """Return the classes in a NIfTI file as uint8 (X, Y, Z), in the file's axis order; see :func:`to_classes`."""
     volume = np.asarray(nib.load(file).dataobj)
-    # Rounded, because a header slope is float32: with a slope of 0.7, a stored 10 is read as 6.9999999.
-    return np.rint(volume).astype(np.uint8).reshape(volume.shape[:3])
+    return to_classes(volume, label_map).reshape(volume.shape[:3])
 
 
 def case_means(rows: list[dict]) -> dict[str, tuple[float, float]]:

@@ -275,8 +275,8 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
     A CT that another version of this module wrote there is made again.
 
     Raises:
-        InputError: The JSON does not list the 13 organs of BTCV, which are the organs of the phantoms, or ``root``
-            cannot be written to.
+        InputError: The JSON does not list the 13 organs of BTCV, which are the organs of the phantoms, it has
+            ``label_maps``, or ``root`` cannot be written to.
     """
     content, classes = read_datalist(json_path)
     if len(classes) != len(ORGAN_VOLUMES_ML) + 1:
@@ -285,6 +285,9 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
             f"'{json_path}'. Set data_root to the folder of your own data, or choose a list from json_files/."
         )
     entries = [entry for name in ("training", "validation") for entry in content[name]]
+    if any(entry["label_map"].name for entry in entries if "label_map" in entry):
+        what = 'the ids in the label files of phantoms are those of "labels"'
+        raise InputError(f"json_path: '{json_path}' has label_maps, but {what}. Set data_root, or remove the maps.")
     digits = ("".join(filter(str.isdigit, case_name(entry["image"]))) for entry in entries)
     cases = [(int(number or 0), (e["image"], e["label"])) for number, e in zip(digits, entries, strict=True)]
     return _write_due(Path(root).expanduser(), cases)

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from swinunetr.colours import organ_colours
+from swinunetr.label_maps import to_classes
 from swinunetr.viewer import view_scan as view_scan  # reached as plots.view_scan in the notebook
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name, and the axis perpendicular to the plane
@@ -32,6 +33,7 @@ def plot_case(case: dict, organs: Sequence[str]) -> Figure:
         organs: Names of the labels from 1.
     """
     image, label, spacing = _volumes(case)
+    label = _organs_alone(label, organs)
     figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout="constrained")
     for column, (plane, axis) in enumerate(PLANES):
         index = _fullest_slice(label, axis)
@@ -47,13 +49,14 @@ def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]
 
     Args:
         images: (B, 1, X, Y, Z), 0 to 1.
-        labels: (B, 1, X, Y, Z), 0 is background.
+        labels: (B, 1, X, Y, Z), 0 is background; ignored voxels are not drawn.
         organs: Names of the labels from 1.
     """
     figure, axes = plt.subplots(1, len(images), figsize=(2.6 * len(images), 3.0), squeeze=False, layout="constrained")
-    for ax, image, label in zip(axes[0], images[:, 0].numpy(), labels[:, 0].numpy(), strict=True):
+    labels = _organs_alone(labels.numpy(), organs)
+    for ax, image, label in zip(axes[0], images[:, 0].numpy(), labels[:, 0], strict=True):
         _draw(ax, image, label, 2, image.shape[2] // 2, (1, 1, 1), organs)
-    _legend(figure, labels.numpy(), organs)
+    _legend(figure, labels, organs)
     return figure
 
 
@@ -83,14 +86,16 @@ def plot_contours(
     the organ in the ground truth. Numbers and colours identify the organs. The figure is as wide as a page.
 
     Args:
-        case: ``name``, and the files of the scan (``source``) and of the ground truth (``label_source``).
+        case: ``name``, and the files of the scan (``source``) and of the ground truth (``label_source``), with its
+            ``label_map`` if it has one; ignored voxels have no outline in the ground truth.
         prediction: File of the prediction.
         organ: Organ of the planes; the ground truth must contain it.
         organs: Names of the labels from 1.
         window: Intensities of black and white; None takes the 0.5th and 99.5th percentile.
     """
     image, spacing = _upright(case["source"])
-    truth, predicted = (_upright(file)[0].astype(np.uint8) for file in (case["label_source"], prediction))
+    truth = _organs_alone(to_classes(_upright(case["label_source"])[0], case.get("label_map")), organs)
+    predicted = _upright(prediction)[0].astype(np.uint8)
     low, high = window or np.percentile(image, (0.5, 99.5))
     image = (np.clip(image, low, high) - low) / max(high - low, 1e-6)
     middle, first, last = _close_view(truth == organs.index(organ) + 1, spacing)
@@ -261,6 +266,11 @@ def _volumes(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return image and label (X, Y, Z) and the voxel spacing of a preprocessed case."""
     image = case["image"]
     return image.as_tensor()[0].float().numpy(), case["label"].as_tensor()[0].numpy(), image.pixdim.numpy()
+
+
+def _organs_alone(label: np.ndarray, organs: Sequence[str]) -> np.ndarray:
+    """Return a label with background in its ignored voxels, whose label is larger than that of any organ."""
+    return np.where(label <= len(organs), label, 0)
 
 
 def _fullest_slice(label: np.ndarray, axis: int) -> int:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from tqdm.auto import tqdm
 from swinunetr.cache import cache_file, read_cache, write_cache
 from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
+from swinunetr.label_maps import clear_ignored, to_classes
 from swinunetr.recipe import CommonRecipe
 
 # Where pydicom is installed, MONAI warns for each file that one more decoder of DICOM, which nothing here uses, is not.
@@ -83,7 +85,7 @@ def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float]
 
 
 def prepare_cases(
-    entries: list[dict[str, str]],
+    entries: list[dict[str, Any]],
     recipe: CommonRecipe,
     modality: str,
     description: str = "Preprocessing cases",
@@ -94,7 +96,8 @@ def prepare_cases(
     """Preprocess all cases in parallel and return them in the same order.
 
     Args:
-        entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label``.
+        entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label`` and, optionally, its
+            ``label_map``.
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
         modality: Modality of the images; see :func:`preprocessing`.
         description: Title of the progress bar; empty means no progress bar.
@@ -106,10 +109,11 @@ def prepare_cases(
             all map the cache, so that the machine holds one copy. None means one rank.
 
     Returns:
-        Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``image`` and, if
-        labelled, ``label``, the possible crop centres ``organ_voxels``, ``other_voxels`` and ``balanced_voxels``, which
-        are as many of each organ, and ``vanished_ids``: the label ids of the file that have no voxel left on the
-        training grid. A warning names the cases with such ids.
+        Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``label_map``
+        (None without one), ``image`` and, if labelled, ``label``, the possible crop centres ``organ_voxels``,
+        ``other_voxels`` and ``balanced_voxels``, which are as many of each organ, and ``vanished_ids``: the classes of
+        the label file that have no voxel left on the training grid. A warning names the cases with such classes. A
+        voxel of ``label`` that does not count is ``label_maps.IGNORED``.
 
     Raises:
         InputError: A case, which the message names, cannot be read or preprocessed, or there are more cases than files
@@ -131,7 +135,7 @@ def prepare_cases(
                 if not in_memory:
                     parts = read_cache(file, keys, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
-        files = {"source": entry["image"], "label_source": entry.get("label")}
+        files = {"source": entry["image"], "label_source": entry.get("label"), "label_map": entry.get("label_map")}
         return parts | volumes | {"name": entry["name"]} | files
 
     if shared:
@@ -188,13 +192,16 @@ def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
     return lines if len(lines) <= 6 else [*lines[:5], f"warning: the same in {len(lines) - 5} more cases"]
 
 
-def _preprocess(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> dict:
+def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> dict:
     """Return a preprocessed case as plain tensors, which the cache can store."""
     keys = tuple(key for key in ("image", "label") if key in entry)
+    label_map = entry.get("label_map")
     transforms = preprocessing(recipe, modality, keys)
     try:
-        case = transforms(entry, end=1)  # as loaded from the files
-        ids = _label_ids(case["label"].as_tensor()) if "label" in case else []
+        case = transforms({key: entry[key] for key in keys}, end=1)  # as loaded from the files
+        if label_map:
+            case["label"].copy_(torch.from_numpy(to_classes(case["label"].numpy(), label_map)))
+        ids = _label_ids(*clear_ignored(label_map, case["label"].as_tensor())) if "label" in case else []
         case = transforms(case, start=1)
     except Exception as error:
         cause = error.__cause__ or error
@@ -210,9 +217,10 @@ def _preprocess(entry: dict[str, str], recipe: CommonRecipe, modality: str) -> d
     }
     if "label" not in parts:
         return parts
-    kept = _label_ids(parts["label"]["x"])
+    (cleared,) = clear_ignored(label_map, parts["label"]["x"])
+    kept = _label_ids(cleared)
     vanished = {"vanished_ids": [label for label in ids if label not in kept]}
-    return parts | vanished | _crop_centres(parts["image"]["x"], parts["label"]["x"])
+    return parts | vanished | _crop_centres(parts["image"]["x"], cleared, parts["label"]["x"] == 0)
 
 
 def _label_ids(label: torch.Tensor) -> list[int]:
@@ -220,31 +228,39 @@ def _label_ids(label: torch.Tensor) -> list[int]:
     return torch.bincount(label.flatten().to(torch.uint8)).nonzero()[:, 0].tolist()
 
 
-def _cache_file(entry: dict[str, str], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path | None:
+def _cache_file(entry: dict[str, Any], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path | None:
     files = {key: entry[key] for key in ("image", "label") if key in entry}
     settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES, CENTRES_PER_ORGAN]
-    code = (preprocessing, intensity_window, _preprocess, _label_ids, _crop_centres, _as_many_of_each)
+    if "label_map" in entry:
+        settings.append(entry["label_map"].content)
+    code = (preprocessing, intensity_window, _preprocess, to_classes, clear_ignored, _label_ids, _crop_centres)
+    code += (_as_many_of_each,)
     try:
         return cache_file(cache_dir, files, settings, code)
     except OSError:  # a file is missing; preprocessing it names it
         return None
 
 
-def _crop_centres(image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
+def _crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return flat indices (int32) of possible crop centres.
 
     ``organ_voxels`` and ``other_voxels`` in the body are at most ``MOST_CENTRES`` each. ``balanced_voxels`` has
-    ``CENTRES_PER_ORGAN`` of each organ that is there, evenly spaced, those of a smaller organ several times.
+    ``CENTRES_PER_ORGAN`` of each organ that is there, evenly spaced, those of a smaller organ several times. Where no
+    other voxel counts, the crops of both kinds are centred on organs; where no organ is left either, anywhere in the
+    body.
+
+    Args:
+        image: Preprocessed image.
+        label: Labels, with 0 where a voxel does not count.
+        background: Where the label is background and counts.
     """
-    centres = {}
-    for name, mask in (("organ_voxels", label > 0), ("other_voxels", (label == 0) & (image > 0))):
-        indices = mask.flatten().nonzero()[:, 0].int()
-        if name == "organ_voxels":
-            centres["balanced_voxels"] = _as_many_of_each(indices, label.flatten()[indices])
-        if len(indices) > MOST_CENTRES:
-            chosen = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[:MOST_CENTRES]
-            indices = indices[chosen.sort().values]
-        centres[name] = indices
+    organs, body = label > 0, image > 0
+    others = next((mask for mask in (background & body, organs) if mask.any()), body)
+    indices = {name: mask.flatten().nonzero()[:, 0].int() for name, mask in (("organ", organs), ("other", others))}
+    centres = {"balanced_voxels": _as_many_of_each(indices["organ"], label.flatten()[indices["organ"]])}
+    for name, every in indices.items():
+        chosen = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:MOST_CENTRES].sort().values
+        centres[f"{name}_voxels"] = every[chosen]
     return centres
 
 

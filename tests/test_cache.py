@@ -114,13 +114,15 @@ def test_cache_key_includes_each_function_and_constant_that_preprocessing_uses(s
     monkeypatch.setattr(preprocessing, "cache_file", lambda *args: calls.append(args) or tmp_path / "a.pt")
     cached(small_data, tmp_path / "cache")
     _, _, settings, code = calls[0]
-    used = {name: vars(preprocessing).get(name) for function in code for name in names_in(function.__code__)}
+    inner = [function for function in code if function.__module__ == preprocessing.__name__]
+    used = {name: vars(preprocessing).get(name) for function in inner for name in names_in(function.__code__)}
     own = [f for f in used.values() if isinstance(f, FunctionType) and f.__module__ == preprocessing.__name__]
     constants = [value for name, value in used.items() if name.isupper()]
     assert len(own) >= 4 and {f.__name__ for f in own} <= {f.__name__ for f in code}
     assert {preprocessing.MOST_CENTRES, preprocessing.CENTRES_PER_ORGAN} == set(constants) and all(
         value in settings for value in constants
     )
+    assert settings[-1] == preprocessing.CENTRES_PER_ORGAN  # only a case with a map of labels has it there
 
 
 def test_home_folder_of_the_cache_is_expanded(small_data, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from swinunetr import checks
 from swinunetr.checks import check_dataset
 from swinunetr.dataset import Dataset, case_name
 from swinunetr.errors import DatasetError, InputError
+from swinunetr.label_maps import LabelMap
 
 SPACING = (1.5, 1.5, 2.0)  # mm, of the cases in this file
 
@@ -317,6 +318,99 @@ UNUSUAL = {
         "no training case has right box",
     ),
 }
+
+
+MAP = LabelMap("other hospital", ((0, 0), (5, 2), (7, 1), (9, 255)))
+IGNORE = LabelMap("", ((0, 0), (1, 1), (2, 2), (255, 255)))
+
+
+def numbered(**ids: int) -> np.ndarray:
+    """Return the labels with other ids: ``numbered(zero=9)`` has 9 as background."""
+    zero, one, two = (ids.get(name, default) for name, default in (("zero", 0), ("one", 7), ("two", 5)))
+    return np.array([zero, one, two], np.int16)[organs()]
+
+
+BROKEN_MAPPED = {
+    "id that the map lacks": (numbered(two=6), MAP, "label ids that label_map 'other hospital' lacks: 6  add them to"),
+    "negative id": (numbered(two=-6), replace(MAP, other=0), "label_map 'other hospital' lacks: -6"),
+    "fraction": (changed(numbered(), 0.5), MAP, "not whole numbers: 0.5"),
+    "all ignored": (numbered(zero=9, one=9, two=9), MAP, "label is empty: all voxels are ignored"),
+    "no organ": (numbered(one=0, two=9), MAP, "label is empty: no organ"),
+    "a scan": (np.arange(4096).reshape(16, 16, 16).astype(np.int16), replace(MAP, other=0), "more than 1000 different"),
+    "id that is neither class nor ignore": (changed(organs(), 254), IGNORE, "the JSON's 0 to 2 and 255 (ignore): 254"),
+}
+
+
+@pytest.mark.parametrize(("labels", "label_map", "message"), BROKEN_MAPPED.values(), ids=BROKEN_MAPPED)
+def test_error_names_what_a_map_does_not_cover(good, labels, label_map, message):
+    write(good.training[0]["label"], labels)
+    good.training[0]["label_map"] = label_map
+    error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
+    assert message in error and "label0001.nii.gz" in error and len(error.splitlines()) == 3
+
+
+def test_a_mapped_case_counts_like_one_with_the_classes_own_ids(good):
+    plain = check_dataset(good, SPACING)
+    write(good.training[0]["label"], numbered() * 10, scl_slope=0.1, scl_inter=0)
+    good.training[0]["label_map"] = MAP
+    mapped = check_dataset(good, SPACING)
+    assert mapped.organ_ml == plain.organ_ml and mapped.warnings == mapped.notes == []
+    assert {case for case in plain.fingerprint if plain.fingerprint[case] != mapped.fingerprint[case]} == {"img0001"}
+    good.training[0]["label_map"] = replace(MAP, name="its other name")
+    assert check_dataset(good, SPACING).fingerprint == mapped.fingerprint
+    good.training[0]["label_map"] = replace(MAP, other=0)
+    assert check_dataset(good, SPACING).fingerprint["img0001"] != mapped.fingerprint["img0001"]
+
+
+def test_a_label_that_two_cases_share_is_read_with_each_of_their_maps(good):
+    for case, label_map in zip(good.training, (MAP, replace(MAP, classes=((0, 0), (5, 1), (7, 2)))), strict=True):
+        case |= {"label": good.training[0]["label"], "label_map": label_map}
+    write(good.training[0]["label"], numbered())
+    report = check_dataset(good, SPACING)
+    assert report.warnings == [] and sorted(report.organ_ml["right box"]) == pytest.approx([0.09, 0.09, 0.45])
+
+
+def with_map(dataset: Dataset, labels: np.ndarray, label_map: LabelMap, *splits: str) -> None:
+    """Let all cases of some lists have one label and one map."""
+    for case in (case for split in splits for case in getattr(dataset, split)):
+        write(case["label"], labels)
+        case["label_map"] = label_map
+
+
+TRAINED = LabelMap("t", ((0, 0), (5, 2), (7, 255)))
+UNUSUAL_MAPPED = {
+    "organ that is ignored in training": (
+        lambda d: with_map(d, numbered(), TRAINED, "training"),
+        ["no training case has left box;", "label_map 't' has no id for left box: background in its 2 cases;"],
+    ),
+    "organ that is ignored in validation": (
+        lambda d: with_map(d, numbered(), TRAINED, "validation"),
+        ["no validation case has left box;", "label_map 't' has no id for left box: background in its 1 cases;"],
+    ),
+    "no background in training": (
+        lambda d: with_map(d, numbered(), replace(MAP, classes=((0, 255), (5, 2), (7, 1))), "training"),
+        ["no training case has background;"],
+    ),
+    "no background in validation": (
+        lambda d: with_map(d, numbered(), replace(MAP, classes=((0, 255), (5, 2), (7, 1))), "validation"),
+        ["no voxel of background counts in the validation cases img0003;"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "messages"), UNUSUAL_MAPPED.values(), ids=UNUSUAL_MAPPED)
+def test_classes_that_maps_leave_without_a_voxel_give_a_warning(good, change, messages):
+    change(good)
+    warnings = check_dataset(good, SPACING).warnings
+    assert len(warnings) == len(messages)
+    assert all(warning.startswith(message) for warning, message in zip(warnings, messages, strict=True)), warnings
+
+
+def test_ids_that_one_map_merges_are_noted_once(good):
+    with_map(good, numbered(), LabelMap("m", ((0, 0), (5, 1), (7, 1), (8, 2))), "training")
+    report = check_dataset(good, SPACING)
+    assert report.notes == ["label_map 'm': the ids 5, 7 count as left box"]
+    assert str(report).endswith(report.notes[0]) and len(report.warnings) == 1  # no training case has the right box
 
 
 def write_both(dataset: Dataset, matrix=None, **header) -> None:

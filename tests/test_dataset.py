@@ -10,8 +10,9 @@ import pytest
 from conftest import PROJECT, SMALL, write_case
 
 from swinunetr.checks import check_dataset
-from swinunetr.dataset import find_volumes, organ_labels, read_dataset, read_unlabelled
+from swinunetr.dataset import find_volumes, organ_labels, read_dataset, read_json, read_unlabelled
 from swinunetr.errors import InputError
+from swinunetr.label_maps import IGNORED
 
 
 def test_btcv_lists_are_nested_and_have_the_same_validation_cases():
@@ -91,6 +92,8 @@ def with_changes(small_data, **changes) -> Path:
 
 
 MALFORMED = {
+    "ignore that is a class": ({"ignore": 1}, "ignore: expected an id that is no class, found 1"),
+    "unknown class of a map": ({"label_maps": {"a": {"1": "heart"}}}, "label_maps: 'a': .* found 'heart'"),
     "257 classes": ({"labels": {str(i): f"organ {i}" for i in range(257)}}, "labels: at most 256 classes, found 257"),
     "two classes of one name": ({"labels": {"0": "b", "1": "liver", "2": "liver"}}, "found 'liver' twice"),
     "class name that is a number": ({"labels": {"0": "b", "1": 5}}, 'a name for each id in "labels", found 5'),
@@ -122,6 +125,51 @@ def test_error_names_the_malformed_part_of_the_json(small_data, changes, message
     with pytest.raises(InputError, match=message) as caught:
         read_dataset(with_changes(small_data, **changes), small_data[1])
     assert "dataset.json" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+REPEATED = {
+    "two training lists": ('{"training": [], "labels": {"0": "b"}, "training": []}', "training"),
+    "an id": ('{"labels": {"0": "b", "1": "liver", "1": "spleen"}}', "1"),
+    "an id of a map": ('{"label_maps": {"a": {"1": "liver", "1": "ignore"}}}', "1"),
+    "the image of a case": ('{"training": [{"image": "a", "image": "b"}]}', "image"),
+}
+
+
+@pytest.mark.parametrize(("content", "key"), REPEATED.values(), ids=REPEATED)
+def test_a_key_that_stands_twice_is_named(tmp_path, content, key):
+    (tmp_path / "list.json").write_text(content)
+    with pytest.raises(InputError, match=f'list.json.*the key "{key}" stands twice'):
+        read_json(tmp_path / "list.json")
+
+
+def test_each_case_has_its_map_of_labels(small_data):
+    json_path, root = small_data
+    content = json.loads(json_path.read_text())
+    content["training"][0]["label_map"] = "a"
+    maps = {"label_maps": {"a": {"0": "ignore", "7": "right box"}}}
+    changes = maps | {"training": content["training"], "test": ["imagesTr/img0001.nii.gz"]}
+    dataset = read_dataset(with_changes(small_data, **changes), root)
+    assert dataset.training[0]["label_map"].classes == ((0, IGNORED), (7, 2)) and dataset.ignores
+    assert not any("label_map" in case for case in (*dataset.training[1:], *dataset.validation, *dataset.test))
+
+    dataset = read_dataset(with_changes(small_data, ignore=255), root)
+    assert dataset.training[0]["label_map"].name == "a"
+    assert {case["label_map"].classes for case in (dataset.training[1], *dataset.validation)} == {
+        ((0, 0), (1, 1), (2, 2), (255, IGNORED))
+    }
+    assert "label_map" not in dataset.test[0]  # it has no label
+
+
+@pytest.mark.parametrize("name", ["b", 7, ["a"]])
+def test_an_unknown_map_of_a_case_and_a_map_without_cases_are_errors(small_data, name):
+    json_path, root = small_data
+    training = json.loads(json_path.read_text())["training"]
+    maps = {"label_maps": {"a": {"1": "left box"}}}
+    with pytest.raises(InputError, match='label_maps: no case names \'a\'. Add "label_map": "a"'):
+        read_dataset(with_changes(small_data, **maps), root)
+    training[1]["label_map"] = name
+    with pytest.raises(InputError, match=r"label_map of 'imagesTr/img0002.nii.gz': .* \(a\), found"):
+        read_dataset(with_changes(small_data, training=training, **maps), root)
 
 
 def test_256_classes_are_read(small_data):

@@ -360,7 +360,7 @@ def test_setup_installs_what_is_missing_and_keeps_torch_and_numpy(path, installe
         assert name == "pip" and [p.strip('"').split(">")[0].split("=")[0] for p in packages] == [
             *("monai", "einops", "torch", "numpy")
         ]
-        assert f"torch=={version('torch')}" in line and '"monai>=1.6,<1.7"' in packages
+        assert f"torch=={version('torch')}" in line and '"monai>=1.6.1,<1.7"' in packages
 
 
 # ------------------------------------------------------------------------------------------- cells that are run again

@@ -270,6 +270,14 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(file.relative_to(folder)): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
 
+def test_maps_of_labels_need_real_label_files(tmp_path):
+    content = json.loads((PROJECT / "json_files/btcv_6.json").read_text()) | {"label_maps": {"a": {"3": "spleen"}}}
+    content["training"][0]["label_map"] = "a"
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="list.json' has label_maps, .* Set data_root, or remove the maps"):
+        phantoms.write_phantoms(tmp_path / "list.json", tmp_path)
+
+
 def test_phantoms_of_the_same_code_are_used_again(quick, json_path, tmp_path):
     root = phantoms.write_phantoms(json_path, tmp_path / "a")
     assert len(quick) == 3 and len(contents(root)) == 7

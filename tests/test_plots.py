@@ -9,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from swinunetr import plots
 from swinunetr.colours import organ_colours
+from swinunetr.label_maps import IGNORED, LabelMap
 from swinunetr.preprocessing import prepare_cases
 
 ORGANS = ("left box", "right box")
@@ -44,6 +45,20 @@ def test_outlines_are_solid_for_the_ground_truth_and_dashed_for_the_prediction(t
     assert styles == ["-", "--"] and legend(figure)[2:] == ["ground truth", "prediction"]
     colours = {to_hex(c.get_edgecolor()[0]) for ax in figure.axes for c in ax.collections if len(c.get_edgecolor())}
     assert {colour.lower() for colour in organ_colours(1)} <= colours
+
+
+def test_ignored_voxels_are_not_drawn_as_an_organ(tmp_path):
+    files = {key: str(tmp_path / file) for key, file in write_case(tmp_path, 1).items()}
+    label_map = LabelMap("a", ((0, IGNORED), (1, 2), (2, IGNORED)))
+    (case,) = prepare_cases([{"name": "img0001", **files, "label_map": label_map}], SMALL, "CT")
+    crops = case["label"].as_tensor()[None]
+    for figure in (plots.plot_case(case, ORGANS), plots.plot_crops(crops, crops, ORGANS)):
+        assert legend(figure) == ["right box"]
+        drawn = np.ma.concatenate([image.get_array() for image in figure.axes[-1].images[1:]])
+        assert set(np.unique(drawn.compressed())) <= {2}
+    figure = plots.plot_contours(case, files["label"], "right box", ORGANS, (-175, 250))
+    (number,) = figure.axes[0].texts  # of the ground truth: the box with id 1 in the file
+    assert number.get_text() == "2" and number.get_position()[0] == pytest.approx(19.5)
 
 
 def test_a_segmentation_is_shown_on_three_planes_with_its_organs_alone(tmp_path):

@@ -1,0 +1,180 @@
+"""Labels that are partial or numbered otherwise: maps from the ids in label files to the classes of a JSON.
+
+A voxel that counts in no loss and no score has the label ``IGNORED`` in memory, where labels are uint8. Only cases with
+a :class:`LabelMap` have such voxels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from swinunetr.errors import InputError
+
+IGNORED = 255  # label of a voxel that does not count
+LAST_ID = 65_535  # largest id in a label file with a map
+IGNORE, OTHER = "ignore", "other"  # words of the JSON: in place of a class, and in place of an id
+MOST_NAMED = 8  # ids or classes in one message
+
+Volume = TypeVar("Volume", np.ndarray, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The class of each id in a label file."""
+
+    name: str  # in the JSON; empty for the cases without a map of a JSON with "ignore"
+    classes: tuple[tuple[int, int], ...]  # pairs of id and class, or IGNORED, in order of the ids
+    other: int | None = None  # class of all other ids, or IGNORED; None: a label file must not have them
+
+    @property
+    def targets(self) -> set[int]:
+        """All classes that a label can get, with ``IGNORED`` if there are voxels that do not count."""
+        return {label for _, label in self.classes} | ({self.other} - {None})
+
+    @property
+    def content(self) -> list:
+        """What a result depends on, as values that JSON can store."""
+        return [self.classes, self.other]
+
+    def unknown(self, ids: Sequence[float]) -> list[float]:
+        """Return the ids that the map has no class for, in order."""
+        known = dict(self.classes)
+        return sorted(i for i in ids if not 0 <= i <= LAST_ID or (self.other is None and i not in known))
+
+
+def to_classes(volume: np.ndarray, label_map: LabelMap | None) -> np.ndarray:
+    """Return the classes of a label volume.
+
+    Fractions are rounded, because a header slope is float32: with a slope of 0.7, a stored 10 is read as 6.9999999.
+
+    Args:
+        volume: Values of a label file, of any shape and data type.
+        label_map: Its map; None if the values are the classes.
+
+    Returns:
+        uint8 array of the same shape, with ``IGNORED`` where a voxel does not count.
+
+    Raises:
+        InputError: A value has no class in the map.
+    """
+    ids = volume if volume.dtype.kind in "iu" else np.rint(volume)
+    if label_map is None:
+        return ids.astype(np.uint8)
+    # A table, since MONAI's MapLabelValue compares the volume with each id, and leaves ids that are not listed.
+    table = np.full(LAST_ID + 1, -1 if label_map.other is None else label_map.other, np.int16)
+    for i, label in label_map.classes:
+        table[i] = label
+    inside = ids.min() >= 0 and ids.max() <= LAST_ID  # False with NaN
+    classes = table[ids.astype(np.uint16)] if inside else None
+    if classes is None or classes.min() < 0:
+        unknown = label_map.unknown(np.unique(ids).tolist())
+        what = f"label_map '{label_map.name}'" if label_map.name else '"labels" and "ignore"'
+        raise InputError(f'{what}: no class for the ids {named(unknown)} of a label file. Add them, or "{OTHER}".')
+    return classes.astype(np.uint8)
+
+
+def class_counts(counts: Mapping[float, int], label_map: LabelMap | None) -> dict[float, int]:
+    """Return the number of voxels by class, without the ignored ones, from the numbers by id of a label file."""
+    if label_map is None:
+        return dict(counts)
+    known, found = dict(label_map.classes), Counter()
+    for i, number in counts.items():
+        found[known.get(i, label_map.other)] += number
+    return {label: number for label, number in found.items() if label != IGNORED}
+
+
+def clear_ignored(label_map: LabelMap | None, truth: Volume, *predictions: Volume) -> list[Volume]:
+    """Return ground truth and predictions with background in the voxels that the ground truth ignores.
+
+    Args:
+        label_map: Map of the case; None: all voxels count, and the volumes are returned as they are.
+        truth: Labels, with ``IGNORED`` where a voxel does not count.
+        predictions: Labels of the same shape.
+    """
+    if label_map is None:
+        return [truth, *predictions]
+    counted = truth != IGNORED
+    return [volume * counted for volume in (truth, *predictions)]
+
+
+def read_label_maps(content: Mapping, classes: Sequence[str], form: str) -> dict[str, LabelMap]:
+    """Return the maps of a Decathlon-style JSON by name; under "" that of cases without one, if there is ``ignore``.
+
+    Args:
+        content: The JSON, with ``ignore`` and ``label_maps``, which are both optional.
+        classes: Names of the classes in order of their ids.
+        form: Start of an error message, which names the file.
+
+    Raises:
+        InputError: ``ignore`` or a map is malformed, or there are too many classes.
+    """
+    ignore, given = content.get("ignore"), content.get("label_maps")
+    if called := [name for name in classes if name.strip().lower() == IGNORE]:
+        what = f'\'{called[0]}\' is not a class. Remove it, and give its id beside "labels", as "ignore": 255'
+        raise InputError(f"{form}labels: {what}.")
+    maps = {}
+    if ignore is not None:
+        if not isinstance(ignore, int) or isinstance(ignore, bool) or not 0 <= ignore <= LAST_ID:
+            raise InputError(f"{form}ignore: expected a whole number from 0 to {LAST_ID}, found {ignore!r:.200}.")
+        if ignore < len(classes):
+            what = f"expected an id that is no class, found {ignore}, which is '{classes[ignore]}'"
+            raise InputError(f"{form}ignore: {what}. To ignore a class of some label files, use label_maps.")
+        maps[""] = LabelMap("", (*((i, i) for i in range(len(classes))), (ignore, IGNORED)))
+    if given is not None:
+        example = 'as in {"msd_spleen": {"0": "ignore", "1": "spleen"}}'
+        if not isinstance(given, dict) or not given or "" in given:
+            raise InputError(f"{form}label_maps: expected maps by name, {example}, found {given!r:.200}.")
+        maps |= {name: _read_map(name, ids, classes, f"{form}label_maps: '{name}': ") for name, ids in given.items()}
+    if maps and len(classes) > IGNORED:
+        what = f"with ignore or label_maps at most {IGNORED} classes, since labels are stored as uint8"
+        raise InputError(f"{form}labels: {what} and {IGNORED} marks ignored voxels; found {len(classes)}. Join some.")
+    return maps
+
+
+def _read_map(name: str, ids: object, classes: Sequence[str], form: str) -> LabelMap:
+    """Return one map of the JSON; ``form`` is the start of an error message."""
+    if not isinstance(ids, dict) or not ids:
+        what = 'expected a class for each id of the label files, such as {"0": "background", "5": "liver"}'
+        raise InputError(f"{form}{what}, found {ids!r:.200}.")
+    labels = {**{name: label for label, name in enumerate(classes)}, IGNORE: IGNORED}
+    found: dict[str, int] = {}
+    for i, target in ids.items():
+        whole = i.isascii() and i.isdecimal() and str(int(i)) == i and int(i) <= LAST_ID
+        if not (whole or i == OTHER):
+            what = f'expected ids of the label files before the colon, whole numbers from 0 to {LAST_ID} or "{OTHER}"'
+            raise InputError(f"{form}{what}, found {i!r:.200}.")
+        if not isinstance(target, str) or target not in labels:
+            what = f'expected for id {i} a class of "labels" ({named(classes)}) or "{IGNORE}"'
+            raise InputError(f"{form}{what}, found {target!r:.200}.")
+        found[i] = labels[target]
+    other = found.pop(OTHER, None)
+    return LabelMap(name, tuple(sorted((int(i), label) for i, label in found.items())), other)
+
+
+def merged_ids(label_map: LabelMap, classes: Sequence[str]) -> list[str]:
+    """Return a sentence for each organ that several ids of a map count as, which is right for parts of an organ."""
+    pairs = [*((str(i), label) for i, label in label_map.classes), (OTHER, label_map.other)]
+    by_class = {organ: [i for i, label in pairs if label == number] for number, organ in enumerate(classes) if number}
+    start = f"label_map '{label_map.name}'"
+    return [f"{start}: the ids {named(ids)} count as {organ}" for organ, ids in by_class.items() if len(ids) > 1]
+
+
+def unlabelled_organs(label_map: LabelMap, classes: Sequence[str]) -> list[str]:
+    """Return the organs that a map has no id for although other ids are background, which these organs then count as.
+
+    Where background itself is ignored there are none.
+    """
+    targets = label_map.targets
+    return [organ for label, organ in enumerate(classes) if label not in targets] if 0 in targets else []
+
+
+def named(values: Sequence[object]) -> str:
+    """Return values separated by commas, with dots if there are more than ``MOST_NAMED``."""
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return ", ".join(texts[:MOST_NAMED]) + ", ..." * (len(texts) > MOST_NAMED)
