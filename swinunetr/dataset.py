@@ -6,9 +6,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from monai.data import partition_dataset
 
 from swinunetr.errors import InputError
 from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
@@ -54,7 +56,9 @@ class Dataset:
         return any(IGNORED in case["label_map"].targets for case in self.training if "label_map" in case)
 
 
-def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
+def read_dataset(
+    json_path: str | Path, data_root: str | Path, fold: int | None = None, folds: int | None = None
+) -> Dataset:
     """Read a JSON in the format of the Medical Segmentation Decathlon and find its files in ``data_root``.
 
     The files themselves are checked by :func:`swinunetr.checks.check_dataset`.
@@ -64,11 +68,13 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
             ``ignore`` and ``label_maps``.
         data_root: Folder that contains the files by their names in the JSON. For BTCV as downloaded from Synapse, it
             is the folder that contains ``RawData``, ``RawData`` itself or ``RawData/Training``.
+        fold: Part of the training list to validate on, from 0; see :func:`split_folds`. None: the validation list.
+        folds: Number of parts; None without ``fold``. With folds the JSON needs no validation list.
 
     Raises:
-        InputError: The JSON is missing or malformed, or the folder is missing.
+        InputError: The JSON is missing or malformed, the folder is missing, or there is no such fold.
     """
-    content, classes = read_datalist(json_path)
+    content, classes = read_datalist(json_path, ("training",) if folds else ("training", "validation"))
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise InputError(f"data_root: no folder at '{root}'. Give the folder that contains imagesTr/ or RawData/.")
@@ -77,11 +83,42 @@ def read_dataset(json_path: str | Path, data_root: str | Path) -> Dataset:
     _set_distinct_names([entry for entries in sections.values() for entry in entries])
     listed = len(sections["test"])
     sections["test"] = [entry for entry in sections["test"] if Path(entry["image"]).is_file()]
-    return Dataset(classes, modality, **sections, test_listed=listed)
+    dataset = Dataset(classes, modality, **sections, test_listed=listed)
+    return dataset if fold is None and folds is None else split_folds(dataset, fold, folds)
 
 
-def read_datalist(json_path: str | Path) -> tuple[dict, tuple[str, ...]]:
+def split_folds(dataset: Dataset, fold: int | None, folds: int | None) -> Dataset:
+    """Return a data set that validates on one part of the training list and trains on the others.
+
+    The parts are drawn at random, always the same for a number of cases. The validation list of ``dataset`` is left
+    out; it remains for an ensemble of all folds.
+
+    Args:
+        dataset: Data set with at least ``folds`` training cases.
+        fold: Part to validate on, from 0.
+        folds: Number of parts, at least 2.
+
+    Raises:
+        InputError: Only one of ``fold`` and ``folds`` is given, or they are outside their bounds.
+    """
+    most = len(dataset.training)
+    if folds is None or not 2 <= folds <= most:
+        raise InputError(f"folds: expected a number of parts from 2 to {most}, the training cases, found {folds}.")
+    if fold is None or not 0 <= fold < folds:
+        raise InputError(f"fold: expected the part to validate on, from 0 to {folds - 1}, found {fold}.")
+    held_out = set(partition_dataset(range(most), num_partitions=folds, shuffle=True, seed=0)[fold])
+    training, validation = (
+        [case for number, case in enumerate(dataset.training) if (number in held_out) == held] for held in (False, True)
+    )
+    return replace(dataset, training=training, validation=validation)
+
+
+def read_datalist(
+    json_path: str | Path, needed: Sequence[str] = ("training", "validation")
+) -> tuple[dict, tuple[str, ...]]:
     """Return the content of a Decathlon-style JSON, and its class names in order of their ids.
+
+    Lists other than those in ``needed`` may be empty or missing.
 
     In the content, each of ``training``, ``validation`` and ``test`` is a list of dictionaries with the file names
     ``image`` and, if labelled, ``label``, and the ``LabelMap`` of the case as ``label_map``, if it has one.
@@ -96,8 +133,9 @@ def read_datalist(json_path: str | Path) -> tuple[dict, tuple[str, ...]]:
     classes = _class_names(labels, form)
     sections = {name: _entries(content, name, json_path, ("image", "label")) for name in ("training", "validation")}
     for name, entries in sections.items():
-        if not entries:
-            raise InputError(form + f'Expected a list of cases under "{name}". If it has none, move some cases there.')
+        if not entries and name in needed:
+            remedy = "If it has none, move some cases there" + " or set fold and folds." * (name == "validation")
+            raise InputError(form + f'Expected a list of cases under "{name}". {remedy.rstrip(".")}.')
     sections["test"] = _entries(content, "test", json_path, ("image",), ("label",))
     _set_label_maps([case for cases in sections.values() for case in cases], read_label_maps(content, classes, form))
     return content | sections, classes

@@ -112,6 +112,8 @@ KINDS = {  # conversion, and what is expected in words
     "volumes_per_step": A_WHOLE,
     "mask_block": A_WHOLE,
     "seed": A_WHOLE,
+    "fold": A_WHOLE,
+    "folds": A_WHOLE,
     "crop_size": (_one_or_three(whole), "one or three whole numbers"),
     "spacing_mm": (_one_or_three(number), "one or three numbers"),
     "tasks": (names, "names with commas between them"),
@@ -120,7 +122,7 @@ KINDS = {  # conversion, and what is expected in words
 }
 # Those that None, or its text, leaves to the recipe.
 OPTIONAL = {"max_steps", "eval_every", "learning_rate", "crops_per_volume", "volumes_per_step", "crop_size"}
-OPTIONAL |= {"spacing_mm", "tasks", "mask_ratio", "mask_block"}
+OPTIONAL |= {"fold", "folds", "spacing_mm", "tasks", "mask_ratio", "mask_block"}
 
 
 def convert_parameters(given: Mapping[str, object]) -> dict[str, object]:

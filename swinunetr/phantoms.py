@@ -278,7 +278,7 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
         InputError: The JSON does not list the 13 organs of BTCV, which are the organs of the phantoms, it has
             ``label_maps``, or ``root`` cannot be written to.
     """
-    content, classes = read_datalist(json_path)
+    content, classes = read_datalist(json_path, ("training",))
     if len(classes) != len(ORGAN_VOLUMES_ML) + 1:
         raise InputError(
             f"json_path: expected the 13 organs of BTCV, which the phantoms have, found {len(classes) - 1} organs in "

@@ -38,6 +38,8 @@ class Options:
     pretrained_decoder: bool = True
     evaluate_only: bool = False
     modality: str = "CT"
+    fold: int | None = None  # part of the training list to validate on, from 0; None: the JSON's validation list
+    folds: int | None = None  # number of parts
     ensemble: tuple[Path, ...] = ()  # files of pretrained_checkpoint, if they are several
 
 

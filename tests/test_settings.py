@@ -48,6 +48,12 @@ def test_data_decide_between_the_recipes_and_a_name_overrides_them():
         read_parameters(**NOTEBOOK | {"recipe_name": "best"})
 
 
+def test_folds_are_options():
+    options, _ = read_parameters(**NOTEBOOK | {"fold": "0", "folds": 5})
+    assert (options.fold, options.folds) == (0, 5)
+    assert read_parameters(**NOTEBOOK | {"fold": None, "folds": "None"})[0].folds is None
+
+
 def test_texts_from_papermill_are_converted():
     options, recipe = read_parameters(**NOTEBOOK | {"resume": "false", "seed": "3", "pretrained_decoder": "False"})
     assert (options.resume, options.pretrained_decoder, recipe.seed) == (False, False, 3)
