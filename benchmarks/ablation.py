@@ -4,7 +4,7 @@ Every run is the notebook's, through papermill, at the demo's scale: its grid, c
 The training list is split in two; each seed trains on one part and is scored on the other, so no choice is made on the
 validation list. Differences are paired by seed. Run from the project's root; runs that are done are left out, so it can
 be stopped and started again, and machines that share the folder can take a share each:
-    .venv/bin/python -m benchmarks.ablation [--seeds 3] [--only NAME ...] [--share 1/2] [--folder runs/ablation]
+    .venv/bin/python -m benchmarks.ablation [--seeds 3] [--only "tuned without no flips" ...] [--share 1/2] [--folder runs/ablation]
         [-p name value ...]
 Parameters after ``-p`` go to the notebook as they are, such as ``-p data_root /data/BTCV``; without a ``data_root`` the
 runs are on phantoms.
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, then show what there is; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--only", nargs="+", default=[], help="variants whose name contains one of these texts")
+    parser.add_argument("--only", nargs="+", default=list(variants()), choices=variants(), metavar="VARIANT")
     parser.add_argument("--share", type=share, default=(1, 1), help="part of the runs: 2/3 is the second of three")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="of all runs")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
@@ -114,13 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         parser.error(str(error))
     print(find_hardware(), versions(), flush=True)
-    chosen = {
-        name: variant
-        for name, variant in variants().items()
-        if not args.only or any(text in name for text in args.only)
-    }
     part, parts = args.share
-    runs = [(seed, name, *variant) for seed in range(args.seeds) for name, variant in chosen.items()][part - 1 :: parts]
+    runs = [(seed, name, *variants()[name]) for seed in range(args.seeds) for name in args.only][part - 1 :: parts]
     done = [
         run_notebook(args.folder / f"{name} seed {seed}", parameters(recipe, settings, seed) | dict(args.parameters))
         for seed, name, recipe, settings in runs
