@@ -4,8 +4,8 @@ Every run is the notebook's, through papermill, at the demo's scale: its grid, c
 The training list is split in two; each seed trains on one part and is scored on the other, so no choice is made on the
 validation list. Differences are paired by seed. Run from the project's root; runs that are done are left out, so it can
 be stopped and started again, and machines that share the folder can take a share each:
-    .venv/bin/python -m benchmarks.ablation [--seeds 3] [--only "tuned without no flips" ...] [--share 1/2] [--folder runs/ablation]
-        [-p name value ...]
+    .venv/bin/python -m benchmarks.ablation [--seeds 3] [--only "tuned without no flips" ...] [--share 1/2]
+        [--folder runs/ablation] [-p name value ...]
 Parameters after ``-p`` go to the notebook as they are, such as ``-p data_root /data/BTCV``; without a ``data_root`` the
 runs are on phantoms.
 """

@@ -60,7 +60,7 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
     values = convert_parameters(given)
     name = values.pop("recipe_name") or ("published" if values["data_root"] else "demo")
     file = values.pop("pretrained_checkpoint")
-    values |= _other_settings(values.pop("other_settings", {}), values, recipes)
+    other = _other_settings(values.pop("other_settings", {}), values, recipes)
     options = {field.name: values.pop(field.name) for field in fields(Options) if field.name in values}
     if "evaluate_only" in options:
         options["evaluate_only"] |= values["max_steps"] == 0
@@ -78,9 +78,10 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
         )
     files = tuple(find_checkpoint(one) for one in several)
     checkpoint = files[0] if files else None
-    recipe = choose_recipe(name, recipes, checkpoint, **values)
+    changes = {key: value for key, value in values.items() if value is not None} | other
+    recipe = choose_recipe(name, recipes, checkpoint, **changes)
     if options.get("evaluate_only"):
-        changes = {key: value for key, value in values.items() if value is not None} | {"max_steps": 0}
+        changes["max_steps"] = 0
         recipe = replace(trained_recipe(checkpoint) or recipe, **changes)
     return Options(checkpoint=checkpoint, ensemble=files if len(files) > 1 else (), **options), recipe
 
@@ -112,7 +113,7 @@ def choose_recipe(
         name: One of ``recipes``.
         recipes: The recipes to choose from.
         checkpoint: Weights that the run starts from; None or empty for random ones.
-        changes: Fields of the recipe by name; None leaves the recipe's value.
+        changes: Fields of the recipe by name.
 
     Raises:
         InputError: There is no such recipe, or it cannot take a value.
@@ -124,8 +125,7 @@ def choose_recipe(
     size = network_size(checkpoint) if checkpoint else {}
     if size and size["feature_size"] != recipe.feature_size:
         size["learning_rate"] = type(recipe)().learning_rate
-    given = {key: value for key, value in changes.items() if value is not None}
-    return replace(recipe, **size | given)
+    return replace(recipe, **size | changes)
 
 
 def trained_recipe(weights: str | Path) -> Recipe | None:

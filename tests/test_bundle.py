@@ -101,7 +101,7 @@ def test_metadata_has_the_fields_of_monais_schema(written):
     assert meta["required_packages_version"].keys() == {"nibabel", "einops", "pytorch-ignite", "fire"}
     assert isinstance(meta["changelog"], dict) and isinstance(meta["references"], list)
     (image,), (pred,) = (meta["network_data_format"][name].values() for name in ("inputs", "outputs"))
-    assert image["spatial_shape"] == pred["spatial_shape"] == [64, 64, 32]
+    assert image["spatial_shape"] == pred["spatial_shape"] == [64, 32, 32]
     assert (image["num_channels"], pred["num_channels"]) == (1, 3) and image["format"] == "hounsfield"
     assert pred["channel_def"] == {"0": "background", "1": "left box", "2": "right box"}
     for tensor in (image, pred):
@@ -136,7 +136,7 @@ def test_the_config_builds_the_network_that_was_trained(tmp_path, no_export, mer
     config["bundle_root"] = str(folder)
     network = config.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(folder / "models/model.pt", weights_only=True))
-    crop = torch.rand(1, 1, 64, 64, 32)
+    crop = torch.rand(1, 1, 64, 32, 32)
     with torch.no_grad():
         expected = loaded(weights)(crop)
         torch.testing.assert_close(network(crop), expected, rtol=0, atol=0)
@@ -152,7 +152,7 @@ def test_the_config_builds_the_network_that_was_trained(tmp_path, no_export, mer
 def test_the_exported_program_gives_the_same_logits(weights, written):
     program = torch.export.load(written / "models/model.pt2").module()
     for crops in (1, 3):
-        x = torch.rand(crops, 1, 64, 64, 32)
+        x = torch.rand(crops, 1, 64, 32, 32)
         with torch.no_grad():
             torch.testing.assert_close(program(x), loaded(weights)(x), rtol=0, atol=1e-5)
 

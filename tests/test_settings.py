@@ -12,7 +12,7 @@ from swinunetr.settings import choose_recipe, identity, read_parameters, run_set
 
 
 def test_a_parameter_replaces_the_value_of_the_recipe_unless_it_is_none():
-    recipe = choose_recipe("demo", max_steps=7, learning_rate=None, crop_size=96)
+    recipe = read_parameters(**NOTEBOOK | {"max_steps": 7, "learning_rate": None, "crop_size": 96})[1]
     assert (recipe.max_steps, recipe.learning_rate, recipe.crop_size) == (7, DEMO.learning_rate, (96, 96, 96))
 
 
@@ -87,6 +87,7 @@ def test_other_settings_are_those_of_the_recipe_that_have_no_parameter():
     given = NOTEBOOK | {"other_settings": {"deep_supervision": 2, "flip_axes": ["y"]}}
     recipe = read_parameters(**given)[1]
     assert recipe == replace(DEMO, deep_supervision=2, flip_axes=("y",))
+    assert read_parameters(**given | {"other_settings": '{"clip_norm": null}'})[1].clip_norm is None
     with pytest.raises(InputError, match="other_settings: expected settings of the recipe, found momentum"):
         read_parameters(**given | {"other_settings": {"momentum": 0.9}})
     with pytest.raises(InputError, match="other_settings: max_steps are parameters of their own"):
