@@ -2,8 +2,9 @@
 
 Every run is the notebook's, through papermill, in a folder of its own. Run from the project's root; runs that are done
 are left out, so it can be stopped and started again, and machines that share the folder can take a share each:
-    .venv/bin/python -m benchmarks.results_table --weights FILE [--volumes 6 12 24] [--seeds 2] [--share 1/2]
-        [--folder runs/results] [-p name value ...]
+    .venv/bin/python -m benchmarks.results_table --weights FILE [--volumes 6 12 24] [--seeds 2] [--folds 5]
+        [--share 1/2] [--folder runs/results] [-p name value ...]
+With ``--folds`` each entry is a model per fold of the training list, which are tested alone and as an ensemble.
 Parameters after ``-p`` go to the notebook as they are, such as ``-p data_root /data/BTCV``; without a ``data_root``,
 phantoms and the demo recipe fill the table.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import subprocess
 import sys
 from functools import cache
 from itertools import product
@@ -22,6 +22,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks import folds
+from benchmarks.runs import run_notebook, share, spread
 from swinunetr.checkpoints import find_checkpoint
 from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
@@ -35,23 +37,17 @@ HEAD = """| training volumes | validation volumes | seeds | random init | pre-tr
 FIELDS = ("volumes", "start", "seed", "mean_dice", "mean_dice_own_grid", "best_step", "seconds")
 
 
-def run(folder: Path, volumes: int, start: str, seed: int, weights: str, parameters: list[list[str]]) -> bool:
-    """Fine-tune once, unless that is done; return whether it is now."""
-    logdir = folder / f"{volumes}_{start}_{seed}"
-    if (logdir / "summary.json").is_file():
-        return start == "random" or _is_of(weights, logdir)
-    given = [["json_path", f"json_files/btcv_{volumes}.json"], ["logdir", str(logdir)], ["seed", str(seed)]]
-    given += [["pretrained_checkpoint", weights]] if start == "pretrained" else []
-    options = [text for name, value in (*given, *parameters) for text in ("-p", name, value)]
-    notebook = ["swinunetr_finetune.ipynb", str(folder / f"{logdir.name}.ipynb")]
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", *notebook, *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        elsewhere = "is in use by another run" in done.stderr
-        print(f"{logdir.name}: {'under way elsewhere' if elsewhere else done.stderr.strip()[-800:]}", flush=True)
-        return False
-    print(f"{logdir.name}: {json.loads((logdir / 'summary.json').read_text())['mean_dice']:.3f}", flush=True)
-    return True
+def given(volumes: int, start: str, seed: int, weights: str, parameters: list[list[str]]) -> dict[str, object]:
+    """Return the parameters of the notebook for one entry of the table."""
+    chosen = {"json_path": f"json_files/btcv_{volumes}.json", "seed": seed}
+    return chosen | ({"pretrained_checkpoint": weights} if start == "pretrained" else {}) | dict(parameters)
+
+
+def run(logdir: Path, parameters: dict[str, object]) -> bool:
+    """Fine-tune once, unless that is done; return whether it is now, from these weights."""
+    done = (logdir / "summary.json").is_file()
+    weights = parameters.get("pretrained_checkpoint")
+    return _is_of(weights, logdir) if done and weights else run_notebook(logdir, parameters)
 
 
 def _is_of(weights: str, logdir: Path) -> bool:
@@ -91,11 +87,6 @@ def paired(rows: list[dict]) -> dict[int, list[tuple[dict, dict]]]:
         if all(pair):
             groups.setdefault(volumes, []).append(pair)
     return groups
-
-
-def spread(values: np.ndarray) -> str:
-    """Return mean and standard deviation over the seeds, in percent."""
-    return f"{100 * values.mean():.2f}" + (f" ± {100 * values.std(ddof=1):.2f}" if len(values) > 1 else "")
 
 
 def markdown(groups: dict[int, list[tuple[dict, dict]]]) -> str:
@@ -171,33 +162,37 @@ def show(folder: Path) -> None:
     print(f"{describe_curves(groups)}\n\nThe table, the figure and a line a run are in {folder}")
 
 
-def share(text: str) -> tuple[int, int]:
-    """Read a share such as "2/3"."""
-    part, parts = map(int, text.split("/"))
-    if not 1 <= part <= parts:
-        raise ValueError(text)
-    return part, parts
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, then show what there is; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="checkpoint of the pre-trained runs, or ssl_50k")
     parser.add_argument("--volumes", type=int, nargs="+", default=[6, 12, 24], choices=[6, 12, 24])
     parser.add_argument("--seeds", type=int, default=2, help="how many")
+    parser.add_argument("--folds", type=int, help="train a model per fold of each training list, and test the ensemble")
     parser.add_argument("--share", type=share, default=(1, 1), help="part of the runs: 2/3 is the second of three")
     parser.add_argument("--folder", type=Path, default=Path("runs/results"), help="of all runs")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     args = parser.parse_args(arguments)
     part, parts = args.share
     try:
-        claim_folder(args.folder, {"weights": args.weights, "parameters": dict(args.parameters)})
+        settings = {"weights": args.weights, "parameters": dict(args.parameters)}
+        claim_folder(args.folder, settings | ({"folds": args.folds} if args.folds else {}))
     except InputError as error:
         parser.error(str(error))
     print(find_hardware(), versions(), flush=True)
-    runs = list(product(range(args.seeds), args.volumes, STARTS))[part - 1 :: parts]
-    done = [run(args.folder, volumes, start, seed, args.weights, args.parameters) for seed, volumes, start in runs]
-    show(args.folder)
+    entries = {
+        args.folder / f"{volumes}_{start}_{seed}": given(volumes, start, seed, args.weights, args.parameters)
+        for seed, volumes, start in product(range(args.seeds), args.volumes, STARTS)
+    }
+    runs = list(entries.items())
+    if args.folds:
+        runs = [one for logdir, parameters in runs for one in folds.trainings(logdir, parameters, args.folds)]
+    done = [run(logdir, parameters) for logdir, parameters in runs[part - 1 :: parts]]
+    if args.folds:
+        done += [folds.test(logdir, parameters, args.folds) for logdir, parameters in entries.items()]
+        print(folds.describe(list(entries), args.folds))
+    else:
+        show(args.folder)
     return 0 if all(done) else 1
 
 

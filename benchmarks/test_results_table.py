@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from benchmarks import results_table
+from benchmarks import results_table, runs
 
 DICE = {  # best of the run, by start and seed
     ("random", 0): 0.40,
@@ -39,7 +39,7 @@ def started(monkeypatch):
         finish(folder, DICE[start, int(given["seed"])])
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(results_table.subprocess, "run", instead_of_papermill)
+    monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
     return folders
 
 
@@ -112,8 +112,35 @@ def test_finished_runs_of_other_weights_under_the_same_name_do_not_count(started
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):
     failed = subprocess.CompletedProcess([], 1, "", "InputError: data_root: no such folder")
-    monkeypatch.setattr(results_table.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(runs.subprocess, "run", lambda *_, **__: failed)
     assert fill(tmp_path, "--seeds", "1") == 1
     shown = capsys.readouterr().out
     assert "6_random_0: InputError: data_root" in shown and "6_pretrained_0: InputError" in shown
     assert "No run from random weights has a pre-trained one" in shown
+
+
+def test_folds_are_trained_and_tested_alone_and_together_on_the_validation_list(monkeypatch, tmp_path, capsys):
+    alone, started = {0: 0.6, 1: 0.7}, {}
+
+    def instead_of_papermill(command, **_):
+        given = dict(zip(command[command.index("-p") + 1 :: 3], command[command.index("-p") + 2 :: 3], strict=True))
+        logdir = results_table.Path(given["logdir"])
+        started[logdir.name] = given
+        weights = given.get("pretrained_checkpoint", "")
+        dice = 0.9 if "," in weights else alone[int(logdir.name.split("fold")[1][0])]
+        finish(logdir, dice)
+        (logdir / "best_model.pth").write_bytes(b"")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
+    given = ("--folds", "2", "--seeds", "1", "-p", "max_steps", "9", "-p", "data_root", "/data")
+    assert fill(tmp_path / "out", *given) == 0
+    assert started["6_random_0_fold1"]["fold"] == "1" and started["6_random_0_fold1"]["folds"] == "2"
+    tested = started["6_random_0_ensemble"]
+    assert tested["evaluate_only"] == "True" and "max_steps" not in tested and "fold" not in tested
+    assert tested["pretrained_checkpoint"].count("best_model.pth") == 2 and tested["data_root"] == "/data"
+    assert len(started) == 2 * (2 + 2 + 1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "6_random_0 2 65.00 ± 7.07 90.00 +25.00 65.00" in shown
+    started.clear()
+    assert fill(tmp_path / "out", *given) == 0 and not started

@@ -1,0 +1,66 @@
+"""Models of all folds of a training list: trained, then tested alone and as an ensemble on the validation list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.runs import run_notebook, spread, summary
+from swinunetr.tables import Table
+
+TESTED_WITH = ("data_root", "json_path", "cache_dir", "largest_component", "test_time_flips")
+
+
+def trainings(logdir: Path, parameters: Mapping[str, object], folds: int) -> list[tuple[Path, dict]]:
+    """Return folder and parameters of the run of each fold; the folders begin with the name of ``logdir``."""
+    return [
+        (logdir.with_name(f"{logdir.name}_fold{fold}"), dict(parameters) | {"fold": fold, "folds": folds})
+        for fold in range(folds)
+    ]
+
+
+def test(logdir: Path, parameters: Mapping[str, object], folds: int) -> bool:
+    """Score each model and their ensemble on the validation list, once all are trained; return whether that is done.
+
+    The validation list has no case of any fold, so no model has seen its cases, and none was chosen by them.
+    """
+    trained = [folder for folder, _ in trainings(logdir, parameters, folds)]
+    if not all((folder / "summary.json").is_file() for folder in trained):
+        return False
+    weights = [str(folder / "best_model.pth") for folder in trained]
+    tested = {f"{folder.name}_tested": [file] for folder, file in zip(trained, weights, strict=True)}
+    tested[f"{logdir.name}_ensemble"] = weights
+    given = {name: parameters[name] for name in TESTED_WITH if name in parameters} | {"evaluate_only": True}
+    return all(
+        [
+            run_notebook(logdir.with_name(name), given | {"pretrained_checkpoint": ",".join(files)})
+            for name, files in tested.items()
+        ]
+    )
+
+
+def row(logdir: Path, folds: int) -> tuple | None:
+    """Return the scores of one entry in percent; None if its ensemble is not tested yet."""
+    ensemble = logdir.with_name(f"{logdir.name}_ensemble")
+    if not (ensemble / "summary.json").is_file():
+        return None
+    folders = [folder for folder, _ in trainings(logdir, {}, folds)]
+    alone = np.array([summary(folder.with_name(f"{folder.name}_tested"))["mean_dice"] for folder in folders])
+    together = summary(ensemble)["mean_dice"]
+    own = [summary(folder) for folder in folders]
+    cases = [len(one["split"]["validation"]) for one in own]
+    crossed = np.average([one["mean_dice"] for one in own], weights=cases)
+    gain = 100 * (together - alone.mean())
+    return logdir.name, folds, spread(alone), f"{100 * together:.2f}", f"{gain:+.2f}", f"{100 * crossed:.2f}"
+
+
+def describe(logdirs: list[Path], folds: int) -> Table:
+    """Return a table of the entries that are tested: mean Dice in percent, on the training grid."""
+    rows = [found for logdir in logdirs if (found := row(logdir, folds))]
+    heads = ("volumes_start_seed", "folds", "single models", "ensemble", "difference", "cross-validated")
+    note = (
+        "Single models and ensemble: the validation list. Cross-validated: each training case by the model of its fold."
+    )
+    return Table(heads, rows, [note])
