@@ -11,6 +11,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      dicom                 DICOM series of a folder; their voxels as NIfTI
                      label_maps            partial labels, and label files that number organs otherwise
                      phantoms              synthetic CT where there are no data
+                     varied_phantoms       synthetic CT that varies more, to measure on
                      preprocessing, cache  the training grid, and preprocessed cases on disk
                      batches, ahead        crops and augmentation of one step; made while a GPU computes
     network          checkpoints           every public checkpoint: recognised, loaded, saved

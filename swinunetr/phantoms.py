@@ -15,7 +15,7 @@ import argparse
 import ast
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,6 +220,9 @@ class Patient(NamedTuple):
     hu: np.ndarray  # (len(TISSUES),), mean of each tissue
 
 
+Make = Callable[[int, str, int], Phantom]  # from case id, grid and seed
+
+
 def make_phantom(case_id: int, grid: str = "demo", seed: int = 0) -> Phantom:
     """Return one case; the same arguments give the same case (on another machine up to rounding).
 
@@ -252,7 +255,12 @@ def make_phantom(case_id: int, grid: str = "demo", seed: int = 0) -> Phantom:
 
 
 def write_phantom(
-    case_id: int, image_path: str | Path, label_path: str | Path | None = None, grid: str = "demo", seed: int = 0
+    case_id: int,
+    image_path: str | Path,
+    label_path: str | Path | None = None,
+    grid: str = "demo",
+    seed: int = 0,
+    make: Make | None = None,
 ) -> None:
     """Write one case as NIfTI: the image as int16 HU, the label as uint8.
 
@@ -262,8 +270,9 @@ def write_phantom(
         label_path: The same for the label; None writes no label.
         grid: ``"demo"`` or ``"full"``.
         seed: 0 or more.
+        make: Function that makes it, such as ``varied_phantoms.make_varied_phantom``; None means :func:`make_phantom`.
     """
-    phantom = make_phantom(case_id, grid, seed)
+    phantom = (make or make_phantom)(case_id, grid, seed)
     write_nifti(phantom.image, phantom.affine, Path(image_path))
     if label_path is not None:
         write_nifti(phantom.label, phantom.affine, Path(label_path))
@@ -690,17 +699,43 @@ def scan(tissue: np.ndarray, hu: np.ndarray, spacing, rng: np.random.Generator) 
         spacing: Voxel size in mm along x, y and z.
         rng: Source of texture and noise.
     """
-    spacing = np.asarray(spacing)
+    return acquire(paint(tissue, hu, spacing, rng), spacing, rng)
+
+
+def paint(tissue: np.ndarray, hu: np.ndarray, spacing, rng: np.random.Generator) -> np.ndarray:
+    """Return the float32 HU of a tissue map with the texture of its tissues; arguments as for :func:`scan`."""
     image = hu.astype(np.float32)[tissue]
-    nodes = (np.array(tissue.shape) * spacing / 9).astype(int)  # one every 9 mm
+    nodes = (np.array(tissue.shape) * np.asarray(spacing) / 9).astype(int)  # one every 9 mm
     grain = rng.normal(0, 1.7, (1, *nodes))  # the weighted mean of several nodes has a standard deviation of 1
     voxels = [np.arange(n) for n in tissue.shape]
     texture = smooth_field(grain, voxels, (0, 0, 0), tissue.shape)[0]
     texture *= np.array([t.texture for t in TISSUES.values()], np.float32)[tissue]
     image += texture
-    ndimage.gaussian_filter(image, np.maximum(PSF_MM, 0.35 * spacing) / spacing, output=image, truncate=3)
-    noise = ndimage.gaussian_filter(rng.standard_normal(tissue.shape, dtype=np.float32), 0.6, truncate=3)
-    image += noise * np.float32(rng.uniform(10, 15) / noise.std())
+    return image
+
+
+def acquire(
+    image: np.ndarray,
+    spacing,
+    rng: np.random.Generator,
+    psf_mm: float = PSF_MM,
+    noise_hu: tuple[float, float] = (10, 15),
+    grain: float = 0.6,
+) -> np.ndarray:
+    """Return the int16 image of a scanner.
+
+    Args:
+        image: (X, Y, Z) float32 HU, which is changed.
+        spacing: Voxel size in mm along x, y and z.
+        rng: Source of the noise.
+        psf_mm: Standard deviation of the point spread function.
+        noise_hu: Range of the standard deviation of the noise.
+        grain: Standard deviation in voxels of the blur of the noise.
+    """
+    spacing = np.asarray(spacing)
+    ndimage.gaussian_filter(image, np.maximum(psf_mm, 0.35 * spacing) / spacing, output=image, truncate=3)
+    noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), grain, truncate=3)
+    image += noise * np.float32(rng.uniform(*noise_hu) / noise.std())
     return np.rint(image.clip(-1024, 3071)).astype(np.int16)
 
 
@@ -726,7 +761,7 @@ def make_affine(axes: list[np.ndarray], origin: np.ndarray, orientation: str) ->
     return affine
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, make: Make = make_phantom) -> None:
     """Write synthetic cases to a folder in the layout of BTCV."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="output: imagesTr/img0001.nii.gz, labelsTr/label0001.nii.gz")
@@ -736,7 +771,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     for case in args.cases:
         image, label = f"imagesTr/img{case:04d}.nii.gz", f"labelsTr/label{case:04d}.nii.gz"
-        write_phantom(case, args.folder / image, args.folder / label, args.grid, args.seed)
+        write_phantom(case, args.folder / image, args.folder / label, args.grid, args.seed, make)
 
 
 if __name__ == "__main__":
