@@ -34,7 +34,7 @@ PARAMETERS = {
     *("max_steps", "eval_every", "learning_rate", "crops_per_volume", "seed"),
 }
 both_notebooks = pytest.mark.parametrize("path", [NOTEBOOK, PRETRAINING], ids=lambda path: path.stem)
-SHORT = {"max_steps": 4, "eval_every": 3}
+SHORT = {"max_steps": 4, "eval_every": 3, "other_settings": '{"averaged_share": 0.5}'}  # beside deep supervision
 ONE_VIEW = {"tasks": "reconstruction", "volumes_per_step": 1}  # in a step of pre-training
 
 
@@ -112,7 +112,8 @@ def killed_after(file, output, notebook=NOTEBOOK, **parameters) -> None:
 
 def weights(file) -> dict[str, torch.Tensor]:
     content = torch.load(file, weights_only=True)
-    return content.get("model", content)
+    networks = {part: content[part] for part in ("model", "heads", "averaged") if part in content} or {"": content}
+    return {f"{part} {name}": tensor for part, network in networks.items() for name, tensor in network.items()}
 
 
 @pytest.fixture(scope="module")
