@@ -4,7 +4,7 @@ A fake tensor has a shape, a type and a device but no values. So a whole step of
 and counts the kernel of each attention block, the memory traffic, the peak of the memory and the values that the host
 reads. How long a step takes cannot be counted; ``benchmarks/gpu_checks.py`` measures it on a GPU.
 Run from the project's root; needs a C++ compiler where PyTorch is a build without CUDA:
-    .venv/bin/python -m benchmarks.counted_step [--json FILE] [--recompute] [--crops N]
+    .venv/bin/python -m benchmarks.counted_step [--recipe tuned] [--json FILE] [--recompute] [--crops N]
 """
 
 # ruff: noqa: E402 - fake_cuda.load comes before the first import of torch
@@ -29,20 +29,22 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import DiceCELoss
+from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from swinunetr import network
+from swinunetr.averaging import average_weights
 from swinunetr.batches import augmentation, training_batch
 from swinunetr.checkpoints import build_swinunetr
 from swinunetr.devices import Hardware
 from swinunetr.fast_swin import shift_mask
 from swinunetr.network import place_network, training_bytes
-from swinunetr.recipe import Recipe
+from swinunetr.recipe import RECIPES, Recipe
 from swinunetr.run_folder import require_finite
+from swinunetr.supervision import DeepSupervision
 
 CLASSES = 14
 SCAN = (250, 200, 200)  # voxels of a case of BTCV on the training grid
@@ -162,7 +164,7 @@ def count_step(recipe: Recipe, recompute: bool = False) -> dict[str, object]:
     """Return the counts of one training step in bfloat16, in the order of the notebook's loop.
 
     Args:
-        recipe: Recipe with the sizes of network and crops.
+        recipe: Recipe with the sizes of network and crops, and with what a step consists of.
         recompute: Whether activations are computed twice to save memory.
     """
     hardware = Hardware(torch.device("cuda", 0), torch.bfloat16, "a CUDA GPU that computes in bfloat16")
@@ -174,20 +176,26 @@ def count_step(recipe: Recipe, recompute: bool = False) -> dict[str, object]:
         for module in model.swinViT.modules():
             if hasattr(module, "use_checkpoint"):
                 module.use_checkpoint = recompute
-        loss_function = DiceCELoss(to_onehot_y=True, softmax=True)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, fused=True)
+        trained = without_values(DeepSupervision(model, recipe.deep_supervision))
+        loss_function = DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=recipe.learning_rate, fused=True)
+        averaged = average_weights(model, recipe)
         scaler = torch.amp.GradScaler("cuda", enabled=False)
         images = torch.empty(shape, device="cuda")
         labels = torch.empty(shape, dtype=torch.uint8, device="cuda")
 
         def step() -> None:
             with hardware.autocast():
-                logits = model(images)
-            loss = loss_function(logits.float(), labels)
+                logits = trained(images)
+            loss = loss_function(logits, labels)
             optimizer.zero_grad()
             loss.backward()
-            require_finite(loss, model, 1, "case", hardware, scaler)
+            require_finite(loss, trained, 1, "case", hardware, scaler)
+            if recipe.clip_norm:
+                torch.nn.utils.clip_grad_norm_(trained.parameters(), recipe.clip_norm)
             optimizer.step()
+            if averaged:
+                averaged.update_parameters(model)
 
         step()  # makes the moments of the optimizer and the masks
         reads.clear()
@@ -216,7 +224,8 @@ def count_batch(recipe: Recipe) -> dict[str, object]:
         types = {"image": torch.float16, "label": torch.uint8}
         volumes = {key: torch.empty((1, *SCAN), dtype=dtype, device="cuda") for key, dtype in types.items()}
         case = {key: SimpleNamespace(as_tensor=lambda v=volume: v) for key, volume in volumes.items()}
-        case |= {key: np.arange(math.prod(SCAN) // 2, dtype=np.int32)[-9:] for key in ("organ_voxels", "other_voxels")}
+        centres = np.arange(math.prod(SCAN) // 2, dtype=np.int32)[-9:]
+        case |= dict.fromkeys(("organ_voxels", "other_voxels", "balanced_voxels"), centres)
         with Counts() as counts:
             images, labels, _ = training_batch([case | {"name": "case"}], augmentation(recipe), 0, 1)
     return {
@@ -229,11 +238,12 @@ def count_batch(recipe: Recipe) -> dict[str, object]:
 def main(arguments: list[str] | None = None) -> int:
     """Print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=("published", "tuned"), default="published")
     parser.add_argument("--crops", type=int, default=4, help="crops of a step")
     parser.add_argument("--recompute", action="store_true", help="compute activations twice, as on small GPUs")
     parser.add_argument("--json", type=Path, help="file for the counts")
     args = parser.parse_args(arguments)
-    recipe = Recipe(crops_per_volume=args.crops)
+    recipe = replace(RECIPES[args.recipe], crops_per_volume=args.crops)
     counts = count_step(recipe, args.recompute) | count_batch(recipe)
     for name, count in counts.items():
         print(f"{name:20} {count:.4g}" if isinstance(count, float) else f"{name:20} {count}")

@@ -1,4 +1,4 @@
-"""Counts of a training step of the published recipe on a CUDA GPU, in a process of their own."""
+"""Counts of a training step on a CUDA GPU, in a process of their own."""
 
 import json
 import shutil
@@ -10,16 +10,27 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module")
-def counts(tmp_path_factory):
-    """Return the counts that the command writes."""
+def counted(tmp_path_factory, recipe):
+    """Return the counts that the command writes for a recipe."""
     if not (torch.version.cuda or shutil.which("c++")):
         pytest.skip("no C++ compiler for a PyTorch without CUDA")
     file = tmp_path_factory.mktemp("counts") / "counts.json"
-    command = [sys.executable, "-m", "benchmarks.counted_step", "--json", str(file)]
+    command = [sys.executable, "-m", "benchmarks.counted_step", "--recipe", recipe, "--json", str(file)]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory):
+    return counted(tmp_path_factory, "published")
+
+
+def test_a_step_of_the_tuned_recipe_needs_at_most_a_twentieth_more(counts, tmp_path_factory):
+    tuned = counted(tmp_path_factory, "tuned")
+    assert counts["traffic_gb"] < tuned["traffic_gb"] < 1.05 * counts["traffic_gb"]
+    assert tuned["peak_gb"] < 1.05 * counts["peak_gb"] and tuned["reads"] == 1
+    assert tuned["attention_kernels"] == counts["attention_kernels"]
 
 
 def test_every_attention_block_is_fused_forward_and_backward(counts):

@@ -28,8 +28,10 @@ class DeepSupervision(nn.Module):
         channels = [getattr(network, name).conv_block.conv1.conv.out_channels for name in BLOCKS[:levels]]
         self.heads = nn.ModuleList(nn.Conv3d(n, output.out_channels, 1) for n in channels).to(output.weight.device)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return logits of (B, C, X, Y, Z): of shape (B, classes, X, Y, Z) first, then of each coarser level."""
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        """Return the logits (B, classes, X, Y, Z) of images (B, C, X, Y, Z); in a list with those of coarser levels."""
+        if not self.heads:
+            return self.network(images)
         features: list[Tensor] = []
 
         def keep(block: nn.Module, given: tuple, output: Tensor) -> None:
