@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from monai.networks.blocks import UnetrBasicBlock
+from monai.networks.blocks import UnetrBasicBlock, UnetrUpBlock
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import PatchMerging, WindowAttention
 from torch import Tensor
@@ -88,13 +88,22 @@ class Float32Block(UnetrBasicBlock):
             return super().forward(inp.float())
 
 
+class Float32UpBlock(UnetrUpBlock):
+    """A block of the decoder that computes in float32 under autocast on a CPU."""
+
+    def forward(self, inp: Tensor, skip: Tensor) -> Tensor:
+        """Map (B, C, D, H, W) and the encoder's (B, C', 2D, 2H, 2W) to float32 of the latter's shape."""
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(inp.float(), skip.float())
+
+
 def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -> SwinUNETR:
     """Move a SwinUNETR to the device, prepare it for fast training there, and return it.
 
     Activation checkpointing is used only if the activations would not fit into memory.
 
-    On a CPU in bfloat16 the bottleneck block stays in float32. A crop of 64 voxels is only 2 voxels wide there, and for
-    so few voxels oneDNN's bfloat16 weight gradient of a 3x3x3 convolution reads uninitialised memory (seen with PyTorch
+    On a CPU in bfloat16 the two blocks of the lowest resolutions stay in float32. A crop of 64 voxels is 2 voxels wide
+    in the first, one of 32 voxels in the second, and for so few voxels oneDNN's bfloat16 weight gradient of a 3x3x3 convolution reads uninitialised memory (seen with PyTorch
     2.13 on AVX512-BF16: NaN or 1e38 every few steps). ``tests/test_network.py`` reproduces it.
 
     Args:
@@ -112,7 +121,7 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
     if hardware.device.type == "cpu":
         keep_freed_memory()
     if hardware.device.type == "cpu" and hardware.autocast_dtype is torch.bfloat16:
-        model.encoder10.__class__ = Float32Block
+        model.encoder10.__class__, model.decoder5.__class__ = Float32Block, Float32UpBlock
         model = model.to(memory_format=torch.channels_last_3d)  # about 20% faster
     with gpu_memory():
         return speed_up(model).to(hardware.device)

@@ -38,21 +38,29 @@ def test_legacy_merging_concatenates_the_eight_sub_volumes_in_the_documented_ord
     assert merged.reshape(2, 8).tolist() == [[0, 100, 10, 1, 101, 10, 1, 111], [200, 0, 210, 201, 0, 210, 201, 0]]
 
 
-def test_bottleneck_gradient_on_a_cpu_in_bfloat16_equals_float32():
+LOWEST = {  # the block, its input for a crop of 64 x 32 x 32 or 64 x 64 x 64, and a weight of it
+    "encoder10": ([(192, 2, 2, 2)], "layer.conv1.conv.weight"),
+    "decoder5": ([(192, 2, 1, 1), (96, 4, 2, 2)], "conv_block.conv1.conv.weight"),
+}
+
+
+@pytest.mark.parametrize("name", LOWEST)
+def test_gradients_of_few_voxels_on_a_cpu_in_bfloat16_equal_float32(name):
+    shapes, weight = LOWEST[name]
     hardware = Hardware(torch.device("cpu"), torch.bfloat16, "CPU")
     torch.manual_seed(0)
     model = SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=4)
     place_network(model, hardware)
     names = set(model.state_dict())
-    x = torch.randn(1, 192, 2, 2, 2)
+    inputs = [torch.randn(1, *shape) for shape in shapes]
     gradients = []
     for context in (torch.autocast("cpu", enabled=False), hardware.autocast()):
         model.zero_grad()
         freed = [torch.full((192 * 192 * 54,), math.nan) for _ in range(3)]
         del freed  # uninitialised memory now contains NaN
         with context:
-            model.encoder10(x).square().sum().backward()
-        gradients.append(model.encoder10.layer.conv1.conv.weight.grad.clone())
+            getattr(model, name)(*inputs).square().sum().backward()
+        gradients.append(getattr(model, name).get_parameter(weight).grad.clone())
     assert torch.equal(*gradients)
     assert names == set(SwinUNETR(in_channels=1, out_channels=2, feature_size=12, window_size=4).state_dict())
 
