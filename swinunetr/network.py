@@ -103,8 +103,9 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
     Activation checkpointing is used only if the activations would not fit into memory.
 
     On a CPU in bfloat16 the two blocks of the lowest resolutions stay in float32. A crop of 64 voxels is 2 voxels wide
-    in the first, one of 32 voxels in the second, and for so few voxels oneDNN's bfloat16 weight gradient of a 3x3x3 convolution reads uninitialised memory (seen with PyTorch
-    2.13 on AVX512-BF16: NaN or 1e38 every few steps). ``tests/test_network.py`` reproduces it.
+    in the first, one of 32 voxels in the second, and for so few voxels oneDNN's bfloat16 weight gradient of a 3x3x3
+    convolution reads uninitialised memory (seen with PyTorch 2.13 on AVX512-BF16 in the first: NaN or 1e38 every few
+    steps). ``tests/test_network.py`` reproduces it.
 
     Args:
         model: The network; it is changed.
