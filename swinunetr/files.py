@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,7 +66,9 @@ def write_csv(rows: Sequence[Mapping[str, object]], path: str | Path) -> None:
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
 
-def claim_folder(folder: str | Path, settings: Mapping) -> Path:
+def claim_folder(
+    folder: str | Path, settings: Mapping, as_now: Callable[[dict], Mapping] = lambda noted: noted
+) -> Path:
     """Make a folder for results, write ``settings`` to its ``made_by.json``, and return its path.
 
     An existing folder with the same settings is used again, so that a run can continue.
@@ -74,6 +76,7 @@ def claim_folder(folder: str | Path, settings: Mapping) -> Path:
     Args:
         folder: Folder of the results; ``~`` is the home folder.
         settings: What the results depend on, as values that JSON can store.
+        as_now: Function that returns the settings that a note stands for, which an earlier version may have written.
 
     Raises:
         InputError: The folder contains results of other or unknown settings, or it cannot be written to.
@@ -82,6 +85,7 @@ def claim_folder(folder: str | Path, settings: Mapping) -> Path:
     note = folder / "made_by.json"
     found = _noted(note)
     if found is not None:
+        found = json.loads(json.dumps(as_now(found)))
         others = [key for key in settings | found if settings.get(key) != found.get(key)]
     else:
         others = ["all"] if any(not file.name.startswith(".") for file in folder.rglob("*.nii.gz")) else []

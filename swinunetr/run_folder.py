@@ -347,7 +347,7 @@ class RunFolder:
         Raises:
             InputError: The folder holds segmentations that another run made.
         """
-        folder = claim_folder(self.path / "predictions", self.identity)
+        folder = claim_folder(self.path / "predictions", self.identity, identity)
         if self.writes:
             save_label_names(folder, classes)
         return folder

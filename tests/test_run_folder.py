@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from swinunetr.checks import check_dataset
 from swinunetr.dataset import read_dataset
 from swinunetr.devices import find_hardware
 from swinunetr.errors import InputError, TrainingStopped
+from swinunetr.files import write_json
 from swinunetr.run_folder import RunFolder, require_finite
 from swinunetr.settings import run_settings
 
@@ -397,3 +398,16 @@ def test_float16_gradients_that_overflow_in_every_step_stop_the_run():
                 require_finite(torch.tensor(1.0), model, 9, "c", find_hardware(), scaler)
         else:
             assert require_finite(torch.tensor(1.0), model, 9, "c", find_hardware(), scaler) == 1
+
+
+def test_a_finished_run_of_an_earlier_version_keeps_its_predictions(tmp_path):
+    whole = json.loads(json.dumps(asdict(SMALL)))
+    before = {name: value for name, value in whole.items() if name not in ("deep_supervision", "window_weights")}
+    run = open_run(tmp_path, {"recipe": before | {"crop_centres": "voxels"}})
+    run.keep(1, True, **network())
+    folder = run.open_predictions(("background", "liver"))
+    write_json({"recipe": before | {"crop_centres": "voxels"}, "ranks": 1}, folder / "made_by.json")
+    now = whole | {"crop_centres": "voxels", "deep_supervision": 0, "window_weights": "constant"}
+    assert open_run(tmp_path, {"recipe": now}).open_predictions(("background", "liver")) == folder
+    with pytest.raises(InputError, match="window_weights"):
+        open_run(tmp_path, {"recipe": now | {"window_weights": "gaussian"}})
