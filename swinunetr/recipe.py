@@ -209,8 +209,8 @@ class PretrainingRecipe(CommonRecipe):
 
 
 # What differs from the published recipe. The number is what is lost without the choice, in points of mean Dice: one
-# seed at the demo's scale, where three seeds have a standard deviation of 1 point, by ``benchmarks.ablation`` with 480 steps
-# (docs/results.md). The learning rate is the published one, as the best one depends on the scale.
+# seed at the demo's scale, where three seeds have a standard deviation of 1 point, by ``benchmarks.ablation`` with 480
+# steps (docs/results.md). The learning rate is the published one, as the best one depends on the scale.
 TUNED = Recipe(
     schedule="cosine",  # 4.2, together with clip_norm
     clip_norm=1.0,
