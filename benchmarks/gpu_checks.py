@@ -35,7 +35,7 @@ from swinunetr.checkpoints import build_swinunetr
 from swinunetr.devices import Hardware, find_hardware, versions
 from swinunetr.errors import InputError
 from swinunetr.network import place_network, training_bytes
-from swinunetr.preprocessing import _crop_centres
+from swinunetr.preprocessing import crop_centres
 from swinunetr.recipe import Recipe
 from swinunetr.run_folder import RunFolder, require_finite
 
@@ -83,7 +83,7 @@ class Setup:
         affine = torch.diag(torch.tensor([1.5, 1.5, 2.0, 1.0], dtype=torch.float64))
         meta = {"original_affine": affine, "spatial_shape": list(self.scan)}
         volumes = {"image": MetaTensor(image, affine, meta), "label": MetaTensor(label, affine)}
-        return {"name": "random"} | volumes | _crop_centres(image, label)
+        return {"name": "random"} | volumes | crop_centres(image, label, label == 0)
 
 
 class Training:
@@ -410,7 +410,7 @@ def validation(setup: Setup) -> dict:
     probabilities = logits.softmax(0)
     resample_s = seconds(lambda: inference.to_source_grid(probabilities, fine), 1)
     labels = inference.to_source_grid(probabilities, fine)
-    on_cpu = inference._slide(model, case["image"][None], setup.recipe, setup.hardware, torch.device("cpu"))
+    on_cpu = inference.slide_window(model, case["image"][None], setup.recipe, setup.hardware, torch.device("cpu"))
     return {
         "logits_on": str(logits.device),
         "predict_s": predict_s,

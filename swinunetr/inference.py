@@ -80,16 +80,17 @@ def predict(
 
 def _logits(model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware) -> torch.Tensor:
     with suppress(torch.OutOfMemoryError):
-        return _slide(model, batch.to(hardware.device), recipe, hardware, stitch_on=hardware.device)
+        return slide_window(model, batch.to(hardware.device), recipe, hardware, stitch_on=hardware.device)
     torch.cuda.empty_cache()  # after the error is gone, which keeps the tensors of the first attempt alive
     one_window = replace(recipe, windows_per_batch=1)
     with gpu_memory():
-        return _slide(model, batch.cpu(), one_window, hardware, stitch_on=torch.device("cpu"))
+        return slide_window(model, batch.cpu(), one_window, hardware, stitch_on=torch.device("cpu"))
 
 
-def _slide(
+def slide_window(
     model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware, stitch_on: torch.device
 ) -> torch.Tensor:
+    """Return the float32 logits (classes, X, Y, Z) of images (1, 1, X, Y, Z), joined on the device ``stitch_on``."""
     inferer = SlidingWindowInferer(
         recipe.crop_size,
         recipe.windows_per_batch,

@@ -220,7 +220,7 @@ def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> d
     (cleared,) = clear_ignored(label_map, parts["label"]["x"])
     kept = _label_ids(cleared)
     vanished = {"vanished_ids": [label for label in ids if label not in kept]}
-    return parts | vanished | _crop_centres(parts["image"]["x"], cleared, parts["label"]["x"] == 0)
+    return parts | vanished | crop_centres(parts["image"]["x"], cleared, parts["label"]["x"] == 0)
 
 
 def _label_ids(label: torch.Tensor) -> list[int]:
@@ -233,7 +233,7 @@ def _cache_file(entry: dict[str, Any], recipe: CommonRecipe, modality: str, cach
     settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES, CENTRES_PER_ORGAN]
     if "label_map" in entry:
         settings.append(entry["label_map"].content)
-    code = (preprocessing, intensity_window, _preprocess, to_classes, clear_ignored, _label_ids, _crop_centres)
+    code = (preprocessing, intensity_window, _preprocess, to_classes, clear_ignored, _label_ids, crop_centres)
     code += (_as_many_of_each,)
     try:
         return cache_file(cache_dir, files, settings, code)
@@ -241,8 +241,8 @@ def _cache_file(entry: dict[str, Any], recipe: CommonRecipe, modality: str, cach
         return None
 
 
-def _crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return flat indices (int32) of possible crop centres.
+def crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return flat indices (int32) of possible crop centres, by name.
 
     ``organ_voxels`` and ``other_voxels`` in the body are at most ``MOST_CENTRES`` each. ``balanced_voxels`` has
     ``CENTRES_PER_ORGAN`` of each organ that is there, evenly spaced, those of a smaller organ several times. Where no
@@ -250,9 +250,9 @@ def _crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Te
     body.
 
     Args:
-        image: Preprocessed image.
-        label: Labels, with 0 where a voxel does not count.
-        background: Where the label is background and counts.
+        image: Preprocessed image (1, X, Y, Z).
+        label: Labels of the same shape, with 0 where a voxel does not count.
+        background: Where the label is background and counts (bool, same shape).
     """
     organs, body = label > 0, image > 0
     others = next((mask for mask in (background & body, organs) if mask.any()), body)

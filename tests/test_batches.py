@@ -39,7 +39,7 @@ def test_crops_centred_by_organ_hold_small_organs_more_often(small_data):
     label = cases[0]["label"].as_tensor()
     label[label == 2] = 0
     label[0, 60, 60, 5] = 2  # one voxel in a corner
-    case = cases[0] | preprocessing._crop_centres(cases[0]["image"].as_tensor(), label, label == 0)
+    case = cases[0] | preprocessing.crop_centres(cases[0]["image"].as_tensor(), label, label == 0)
     share = {}
     for centres in ("voxels", "organs"):
         augment = augmentation(replace(SMALL, crop_size=(32, 32, 64), crops_per_volume=1, crop_centres=centres))

@@ -59,6 +59,30 @@ def test_tests_import_no_benchmarks_and_benchmarks_no_tests():
             assert other not in {name.split(".")[0] for name in imported(file)} - {folder}, file.name
 
 
+def foreign_private_names(file: Path) -> list[str]:
+    """Return the private names that a file takes from modules of the project."""
+    tree = ast.parse(file.read_text())
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    own = [node for node in froms if node.module.split(".")[0] in ("swinunetr", "benchmarks", "ssl_helpers")]
+    names = {alias.asname or alias.name for node in own for alias in node.names}
+    read = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    found = names | {node.attr for node in read if node.value.id in names}
+    return sorted(name for name in found if name.startswith("_") and not name.startswith("__"))
+
+
+def test_private_names_stay_in_their_file():
+    """Whoever changes a private function looks for its callers in its file only."""
+    files = [file for folder in ("swinunetr", "benchmarks", "docs", ".") for file in (PROJECT / folder).glob("*.py")]
+    assert len(files) > len(ROOMS)
+    assert not {str(file): names for file in files if (names := foreign_private_names(file))}
+
+
+def test_a_private_name_is_found(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text("from swinunetr import cache\nfrom swinunetr.loss import _loss\ncache._file(cache.read)\n")
+    assert foreign_private_names(file) == ["_file", "_loss"]
+
+
 @pytest.mark.parametrize("room", [*ROOMS, "notebooks", "imports"])
 def test_every_room_has_its_tests(room):
     assert (PROJECT / f"tests/test_{room}.py").is_file()

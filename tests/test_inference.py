@@ -170,7 +170,7 @@ class FullMemory:
 
 def test_a_scan_that_does_not_fit_into_the_gpu_is_collected_in_main_memory(monkeypatch):
     slide = FullMemory({1})
-    monkeypatch.setattr(inference, "_slide", slide)
+    monkeypatch.setattr(inference, "slide_window", slide)
     image = torch.rand(1, 4, 4, 4)
     logits = inference.predict(torch.nn.Identity(), image, SMALL, find_hardware())
     assert torch.equal(logits, image + 2)
@@ -180,13 +180,13 @@ def test_a_scan_that_does_not_fit_into_the_gpu_is_collected_in_main_memory(monke
 
 def test_memory_that_fills_up_in_a_later_flip_changes_nothing(monkeypatch):
     image = torch.rand(1, 4, 4, 4)
-    monkeypatch.setattr(inference, "_slide", FullMemory({4}))
+    monkeypatch.setattr(inference, "slide_window", FullMemory({4}))
     logits = inference.predict(torch.nn.Identity(), image, SMALL, find_hardware(), flips=True)
     torch.testing.assert_close(logits, image + (1 + 2 + 3 + 5 + 6 + 7 + 8 + 9) / 8)
 
 
 def test_a_gpu_too_small_for_one_window_is_one_message(monkeypatch):
-    monkeypatch.setattr(inference, "_slide", FullMemory({1, 2}))
+    monkeypatch.setattr(inference, "slide_window", FullMemory({1, 2}))
     with pytest.raises(InputError, match="The GPU's memory is full. Lower crops_per_volume.*2 GiB"):
         inference.predict(torch.nn.Identity(), torch.rand(1, 4, 4, 4), SMALL, find_hardware())
 

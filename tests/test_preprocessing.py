@@ -12,7 +12,7 @@ from conftest import SMALL, prepared, write_case
 from swinunetr.batches import augmentation, training_batch
 from swinunetr.dataset import read_dataset
 from swinunetr.errors import InputError
-from swinunetr.preprocessing import CENTRES_PER_ORGAN, MOST_CENTRES, _crop_centres, prepare_cases
+from swinunetr.preprocessing import CENTRES_PER_ORGAN, MOST_CENTRES, crop_centres, prepare_cases
 
 
 def test_hu_window_is_mapped_to_0_to_1_and_air_is_removed(small_data):
@@ -103,4 +103,4 @@ def test_balanced_centres_are_as_many_of_each_organ_and_on_it(small_data):
     ids, counts = label[cases[0]["balanced_voxels"].long()].unique(return_counts=True)
     assert ids.tolist() == [1, 2] and counts.tolist() == [CENTRES_PER_ORGAN] * 2
     lost = torch.zeros(1, 64, 64, 64, dtype=torch.uint8)
-    assert len(_crop_centres(lost.half(), lost, lost == 0)["balanced_voxels"]) == 0
+    assert len(crop_centres(lost.half(), lost, lost == 0)["balanced_voxels"]) == 0
