@@ -6,6 +6,7 @@ PyTorch's profiler shows what is slow in MONAI's SwinUNETR:
 - The attention masks are computed again in every forward pass.
 - On a CPU, instance norms convert channels-last activations to channels-first, and the next convolution converts them
   back.
+- On a CPU in float32, PyTorch computes a convolution of a single small map by a slow function, not by oneDNN.
 - On a GPU, the activation behind an instance norm copies the whole map in the backward pass.
 """
 
@@ -24,6 +25,7 @@ MIN_CHANNELS = 32  # of a channels-last norm, which processes neighbouring chann
 # Kernels for attention on a GPU, the first that can compute it. Only the efficient one has a gradient for the bias;
 # the math one takes what the first refuses, such as four channels a head in half precision (the demo's network).
 KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+ONEDNN_SIZE = 20_480  # channels x depth x height of a single float32 map from which PyTorch gives it to oneDNN
 ALIGNMENT = 8  # of the rows of a bias, which the efficient kernel would otherwise copy to such rows
 
 
@@ -180,9 +182,35 @@ class FastInstanceNorm3d(nn.InstanceNorm3d):
             return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
 
 
+class FastConv3d(nn.Conv3d):
+    """Convolution that gives oneDNN a single small map as a batch of two halves, on a CPU in float32.
+
+    PyTorch (2.13) computes a batch of two by oneDNN whatever its size. The result is the same up to rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, D, H, W) to (B, C', D', H', W')."""
+        if not self.is_slow(x):
+            return super().forward(x)
+        half = x.shape[2] // 2
+        padded = F.pad(x, (0, 0, 0, 0, 1, 1))  # along the depth; each half then has the next slice of the other
+        halves = torch.cat([padded[:, :, : half + 2], padded[:, :, half:]])
+        y = F.conv3d(halves, self.weight, self.bias, padding=(0, 1, 1))
+        return torch.cat([y[:1], y[1:]], dim=2)
+
+    def is_slow(self, x: Tensor) -> bool:
+        """Return whether PyTorch would not give this convolution to oneDNN, which could halve its map."""
+        in_float32 = x.device.type == "cpu" and x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
+        batch, channels, depth, height, _ = x.shape
+        small = batch == 1 and channels * depth * height <= ONEDNN_SIZE and depth % 2 == 0 and depth > 2
+        shape = (self.kernel_size, self.padding, self.stride, self.dilation)
+        return in_float32 and small and shape == ((3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1))
+
+
 # The faster class for each class of MONAI or PyTorch.
 FASTER = {
     BasicLayer: FastBasicLayer,
     WindowAttention: FastWindowAttention,
     nn.InstanceNorm3d: FastInstanceNorm3d,
+    nn.Conv3d: FastConv3d,
 }

@@ -119,13 +119,14 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
     for module in model.swinViT.modules():
         if hasattr(module, "use_checkpoint"):
             module.use_checkpoint = not keep_activations
-    if hardware.device.type == "cpu":
+    on_cpu = hardware.device.type == "cpu"
+    if on_cpu:
         keep_freed_memory()
-    if hardware.device.type == "cpu" and hardware.autocast_dtype is torch.bfloat16:
+    if on_cpu and hardware.autocast_dtype is torch.bfloat16:
         model.encoder10.__class__, model.decoder5.__class__ = Float32Block, Float32UpBlock
-        model = model.to(memory_format=torch.channels_last_3d)  # about 20% faster
+    layout = torch.channels_last_3d if on_cpu else torch.preserve_format
     with gpu_memory():
-        return speed_up(model).to(hardware.device)
+        return speed_up(model).to(hardware.device, memory_format=layout)
 
 
 def training_bytes(model: SwinUNETR, batch_voxels: int, hardware: Hardware) -> int:
@@ -167,7 +168,6 @@ def describe_speed(model: SwinUNETR, hardware: Hardware) -> Table:
     ]
     if not on_gpu:
         rows.append(("memory", "freed memory is reused, as requesting it from the system again takes long"))
-    if not on_gpu and hardware.autocast_dtype:
         rows.append(("layout", "channels-last, which makes convolutions faster here"))
     return Table(("on this hardware", "what is used"), rows, hardware.warnings)
 

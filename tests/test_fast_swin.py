@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.networks.nets import SwinUNETR
 from monai.networks.nets.swin_unetr import compute_mask
 
 from swinunetr import fast_swin
 from swinunetr.fast_swin import (
     FASTER,
+    FastConv3d,
     FastInstanceNorm3d,
     attend,
     attend_fused,
@@ -154,6 +156,31 @@ def test_attention_on_a_gpu_gets_a_mask_that_its_kernel_takes(monkeypatch, shift
     torch.testing.assert_close(found, expected)
     ((strides, *last),) = seen
     assert strides[-1] == 1 and not any(stride % 8 for stride in strides[:-1]) and last == [1, 1, 1]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=["first", "last"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_small_convolution_in_halves_equals_the_whole(layout, bias, monkeypatch):
+    torch.manual_seed(0)
+    plain = torch.nn.Conv3d(3, 5, 3, padding=1, bias=bias).to(memory_format=layout)
+    fast = copy.deepcopy(plain)
+    fast.__class__ = FastConv3d
+    x = torch.rand(1, 3, 6, 4, 8).to(memory_format=layout)
+    given, conv3d = [], F.conv3d
+    monkeypatch.setattr(F, "conv3d", lambda x, *rest, **options: given.append(len(x)) or conv3d(x, *rest, **options))
+    found, expected = outputs_and_gradients(fast, x), outputs_and_gradients(plain, x)
+    assert given[:2] == [2, 2]  # so that PyTorch takes oneDNN
+    assert found.keys() == expected.keys()
+    assert all(error(found[name], expected[name]) < 1e-6 for name in expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 4, 8), (1, 3, 5, 4, 8), (1, 3, 2, 4, 8), (1, 3, 64, 128, 2)])
+def test_other_convolutions_stay_whole(shape, monkeypatch):
+    layer = FastConv3d(3, 5, 3, padding=1)
+    monkeypatch.setattr(torch, "cat", None)
+    assert layer(torch.rand(shape)).shape == (shape[0], 5, *shape[2:])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.rand(1, 3, 6, 4, 8)).dtype is torch.bfloat16
 
 
 def test_norm_on_a_gpu_equals_instance_norm():
