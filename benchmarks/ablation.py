@@ -5,18 +5,21 @@ The training list is split in two; each seed trains on one part and is scored on
 validation list. Differences are paired by seed. Run from the project's root; runs that are done are left out, so it can
 be stopped and started again, and machines that share the folder can take a share each:
     .venv/bin/python -m benchmarks.ablation [--seeds 3] [--only "tuned without no flips" ...] [--share 1/2]
-        [--folder runs/ablation] [-p name value ...]
-Parameters after ``-p`` go to the notebook as they are, such as ``-p data_root /data/BTCV``; without a ``data_root`` the
-runs are on phantoms.
+        [--folder runs/ablation] [--test DATA_ROOT JSON_PATH] [-p name value ...]
+With ``--test`` each model is also scored on the validation list of a data set that no choice was made on, such as real
+CT, and the table says whether it ranks the models alike. Parameters after ``-p`` go to the notebook as they are, such
+as ``-p data_root /data/BTCV``; without a ``data_root`` the runs are on phantoms.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from benchmarks.runs import run_notebook, share, spread, summary
 from swinunetr.devices import find_hardware, versions
@@ -28,6 +31,7 @@ from swinunetr.tables import Table
 PUBLISHED = Recipe()
 OWN_PARAMETERS = ("max_steps", "eval_every", "learning_rate", "crops_per_volume", "crop_size", "spacing_mm")
 FOLDS = 2
+TESTED = "tested"  # folder of the scores on other data
 
 # Choices of the tuned recipe, each of settings that only make sense together.
 CHOICES = {
@@ -76,10 +80,10 @@ def collect(folder: Path) -> list[dict[str, object]]:
     for file in sorted(folder.glob("*/summary.json")):
         name, _, seed = file.parent.name.rpartition(" seed ")
         found = summary(file.parent)
-        scores = {"mean_dice": found["mean_dice"], "hd95_mm": found["mean_hd95_mm_all"]}
-        rows.append(
-            {"variant": name, "seed": int(seed), **scores, "seconds": found["seconds"]} | found["dice_per_organ"]
-        )
+        scores = {"mean_dice": found["mean_dice"], "hd95_mm": found["mean_hd95_mm_all"], "seconds": found["seconds"]}
+        tested = folder / TESTED / file.parent.name
+        scores["test_dice"] = summary(tested)["mean_dice_own_grid"] if (tested / "summary.json").is_file() else None
+        rows.append({"variant": name, "seed": int(seed)} | scores | found["dice_per_organ"])
     return rows
 
 
@@ -89,15 +93,42 @@ def describe(rows: list[dict[str, object]]) -> Table:
     lines = []
     for name, (recipe, _) in variants().items():
         own = [row for row in rows if row["variant"] == name]
-        pairs = [(row, base) for row in own if (base := scores.get((recipe, row["seed"])))]
         if not own:
             continue
-        dice, hd95 = (np.array([row[key] for row in own], dtype=float) for key in ("mean_dice", "hd95_mm"))
-        gains = np.array([row["mean_dice"] - base["mean_dice"] for row, base in pairs])
-        further = np.array([row["hd95_mm"] - base["hd95_mm"] for row, base in pairs], dtype=float)
-        compared = (spread(gains, 1), f"{further.mean():+.1f}") if pairs and name != recipe else ("", "")
-        lines.append((name, len(own), spread(dice, 1), compared[0], f"{np.nanmean(hd95):.1f}", compared[1]))
-    return Table(("variant", "seeds", "Dice, %", "difference", "HD95, mm", "difference"), lines)
+        pairs = [(row, base) for row in own if name != recipe and (base := scores.get((recipe, row["seed"])))]
+        dice, hd95, tested = (_numbers(row[key] for row in own) for key in ("mean_dice", "hd95_mm", "test_dice"))
+        gains, further = (
+            _numbers(row[key] for row, _ in pairs) - _numbers(base[key] for _, base in pairs)
+            for key in ("mean_dice", "hd95_mm")
+        )
+        differences = (spread(gains, 1), f"{further.mean():+.1f}") if pairs else ("", "")
+        on_test = spread(tested, 1) if np.isfinite(tested).all() else ""
+        lines.append((name, len(own), spread(dice, 1), differences[0], f"{hd95.mean():.1f}", differences[1], on_test))
+    heads = ("variant", "seeds", "Dice, %", "difference", "HD95, mm", "difference", "Dice on the test, %")
+    return Table(heads, lines, _ranking(rows))
+
+
+def _numbers(values: Iterable[float | None]) -> np.ndarray:
+    """Return values as an array, in which None is NaN."""
+    return np.array(list(values), dtype=float)
+
+
+def _ranking(rows: list[dict[str, object]]) -> list[str]:
+    """Return a sentence that says whether the test ranks the models as the validation does."""
+    tested = [row for row in rows if row["test_dice"] is not None]
+    if len(tested) < 3:
+        return []
+    found = spearmanr([row["mean_dice"] for row in tested], [row["test_dice"] for row in tested])
+    return [
+        f"Rank correlation (Spearman) of Dice in validation and on the test, over {len(tested)} models: "
+        f"{found.statistic:.2f}, p = {found.pvalue:.2g}."
+    ]
+
+
+def test(folder: Path, run: str, data_root: str, json_path: str) -> bool:
+    """Score the model of a finished run on another data set; return whether that is done."""
+    weights = {"evaluate_only": True, "pretrained_checkpoint": folder / run / "best_model.pth"}
+    return run_notebook(folder / TESTED / run, weights | {"data_root": data_root, "json_path": json_path})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,19 +138,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=list(variants()), choices=variants(), metavar="VARIANT")
     parser.add_argument("--share", type=share, default=(1, 1), help="part of the runs: 2/3 is the second of three")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="of all runs")
+    parser.add_argument("--test", nargs=2, metavar=("DATA_ROOT", "JSON_PATH"), help="score the models there too")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     args = parser.parse_args(arguments)
     try:
         claim_folder(args.folder, {"parameters": dict(args.parameters)})
+        if args.test:
+            claim_folder(args.folder / TESTED, {"data": list(args.test)})
     except InputError as error:
         parser.error(str(error))
     print(find_hardware(), versions(), flush=True)
     part, parts = args.share
     runs = [(seed, name, *variants()[name]) for seed in range(args.seeds) for name in args.only][part - 1 :: parts]
-    done = [
-        run_notebook(args.folder / f"{name} seed {seed}", parameters(recipe, settings, seed) | dict(args.parameters))
-        for seed, name, recipe, settings in runs
-    ]
+    done = []
+    for seed, name, recipe, settings in runs:
+        run = f"{name} seed {seed}"
+        trained = run_notebook(args.folder / run, parameters(recipe, settings, seed) | dict(args.parameters))
+        done.append(trained and (not args.test or test(args.folder, run, *args.test)))
     if rows := collect(args.folder):
         write_csv(rows, args.folder / "runs.csv")
         print(describe(rows))
