@@ -13,7 +13,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      phantoms              synthetic CT where there are no data
                      varied_phantoms       synthetic CT that varies more, to measure on
                      preprocessing, cache  the training grid, and preprocessed cases on disk
-                     batches, ahead        crops and augmentation of one step; made while a GPU computes
+                     batches, threads      crops and augmentation of one step; made while a GPU computes
     network          checkpoints           every public checkpoint: recognised, loaded, saved
                      checkpoint_layouts    how each of them names its tensors
                      network, fast_swin    patch merging, the network on its device, and what makes it fast
@@ -40,7 +40,6 @@ The loss function, the optimizer and the training loop are in the notebooks them
 
 from swinunetr import loss as losses
 from swinunetr import plots
-from swinunetr.ahead import read_ahead
 from swinunetr.averaging import average_weights
 from swinunetr.batches import (
     augmentation,
@@ -111,5 +110,6 @@ from swinunetr.recipe import (
 from swinunetr.run_folder import RunFolder, require_finite
 from swinunetr.settings import choose_recipe, read_parameters, run_settings, trained_recipe
 from swinunetr.supervision import DeepSupervision
+from swinunetr.threads import read_ahead
 
 made_by = training_note  # its name before, which other projects import

@@ -22,10 +22,10 @@ from monai.transforms import (
     RandShiftIntensityd,
 )
 
-from swinunetr.ahead import read_ahead
 from swinunetr.devices import Hardware, memory_bytes
 from swinunetr.network import SPARE, training_bytes
 from swinunetr.recipe import AXES, Recipe
+from swinunetr.threads import read_ahead
 
 VALIDATION_BYTES = 4e9  # of the logits of one scan and of what a sliding window needs
 _untracked = 0  # threads within ``without_metadata``

@@ -14,7 +14,6 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from swinunetr.files import stand_in
 from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
 from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
+from swinunetr.threads import in_threads
 
 THICK_SLICE_MM = 8.0
 USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extended scale reaches about 30 000
@@ -215,13 +215,7 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
     def problem(scan: Scan) -> Fault | None:
         return _found_problem(check, scan)
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        try:
-            found = list(tqdm(pool.map(problem, scans), total=len(scans), desc=title, disable=not scans))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C then waits only for the files that are being read
-            raise
-    for scan, fault in zip(scans, found, strict=True):
+    for scan, fault in zip(scans, in_threads(problem, scans, title, workers), strict=True):
         scan.faults += [fault] if fault else []
 
 

@@ -10,8 +10,6 @@ import tempfile
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +18,10 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from nibabel.affines import from_matvec
-from tqdm.auto import tqdm
 
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
+from swinunetr.threads import in_threads
 
 LEAST_SLICES = 5
 SPACING_TOLERANCE = 0.1  # of the spacing; headers have rounded positions
@@ -175,8 +173,7 @@ def fingerprint(series: Series) -> str:
         InputError: A file cannot be read.
     """
     try:
-        with ThreadPoolExecutor() as pool:
-            contents = sorted(pool.map(sha256, series.files))
+        contents = sorted(in_threads(sha256, series.files))
     except OSError as error:
         raise InputError(f"Series '{series.name}' cannot be read ({error}). Copy it again.") from error
     return hashlib.blake2b("".join(contents).encode(), digest_size=8).hexdigest()
@@ -210,15 +207,10 @@ def _read_objects(files: list[Path], modality: str) -> list[_Object]:
     def read(file: Path) -> _Object | None:
         return _read_object(file, modality)
 
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")  # many headers break rules that do not matter here
-        try:
-            hidden = len(files) <= MOST_WITHOUT_BAR
-            found = list(tqdm(pool.map(read, files), total=len(files), desc="Reading DICOM headers", disable=hidden))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C then waits only for the files that are being read
-            raise
-    return [each for each in found if each]
+        title = "Reading DICOM headers" if len(files) > MOST_WITHOUT_BAR else ""
+        return [found for found in in_threads(read, files, title) if found]
 
 
 def _read_object(file: Path, modality: str) -> _Object | None:
@@ -508,18 +500,9 @@ def _decode_all(series: Series) -> list[np.ndarray]:
         shown = sitk.ProcessObject.GetGlobalWarningDisplay()
         sitk.ProcessObject.SetGlobalWarningDisplay(False)
         try:
-            return _in_threads(decode, series.files)
+            return in_threads(decode, series.files)
         finally:
             sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def _in_threads(work: Callable[[Path], np.ndarray], files: Iterable[Path]) -> list[np.ndarray]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            return list(pool.map(work, files))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _transfer_syntax(file: Path) -> pydicom.uid.UID:

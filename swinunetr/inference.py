@@ -20,13 +20,13 @@ from monai.transforms.utils import get_largest_connected_component_mask
 from nibabel.affines import from_matvec
 from scipy.ndimage import find_objects
 
-from swinunetr.ahead import read_ahead
 from swinunetr.checkpoints import Weights, read_ensemble
 from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.recipe import AXES, Recipe
+from swinunetr.threads import read_ahead
 
 SLAB_VOXELS = 2**21  # voxels of the scan that are resampled at a time, to save memory
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
 from swinunetr.label_maps import clear_ignored, to_classes
 from swinunetr.recipe import CommonRecipe
+from swinunetr.threads import in_threads
 
 # Where pydicom is installed, MONAI warns for each file that one more decoder of DICOM, which nothing here uses, is not.
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
@@ -140,16 +139,10 @@ def prepare_cases(
 
     if shared:
         _prepare_share(load_or_preprocess, entries, hardware, description)
-    cases = _in_threads(load_or_preprocess, entries, description)
+    cases = in_threads(load_or_preprocess, entries, description)
     if vanished := _vanished(cases, recipe.spacing_mm):
         tqdm.write("\n".join(vanished))
     return cases
-
-
-def _in_threads(prepare: Callable[[dict], dict], entries: Sequence[dict], description: str) -> list[dict]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(prepare, entries)
-        return list(tqdm(found, total=len(entries), desc=description, disable=not description))
 
 
 def _prepare_share(
@@ -162,7 +155,7 @@ def _prepare_share(
     """
     errors = []
     try:
-        _in_threads(prepare, hardware.share(entries), f"{description}, a share" if description else "")
+        in_threads(prepare, hardware.share(entries), f"{description}, a share" if description else "")
     except InputError as error:
         errors.append(str(error))
     if errors := hardware.gather(errors):

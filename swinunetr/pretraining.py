@@ -19,11 +19,11 @@ from monai.networks.nets import SwinUNETR
 from monai.transforms import Compose, RandCoarseDropout, RandCoarseShuffle, RandSpatialCrop
 from torch import Tensor, nn
 
-from swinunetr.ahead import read_ahead
 from swinunetr.batches import next_case, send, without_metadata
 from swinunetr.devices import Hardware
 from swinunetr.inference import evaluating
 from swinunetr.recipe import TASKS, PretrainingRecipe
+from swinunetr.threads import read_ahead
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees in the axial plane
 EMBEDDING_SIZE = 512  # numbers per view in contrastive learning

@@ -19,7 +19,6 @@ from nibabel.affines import voxel_sizes
 from tqdm.auto import tqdm
 
 from swinunetr import plots
-from swinunetr.ahead import read_ahead
 from swinunetr.checkpoints import (
     Weights,
     build_swinunetr,
@@ -42,6 +41,7 @@ from swinunetr.preprocessing import intensity_window, prepare_cases
 from swinunetr.recipe import Recipe
 from swinunetr.settings import noted_training
 from swinunetr.tables import Table
+from swinunetr.threads import read_ahead
 
 UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
 

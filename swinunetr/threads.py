@@ -1,17 +1,36 @@
-"""Work in a thread while a GPU computes: the next item is made while the present one is used."""
+"""Work in threads: several items at a time, and the next one while a GPU computes."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from tqdm.auto import tqdm
 
 from swinunetr.devices import Hardware
 
 T, R = TypeVar("T"), TypeVar("R")
+
+
+def in_threads(make: Callable[[T], R], items: Sequence[T], title: str = "", threads: int | None = None) -> list[R]:
+    """Return ``make(item)`` for each item, in order. An error or Ctrl-C waits only for the items under way.
+
+    Args:
+        make: Function of one item.
+        items: Items.
+        title: Title of the progress bar; empty means no progress bar.
+        threads: Items that are made at the same time. None means the number of CPU cores.
+    """
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        try:
+            return list(tqdm(pool.map(make, items), total=len(items), desc=title, disable=not (title and items)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def read_ahead(make: Callable[[T], R], items: Iterable[T], hardware: Hardware, threads: int = 1) -> Iterator[R]:

@@ -1,15 +1,42 @@
-"""Items that are made in threads while a GPU computes."""
+"""Items that are made in threads: several at a time, and while a GPU computes."""
 
 import threading
+import time
 
 import pytest
 import torch
 
-from swinunetr.ahead import read_ahead
 from swinunetr.devices import Hardware
+from swinunetr.threads import in_threads, read_ahead
 
 CPU = Hardware(torch.device("cpu"), None, "CPU")
 GPU = Hardware(torch.device("cuda", 0), torch.bfloat16, "GPU")  # only a name here: nothing is computed on it
+
+
+def test_several_items_are_made_at_a_time_and_come_in_order():
+    together = threading.Barrier(3, timeout=10)
+
+    def make(number: int) -> str:
+        together.wait()  # for two others
+        return str(number)
+
+    assert in_threads(make, range(6), threads=3) == list("012345")
+    assert in_threads(str, [], "Empty") == []
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_out_what_has_not_begun(error):
+    made = []
+
+    def make(number: int) -> None:
+        made.append(number)
+        time.sleep(0.01)
+        if number == 1:
+            raise error
+
+    with pytest.raises(error):
+        in_threads(make, range(1000), threads=2)
+    assert len(made) < 100
 
 
 @pytest.mark.parametrize("threads", [1, 3])
