@@ -3,13 +3,13 @@
 import csv
 import importlib.util
 import json
+import shlex
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from shlex import quote
 
 import nbformat
 import nibabel as nib
@@ -186,10 +186,10 @@ def test_a_killed_run_continues_to_the_same_result(demo, tmp_path):
 
 def two_ranks(notebook: Path, folder: Path, parameters: dict[str, object]) -> None:
     """Run a notebook by papermill in two processes under torchrun, with its logdir in ``folder``."""
-    values = " ".join(f"-p {name} {quote(str(value))}" for name, value in (parameters | {"logdir": folder / "run"}).items())
-    command = f"{sys.executable} -m papermill {notebook} {folder}/out.$RANK.ipynb {values}"
+    words = command(f"{folder}/out.RANK.ipynb", notebook, logdir=folder / "run", **parameters)
+    each = shlex.join(words).replace("RANK", "$RANK")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    done = subprocess.run([*launcher, "bash", "-c", command], cwd=PROJECT, capture_output=True, text=True)
+    done = subprocess.run([*launcher, "bash", "-c", each], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
