@@ -227,8 +227,8 @@ TUNED = Recipe(
 
 # For two CPU cores and a few minutes: a coarse grid, a small network and a high learning rate.
 DEMO_SCALE = {
-    "max_steps": 440,
-    "eval_every": 110,
+    "max_steps": 450,
+    "eval_every": 150,
     "learning_rate": 8e-3,
     "crops_per_volume": 1,
     "crop_size": (64, 32, 32),  # the width of a body, half of its depth and half of the scan's height

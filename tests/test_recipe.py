@@ -93,6 +93,6 @@ def test_a_pretraining_value_outside_its_bounds_is_refused_by_name(changes, mess
 
 def test_the_table_of_a_recipe_shows_published_values_that_differ():
     rows = {name: values for name, *values in describe_recipe(replace(DEMO, weight_decay=1e-5)).rows}
-    assert rows["max_steps"] == ["440", "30000"] and rows["crop_size"] == ["64 x 32 x 32", "96 x 96 x 96"]
+    assert rows["max_steps"] == ["450", "30000"] and rows["crop_size"] == ["64 x 32 x 32", "96 x 96 x 96"]
     assert rows["weight_decay"] == ["1e-05", ""]
     assert not any(published for *_, published in describe_recipe(Recipe()).rows)
