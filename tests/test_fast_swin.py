@@ -94,9 +94,8 @@ def test_whole_network_equals_monai_in_float32(window, layout, batch):
     assert max(wrong.values()) < 5e-3, wrong  # rounding changes the sign of single voxels before a leaky ReLU
 
 
-@pytest.mark.parametrize("window", [4, 7])
-def test_bfloat16_is_as_accurate_as_monai(window):
-    plain, fast = plain_and_fast(window)
+def test_bfloat16_is_as_accurate_as_monai():
+    plain, fast = plain_and_fast(window=7)
     x = torch.randn(1, 1, 64, 32, 32, generator=torch.Generator().manual_seed(2))
     exact = plain(x).detach()
     plain, fast = (model.to(memory_format=torch.channels_last_3d) for model in (plain, fast))
