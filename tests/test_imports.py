@@ -1,6 +1,9 @@
-"""The structure: imports run one way, no room hides one, and tests and benchmarks stand apart."""
+"""The structure: imports run one way, no room hides one, tests and benchmarks stand apart, and lint and format hold."""
 
 import ast
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ PACKAGE = PROJECT / "swinunetr"
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
+@cache
 def imported(file: Path) -> set[str]:
     """Return the modules that a file imports anywhere, in functions and under TYPE_CHECKING too."""
     found = set()
@@ -86,6 +90,12 @@ def test_a_private_name_is_found(tmp_path):
 @pytest.mark.parametrize("room", [*ROOMS, "notebooks", "imports"])
 def test_every_room_has_its_tests(room):
     assert (PROJECT / f"tests/test_{room}.py").is_file()
+
+
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_lint_and_format(command):
+    ran = subprocess.run([sys.executable, "-m", "ruff", *command.split(), str(PROJECT)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 # Other projects import these.
