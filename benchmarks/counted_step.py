@@ -4,7 +4,7 @@ A fake tensor has a shape, a type and a device but no values. So a whole step of
 and counts the kernel of each attention block, the memory traffic, the peak of the memory and the values that the host
 reads. How long a step takes cannot be counted; ``benchmarks/gpu_checks.py`` measures it on a GPU.
 Run from the project's root; needs a C++ compiler where PyTorch is a build without CUDA:
-    .venv/bin/python -m benchmarks.counted_step [--recipe tuned] [--json FILE] [--recompute] [--crops N]
+    .venv/bin/python -m benchmarks.counted_step [--recipe published tuned] [--json FILE] [--recompute] [--crops N]
 """
 
 # ruff: noqa: E402 - fake_cuda.load comes before the first import of torch
@@ -236,17 +236,21 @@ def count_batch(recipe: Recipe) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the counts."""
+    """Print the counts of each recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", choices=("published", "tuned"), default="published")
+    names = ("published", "tuned")
+    parser.add_argument("--recipe", nargs="+", choices=names, default=["published"], help="recipes to count")
     parser.add_argument("--crops", type=int, default=4, help="crops of a step")
     parser.add_argument("--recompute", action="store_true", help="compute activations twice, as on small GPUs")
-    parser.add_argument("--json", type=Path, help="file for the counts")
+    parser.add_argument("--json", type=Path, help="file for the counts by recipe")
     args = parser.parse_args(arguments)
-    recipe = replace(RECIPES[args.recipe], crops_per_volume=args.crops)
-    counts = count_step(recipe, args.recompute) | count_batch(recipe)
-    for name, count in counts.items():
-        print(f"{name:20} {count:.4g}" if isinstance(count, float) else f"{name:20} {count}")
+    counts = {}
+    for name in args.recipe:
+        recipe = replace(RECIPES[name], crops_per_volume=args.crops)
+        counts[name] = count_step(recipe, args.recompute) | count_batch(recipe)
+        print(f"{name}:")
+        for what, count in counts[name].items():
+            print(f"  {what:20} {count:.4g}" if isinstance(count, float) else f"  {what:20} {count}")
     if args.json:
         args.json.write_text(json.dumps(counts, indent=2) + "\n")
     return 0

@@ -477,8 +477,8 @@ def main(arguments: list[str] | None = None) -> int:
     hardware = find_hardware()
     setup = Setup(Recipe(), hardware)
     if args.tiny:
-        tiny = Recipe(feature_size=12, window_size=4, crop_size=(64, 64, 32), crops_per_volume=1)
-        setup = Setup(tiny, hardware, scan=(80, 70, 40), steps=1)
+        tiny = Recipe(feature_size=12, window_size=4, crop_size=(32, 32, 64), crops_per_volume=1)
+        setup = Setup(tiny, hardware, scan=(40, 40, 80), steps=1)
     elif not setup.on_gpu:
         sys.exit("There is no GPU. To try the checks on a CPU, add --tiny.")
     results = {"date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"}

@@ -71,7 +71,7 @@ class Mode:
 FULL = Mode(rounds=5)
 QUICK = Mode(rounds=3, longest_s=120, part=True)
 QUICK_HELP = "at most 10 minutes on two cores: fewer rounds, one crop per step, two windows of the validation case"
-SMALL_NETWORK = {"feature_size": 12, "window_size": 4, "crop_size": (64, 64, 32), "spacing_mm": 4.0}
+SMALL_NETWORK = {"feature_size": 12, "window_size": 4, "crop_size": (32, 32, 64), "spacing_mm": 4.0}
 TINY = Mode(rounds=1, part=True, grid="demo", changes=SMALL_NETWORK)
 
 
@@ -148,7 +148,7 @@ class SideProcess(ProcessPoolExecutor):
 
     def __init__(self, name: str, recipe: Recipe, folder: Path, tf32: bool = True) -> None:
         super().__init__(1, get_context("spawn"), _start, (name, recipe, folder, tf32))
-        self.process = psutil.Process(self.submit(os.getpid).result())
+        self._pid = self.submit(os.getpid)  # starts the process; nobody waits, so that both sides start together
 
     def call(self, method: str, *arguments: object) -> object:
         """Return the result of a method; a tensor as a NumPy array."""
@@ -156,9 +156,10 @@ class SideProcess(ProcessPoolExecutor):
 
     def measure(self, method: str, *arguments: object) -> tuple[float, float]:
         """Return the seconds of a method, and the peak memory in MB: of the tensors on a GPU, else of the process."""
+        process = psutil.Process(self._pid.result())
         future, peak = self.submit(_time, method, arguments), 0
         while not future.done():
-            peak = max(peak, self.process.memory_info().rss)
+            peak = max(peak, process.memory_info().rss)
             wait([future], timeout=0.005)
         seconds, gpu_peak = future.result()
         return seconds, (gpu_peak or peak) / 1e6
