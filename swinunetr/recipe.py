@@ -86,7 +86,8 @@ class CommonRecipe:
             if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
                 raise InputError(f"{name}: expected a number from {low:g} to {high:g}, found {value!r}.")
         window = self.hu_window
-        if not isinstance(window, list | tuple) or len(window) != 2 or not window[0] < window[1]:
+        numbers = isinstance(window, list | tuple) and all(isinstance(hu, int | float) for hu in window)
+        if not numbers or len(window) != 2 or not window[0] < window[1]:
             raise InputError(f"hu_window: expected two numbers in HU, the lower one first, found {window!r}.")
         object.__setattr__(self, "hu_window", tuple(window))
         if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < 1:
@@ -113,6 +114,13 @@ class CommonRecipe:
                 f"crop_size: expected the same size along x and y, because {rotated} are rotated in that plane, found "
                 f"{self.crop_size}."
             )
+
+
+def _names(setting: str, value: object) -> tuple[str, ...]:
+    """Return the names that a setting lists, after checking that it is a list of names."""
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{setting}: expected a list of names, found {value!r}.")
+    return tuple(value)
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ class Recipe(CommonRecipe):
         super().__post_init__()
         for name in ("flip_axes", "largest_component"):
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, _names(name, (value,) if isinstance(value, str) else value))
         if not set(self.flip_axes) <= set(AXES):
             raise InputError(f"flip_axes: expected some of x, y and z, found {', '.join(map(str, self.flip_axes))}.")
         if self.clip_norm is not None and not (isinstance(self.clip_norm, int | float) and self.clip_norm > 0):
@@ -158,8 +166,9 @@ class Recipe(CommonRecipe):
             self._require_square("crops")
         if self.test_time_flips and not (self.flip_probability and self.flip_axes):
             raise InputError(
-                "test_time_flips: this recipe does not flip in training (flip_probability 0), so its network would "
-                "confuse the right kidney of a mirrored scan with the left one. Set it to False."
+                "test_time_flips (--flips of segment.py): expected a recipe that flips in training, found "
+                "flip_probability 0, with which a network confuses the right kidney of a mirrored scan with the left "
+                "one. Leave it out."
             )
 
 
@@ -187,7 +196,7 @@ class PretrainingRecipe(CommonRecipe):
         if self.max_steps < 1:
             raise InputError("max_steps: expected at least one step, found 0.")
         names = self.tasks.split(",") if isinstance(self.tasks, str) else self.tasks
-        object.__setattr__(self, "tasks", tuple(name.strip() for name in names))
+        object.__setattr__(self, "tasks", tuple(name.strip() for name in _names("tasks", names)))
         if "reconstruction" not in self.tasks or not set(self.tasks) <= set(TASKS):
             raise InputError(
                 "tasks: expected reconstruction, which trains the decoder, alone or with rotation and contrast, "
@@ -197,7 +206,7 @@ class PretrainingRecipe(CommonRecipe):
             raise InputError(f"mask_block: expected 2 voxels up to {min(self.crop_size)}, found {self.mask_block!r}.")
         if not isinstance(self.mask_ratio, int | float) or not 0 < self.mask_ratio < 0.95:
             raise InputError(f"mask_ratio: expected a number above 0 and below 0.95, found {self.mask_ratio!r}.")
-        if not isinstance(self.temperature, int | float) or self.temperature <= 0:
+        if not isinstance(self.temperature, int | float) or not self.temperature > 0:
             raise InputError(f"temperature: expected a number above 0, found {self.temperature!r}.")
         if "contrast" in self.tasks and self.volumes_per_step * self.crops_per_volume < 2:
             raise InputError(

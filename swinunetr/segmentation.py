@@ -39,7 +39,7 @@ from swinunetr.metrics import organ_volumes
 from swinunetr.network import place_network
 from swinunetr.preprocessing import intensity_window, prepare_cases
 from swinunetr.recipe import Recipe
-from swinunetr.settings import noted_training
+from swinunetr.settings import noted_training, require_one_setup
 from swinunetr.tables import Table
 from swinunetr.threads import read_ahead
 
@@ -116,7 +116,9 @@ def segment(
     """
     scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
     files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
-    recipe, classes, trained_on = _noted(files)
+    (note, recipe), *_ = [noted_training(file) for file in files]
+    require_one_setup(files, flips)
+    classes, trained_on = tuple(note["classes"]), note["modality"]
     recipe = replace(recipe, test_time_flips=flips, largest_component=tuple(largest_component))
     reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
     if dicom_seg and dicom_seg not in KINDS:
@@ -185,29 +187,6 @@ def _describe_problems(problems: Sequence[str], without_object: Sequence[str], s
     if without_object:
         lines += [f"{len(without_object)} of {scans} scans have no DICOM segmentation object:", *without_object]
     return "\n".join(lines)
-
-
-def _noted(files: Sequence[Path]) -> tuple[Recipe, tuple[str, ...], str]:
-    """Return recipe, classes and modality of the training of all weights.
-
-    Raises:
-        InputError: A file has no note of its training, or the notes differ in what inference needs.
-    """
-    notes = []
-    for file in files:
-        note, recipe = noted_training(file)
-        notes.append((recipe, tuple(note["classes"]), note["modality"]))
-    recipe, classes, modality = notes[0]
-    grid = ("spacing_mm", "hu_window", "crop_size", "feature_size", "window_size")
-    for file, (other, other_classes, other_modality) in zip(files[1:], notes[1:], strict=True):
-        differing = [name for name in grid if getattr(other, name) != getattr(recipe, name)]
-        differing += ["classes"] * (other_classes != classes) + ["modality"] * (other_modality != modality)
-        if differing:
-            raise InputError(
-                f"weights: '{file}' was trained with other settings than '{files[0]}' ({', '.join(differing)}). "
-                "Expected weights of one network, one grid and the same classes, as of several seeds or folds."
-            )
-    return recipe, classes, modality
 
 
 def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Trained:

@@ -14,6 +14,7 @@ from swinunetr.dataset import Dataset, organ_labels
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
 from swinunetr.parameters import convert_parameters
+from swinunetr.preprocessing import intensity_window
 from swinunetr.recipe import RECIPES, CommonRecipe, Recipe
 
 R = TypeVar("R", bound=CommonRecipe)
@@ -79,10 +80,11 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
     files = tuple(find_checkpoint(one) for one in several)
     checkpoint = files[0] if files else None
     changes = {key: value for key, value in values.items() if value is not None} | other
-    recipe = choose_recipe(name, recipes, checkpoint, **changes)
+    trained = None
     if options.get("evaluate_only"):
         changes["max_steps"] = 0
-        recipe = replace(trained_recipe(checkpoint) or recipe, **changes)
+        trained = require_one_setup(files, flips=bool(changes.get("test_time_flips")))
+    recipe = replace(trained, **changes) if trained else choose_recipe(name, recipes, checkpoint, **changes)
     return Options(checkpoint=checkpoint, ensemble=files if len(files) > 1 else (), **options), recipe
 
 
@@ -163,6 +165,40 @@ def noted_training(weights: str | Path) -> tuple[dict, Recipe]:
     return note, recipe
 
 
+def require_one_setup(files: Sequence[Path], flips: bool = False) -> Recipe | None:
+    """Check that predictions of several weights can be averaged; return the recipe of the first that notes one.
+
+    Weights without a note of their training cannot be compared and are left out; None means that none has a note.
+
+    Args:
+        files: One or more checkpoints.
+        flips: Whether predictions are averaged over axis flips, too.
+
+    Raises:
+        InputError: The weights were trained on other grids, intensities, crops, classes or modalities, as networks of
+            another size or, with ``flips``, with other flips; or a note has settings that this version does not know.
+    """
+    alike = ("spacing_mm", "hu_window", "crop_size", "feature_size", "window_size") + ("flip_axes",) * flips
+    setups = []
+    for file in files:
+        note = training_note(file)
+        if recipe := _noted_recipe(note, file):
+            recipe = replace(recipe, test_time_flips=flips)  # refuses flips where the training had none
+            setup = {name: getattr(recipe, name) for name in alike}
+            setups.append((file, recipe, setup | {name: note.get(name) for name in ("classes", "modality")}))
+    if not setups:
+        return None
+    first, recipe, expected = setups[0]
+    for file, _, setup in setups[1:]:
+        if differing := [name for name in expected if setup[name] != expected[name]]:
+            raise InputError(
+                f"'{file}' was trained with other settings than '{first}' ({', '.join(differing)}). "
+                "Expected weights of one network, one grid and the same classes, as of several seeds or folds. Use "
+                "them one by one."
+            )
+    return recipe
+
+
 def run_settings(
     recipe: CommonRecipe,
     dataset: Dataset,
@@ -182,15 +218,23 @@ def run_settings(
         choices: Further values that decide the result.
 
     Raises:
-        InputError: ``recipe.largest_component`` names an organ that the data set lacks.
-        CheckpointError: The weights are to be evaluated without training (``evaluate_only`` in ``choices``), and their
-            classes are not those of the data set.
+        InputError: ``recipe.largest_component`` names an organ that the data set lacks; or the weights are to be
+            evaluated without training (``evaluate_only`` in ``choices``), and intensities of their modality are scaled
+            in another way than those of the data set.
+        CheckpointError: The weights are to be evaluated without training, and their classes are not those of the data
+            set.
     """
     organ_labels(getattr(recipe, "largest_component", ()), dataset.organs, "largest_component")
     files = ensemble or ([find_checkpoint(checkpoint)] if checkpoint else [])
     if choices.get("evaluate_only"):
         for file in files:
             require_classes(file, dataset.classes)
+            noted = training_note(file).get("modality", dataset.modality)
+            if intensity_window(recipe, noted) != intensity_window(recipe, dataset.modality):
+                raise InputError(
+                    f"pretrained_checkpoint: '{file}' was trained on {noted}, and the data set is of modality "
+                    f"{dataset.modality}. Use weights of the same modality, or correct the modality in the JSON."
+                )
     hashes = [sha256(file) for file in files]
     if ensemble:
         choices["ensemble_sha256"] = hashes

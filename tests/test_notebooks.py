@@ -281,7 +281,7 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
         ({"evaluate_only": "true"}, "evaluate_only: expected weights"),
         ({"resume": "maybe"}, "resume: expected True or False"),
         ({"recipe_name": "best"}, "recipe_name: expected one of"),
-        ({"test_time_flips": True}, "test_time_flips: this recipe does not flip"),
+        ({"test_time_flips": True}, "test_time_flips (--flips of segment.py): expected a recipe that flips"),
     ],
 )
 def test_a_wrong_parameter_ends_in_a_short_error(one_kernel, tmp_path, parameters, message):

@@ -1,11 +1,11 @@
 """Values and bounds of the recipes."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from swinunetr.errors import InputError
-from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe, describe_recipe, learning_rate_at
+from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, PretrainingRecipe, Recipe, describe_recipe, learning_rate_at
 from swinunetr.settings import choose_recipe
 
 
@@ -60,8 +60,16 @@ def test_a_value_outside_its_bounds_is_refused_by_name(name, value):
         replace(Recipe(), **{name: value})
 
 
+@pytest.mark.parametrize("recipe", [Recipe(), PretrainingRecipe()], ids=lambda recipe: type(recipe).__name__)
+@pytest.mark.parametrize("value", [{}, [None], object(), float("nan")], ids=lambda value: type(value).__name__)
+def test_a_value_of_a_wrong_type_is_refused_by_name(recipe, value):
+    for field in fields(recipe):
+        with pytest.raises(InputError, match=field.name):
+            replace(recipe, **{field.name: value})
+
+
 def test_flips_of_predictions_need_an_axis_that_training_flips():
-    with pytest.raises(InputError, match="test_time_flips: this recipe does not flip"):
+    with pytest.raises(InputError, match="test_time_flips .*: expected a recipe that flips"):
         replace(Recipe(), test_time_flips=True, flip_axes=())
 
 

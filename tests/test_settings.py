@@ -147,6 +147,48 @@ def test_several_checkpoints_are_averaged_to_evaluate_and_refused_to_train(tmp_p
     assert one.ensemble == () and one.checkpoint == files[0]
 
 
+def noted_weights(file, modality="CT", **changes):
+    """Write weights of a small network that note the demo's recipe with some values changed."""
+    note = {"recipe": asdict(replace(DEMO, **changes)), "classes": ("background", "liver"), "modality": modality}
+    save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
+    return file
+
+
+def test_weights_of_other_setups_are_not_averaged_in_the_notebook_either(tmp_path):
+    first, other = noted_weights(tmp_path / "a.pth"), tmp_path / "b.pth"
+    given = NOTEBOOK | {"pretrained_checkpoint": f"{first},{other}", "evaluate_only": True}
+    for modality, changes, named in (
+        ("MR", {}, "modality"),
+        ("CT", {"spacing_mm": 2.0, "hu_window": (-1000, 1000)}, "spacing_mm, hu_window"),
+        ("CT", {"crop_size": (64, 64, 32)}, "crop_size"),
+    ):
+        noted_weights(other, modality, **changes)
+        with pytest.raises(InputError, match=rf"b.pth' was trained with other settings than .*a.pth' \({named}\)"):
+            read_parameters(**given)
+    noted_weights(other, seed=1, learning_rate=1e-3)
+    assert read_parameters(**given)[1].spacing_mm == DEMO.spacing_mm
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_flips_need_weights_that_were_all_trained_with_them(order, tmp_path):
+    noted_weights(tmp_path / "a.pth", flip_probability=0.1)
+    noted_weights(tmp_path / "b.pth")
+    given = NOTEBOOK | {"evaluate_only": True, "test_time_flips": True}
+    with pytest.raises(InputError, match="test_time_flips"):
+        read_parameters(**given | {"pretrained_checkpoint": ",".join(str(tmp_path / f"{name}.pth") for name in order)})
+    # A recipe that flips is evaluated with flips, although the demo's, which would be chosen to train, does not flip.
+    assert read_parameters(**given | {"pretrained_checkpoint": tmp_path / "a.pth"})[1].test_time_flips
+
+
+def test_weights_of_another_modality_are_not_evaluated(tmp_path):
+    file = noted_weights(tmp_path / "a.pth", "MR")
+    classes = ("background", "liver")
+    with pytest.raises(InputError, match="a.pth' was trained on MR, and the data set is of modality CT"):
+        run_settings(DEMO, Dataset(classes, "CT", [], [], []), file, evaluate_only=True)
+    run_settings(DEMO, Dataset(classes, "MRI", [], [], []), file, evaluate_only=True)
+    run_settings(DEMO, Dataset(classes, "CT", [], [], []), file)  # to train from
+
+
 def test_the_largest_component_is_of_organs_that_the_data_set_has():
     data = Dataset(("background", "liver"), "CT", [], [], [])
     _, recipe = read_parameters(**NOTEBOOK | {"largest_component": "Liver"})
