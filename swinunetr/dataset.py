@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import Any
 from monai.data import partition_dataset
 
 from swinunetr.errors import InputError
+from swinunetr.files import walk_files
 from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
 
 SECTIONS = ("training", "validation", "test")
@@ -261,19 +263,24 @@ def locate(entry: dict | str, root: str | Path) -> dict[str, Any]:
 
 
 def _first_existing(file: str, root: Path) -> Path:
-    """Return the path of a file in ``root`` or in one of Synapse's folders there."""
+    """Return the path of a file in ``root`` or, for the folders of BTCV's lists, in Synapse's folders there."""
     plain = root / file
-    if Path(file).is_absolute():
-        return plain
     folder, _, rest = file.removeprefix("./").partition("/")
-    packed = Path(SYNAPSE_FOLDERS.get(folder, folder)) / rest
+    if Path(file).is_absolute() or folder not in SYNAPSE_FOLDERS:
+        return plain
+    packed = Path(SYNAPSE_FOLDERS[folder]) / rest
     candidates = [plain, root / packed, root / "RawData" / packed, root.joinpath(*packed.parts[1:])]
     return next((path for path in candidates if path.is_file()), plain)
 
 
 def case_name(image: str | Path) -> str:
     """Return the file name of an image without its endings: ``imagesTr/img0035.nii.gz`` is case ``img0035``."""
-    return Path(image).name.removesuffix(".gz").removesuffix(".nii")
+    return re.sub(r"(\.nii)?(\.gz)?$", "", Path(image).name, flags=re.IGNORECASE)
+
+
+def is_nifti(file: str | Path) -> bool:
+    """Return whether a file has an ending of NIfTI, ``.nii`` or ``.nii.gz``."""
+    return Path(file).name.lower().endswith((".nii", ".nii.gz"))
 
 
 def _set_distinct_names(entries: list[dict[str, str]]) -> None:
@@ -311,21 +318,18 @@ def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) ->
     return sorted({by_name[name] for name in wanted})
 
 
-def find_volumes(root: str | Path) -> list[dict[str, str]]:
-    """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders.
+def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str, str]]:
+    """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
-    Subfolders with a name that starts with "label" are skipped, and so are hidden files and folders: the ``._*`` files
-    and ``__MACOSX`` folders of macOS, and temporary files that an interrupted run left.
+    Subfolders with a name that starts with "label" are skipped, and so are hidden files and folders.
+
+    Args:
+        root: The folder.
+        without: Folder to leave out with all that it holds; None leaves none out.
     """
     root = Path(root).expanduser()
-    files = sorted(file for ending in ("*.nii", "*.nii.gz") for file in root.rglob(ending) if not file.is_dir())
-    inner = [file.relative_to(root) for file in files]
-    images = [
-        file
-        for file in inner
-        if not any(part.lower().startswith("label") for part in file.parts[:-1])
-        and not any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
-    ]
+    inner = sorted(file.relative_to(root) for file in walk_files(root, without)[0] if is_nifti(file))
+    images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
     return [{"name": str(file.parent / case_name(file)), "image": str(root / file)} for file in images]
 
 
@@ -356,6 +360,8 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
         )
         _set_distinct_names(training + held_out)
     else:
+        if closed := walk_files(root)[1]:
+            raise InputError("\n".join(["data_root:", *(f"  '{path}': {reason}" for path, reason in closed)]))
         training, held_out = find_volumes(root), []
     if len(training) + bool(held_out) < 2:
         where = f"'{json_path}' under \"training\"" if json_path else f"'{root}'"

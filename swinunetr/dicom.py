@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from nibabel.affines import from_matvec
 
 from swinunetr.errors import InputError
-from swinunetr.files import sha256
+from swinunetr.files import sha256, walk_files
 from swinunetr.threads import in_threads
 
 LEAST_SLICES = 5
@@ -129,7 +129,7 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
     if not root.exists():
         raise InputError(f"scans: no file or folder at '{root}'.")
     folder = root if root.is_dir() else root.parent
-    files, closed = _walk(root, without) if root.is_dir() else ([root], [])
+    files, closed = walk_files(root, without) if root.is_dir() else ([root], [])
     groups: dict[tuple[str, ...], list[_Object]] = {}
     for found in _read_objects(files, _dicom_modality(modality)):
         groups.setdefault(found.series, []).append(found)
@@ -180,25 +180,6 @@ def fingerprint(series: Series) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ files
-
-
-def _walk(root: Path, without: Path | None) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Return all files below a folder, and path and reason of the folders that cannot be opened."""
-    files, closed = [], []
-    seen = {os.path.realpath(without)} if without else set()
-
-    def note(error: OSError) -> None:
-        closed.append((error.filename, f"the folder cannot be opened ({error.strerror}); ask for access"))
-
-    for folder, inner, names in os.walk(root, onerror=note, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # links can make a circle
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
-        paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-        files += [path for path in paths if path.is_file()]  # a pipe would wait for ever
-    return files, closed
 
 
 def _read_objects(files: list[Path], modality: str) -> list[_Object]:

@@ -31,6 +31,33 @@ def stand_in(file: str | Path) -> tuple[str, str] | None:
     return next(((found, remedy) for pattern, found, remedy in STAND_INS if re.match(pattern, start)), None)
 
 
+def walk_files(root: Path, without: Path | None = None) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Return all files below a folder, and path and reason of the folders that cannot be opened.
+
+    Links are followed, each folder once. Hidden files and folders are left out: the ``._*`` files and ``__MACOSX``
+    folders of macOS, and temporary files that an interrupted run left.
+
+    Args:
+        root: The folder.
+        without: Folder to leave out with all that it holds; None leaves none out.
+    """
+    files, closed = [], []
+    seen = {os.path.realpath(without)} if without else set()
+
+    def note(error: OSError) -> None:
+        closed.append((error.filename, f"the folder cannot be opened ({error.strerror}); ask for access"))
+
+    for folder, inner, names in os.walk(root, onerror=note, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # links can make a circle
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
+        paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        files += [path for path in paths if path.is_file()]  # a pipe would wait for ever
+    return files, closed
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path to write to; replace ``path`` by that file if the block succeeds.

@@ -28,7 +28,7 @@ from swinunetr.checkpoints import (
 )
 from swinunetr.checks import check_dataset, image_fault
 from swinunetr.colours import save_label_names
-from swinunetr.dataset import Dataset, case_name, find_volumes, organ_labels
+from swinunetr.dataset import Dataset, case_name, find_volumes, is_nifti, organ_labels
 from swinunetr.devices import Hardware, find_hardware
 from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nifti
 from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
@@ -208,11 +208,10 @@ def _find(scans: Path, output: Path, modality: str, recipe: Recipe) -> tuple[lis
         raise InputError(f"scans: no file or folder at '{scans}'.")
     if output in (scans, *scans.parents):
         raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
-    if scans.is_file() and scans.name.endswith((".nii", ".nii.gz")):
+    if scans.is_file() and is_nifti(scans):
         entries = [{"name": case_name(scans), "image": str(scans)}]
     else:
-        entries = [] if scans.is_file() else find_volumes(scans)
-        entries = [entry for entry in entries if output not in Path(entry["image"]).parents]
+        entries = [] if scans.is_file() else find_volumes(scans, without=output)
     series, left_out = ([], []) if scans.is_file() and entries else find_series(scans, modality, without=output)
     if not entries and not series and not left_out:
         raise InputError(f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{scans}', found none.")

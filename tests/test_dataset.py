@@ -21,6 +21,7 @@ from swinunetr.dataset import (
 )
 from swinunetr.errors import InputError
 from swinunetr.label_maps import IGNORED
+from swinunetr.preprocessing import prepare_cases
 
 
 def test_btcv_lists_are_nested_and_have_the_same_validation_cases():
@@ -320,6 +321,48 @@ def test_hidden_files_and_folders_are_not_scans(scans, hidden):
 def test_hidden_folder_above_the_volumes_is_no_reason_to_skip_them(tmp_path):
     write_case(tmp_path / ".data", 1)
     assert [entry["name"] for entry in find_volumes(tmp_path / ".data")] == ["imagesTr/img0001"]
+
+
+def test_volumes_in_linked_folders_and_with_capital_endings_are_found_once(scans, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (scans / "imagesTr/img0001.nii.gz").rename(scans / "imagesTr/img0001.NII.GZ")
+    root = tmp_path / "root"
+    root.mkdir()
+    scans.joinpath("imagesTr").rename(elsewhere)
+    for link, target in ((root / "a", elsewhere), (root / "circle", root)):
+        link.symlink_to(target)
+    assert [entry["name"] for entry in find_volumes(root)] == ["a/img0001", "a/img0002", "a/img0003"]
+    assert find_volumes(root, without=elsewhere) == []
+    dataset = read_unlabelled(root)
+    assert len(prepare_cases(dataset.training + dataset.validation, SMALL, "CT")) == 3
+
+
+def test_a_folder_that_cannot_be_opened_is_named(scans, monkeypatch):
+    with pytest.raises(InputError, match="imagesTr': the folder cannot be opened"):
+        monkeypatch.setattr(os, "scandir", refuse_to_open(scans / "imagesTr"))
+        read_unlabelled(scans)
+
+
+def refuse_to_open(folder):
+    """Return ``os.scandir`` as it is for a user without access to one folder, which the superuser always has."""
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    return refusing
+
+
+def test_a_missing_file_is_not_replaced_by_one_of_the_same_name(small_data):
+    json_path, root = small_data
+    content = json.loads(json_path.read_text())
+    (root / "imagesTr").rename(root / "corrected")
+    content["training"][0]["image"] = "corrected/img0001.nii.gz"
+    json_path.write_text(json.dumps(content))
+    (root / "corrected/img0001.nii.gz").rename(root / "img0001.nii.gz")
+    assert read_dataset(json_path, root).training[0]["image"] == str(root / "corrected/img0001.nii.gz")
 
 
 def test_unlabelled_cases_of_one_file_name_get_different_names(tmp_path):
