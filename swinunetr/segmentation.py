@@ -44,6 +44,7 @@ from swinunetr.tables import Table
 from swinunetr.threads import read_ahead
 
 UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
+MOST_NAMES = 5  # of scans in a message
 
 
 class SomeLeftOut(InputError):
@@ -65,6 +66,12 @@ class Scan:
     file: Path | None
     series: Series | None
     content: str
+
+    @property
+    def place(self) -> str:
+        """Hash of the path of the scan's folder, which may name the patient."""
+        folder = (self.file or self.series.files[0]).resolve().parent
+        return hashlib.sha256(str(folder).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def segment(
     """Segment one scan or all scans in a folder, and return the paths of the segmentations.
 
     Scans that ``output`` already has a segmentation of, by their content and from the same weights and options, are not
-    segmented again. ``volumes.csv`` lists the volume of each organ.
+    segmented again. A scan that has changed in its place is. ``volumes.csv`` lists the volume of each organ.
 
     Args:
         weights: ``best_model.pth`` of a fine-tuning run, which stores recipe, classes and modality; or several, whose
@@ -112,7 +119,8 @@ def segment(
         SomeLeftOut: Some scans could not be segmented or have no DICOM segmentation object, which the message lists
             after all others were.
         InputError: A file or folder is missing, the weights do not store their training or do not fit together,
-            ``output`` contains the scans or other predictions, or the disk is full.
+            ``output`` contains the scans, other predictions or those of other scans of the same name, or the disk is
+            full.
     """
     scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
     files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
@@ -141,6 +149,7 @@ def segment(
     output = claim_folder(output, settings)
     save_label_names(output, classes)
     results = Results(output)
+    results.refuse_others(found)
     model = _load(files, classes, recipe)
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
@@ -160,8 +169,8 @@ def segment(
                 continue
             labels = largest_components(labelled.on_own_grid, reduced)
             file = output / f"{scan.name}.nii.gz"
-            for ending in (".dcm", ".png", UNCERTAINTY):  # of another scan, which had the same name
-                (output / f"{scan.name}{ending}").unlink(missing_ok=True)
+            for name in {f"{scan.name}{ending}" for ending in (".dcm", ".png", UNCERTAINTY)} - own:
+                (output / name).unlink(missing_ok=True)  # of the scan as it was before
             save_prediction(labels, case["source"], file)
             try:
                 if dicom_seg and scan.series:
@@ -281,12 +290,14 @@ def _save_picture(name: str, source: str, segmentation: Path, model: Trained, mo
 
 
 class Results:
-    """What a folder holds: the content that each segmentation is of (``scans.json``), and ``volumes.csv``."""
+    """What a folder holds: content and place of the scan of each segmentation (``scans.json``), and ``volumes.csv``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         notes, table = folder / "scans.json", folder / "volumes.csv"
-        self.contents = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        noted = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        # An earlier version noted the content alone.
+        self.scans = {name: {"content": one} if isinstance(one, str) else one for name, one in noted.items()}
         self.rows: dict[str, list[dict]] = {}
         if table.is_file():
             with open(table, newline="", encoding="utf-8") as opened:
@@ -295,12 +306,27 @@ class Results:
 
     def has(self, scan: Scan) -> bool:
         """Return whether the segmentation of a scan is there, and is of its present content."""
-        known = self.contents.get(scan.name) == scan.content and scan.name in self.rows
+        known = self.scans.get(scan.name, {}).get("content") == scan.content and scan.name in self.rows
         return known and (self.folder / f"{scan.name}.nii.gz").is_file()
+
+    def refuse_others(self, scans: Sequence[Scan]) -> None:
+        """Raise an InputError if the folder has a segmentation of another scan, from another folder, of one name."""
+        names = []
+        for scan in scans:
+            noted = self.scans.get(scan.name, {})
+            elsewhere = noted.get("place", scan.place) != scan.place and noted["content"] != scan.content
+            if elsewhere and (self.folder / f"{scan.name}.nii.gz").is_file():
+                names.append(scan.name)
+        if names:
+            raise InputError(
+                f"output: '{self.folder}' holds segmentations of other scans of the same name, from another folder: "
+                f"{', '.join(names[:MOST_NAMES])}{', ...' * (len(names) > MOST_NAMES)}. Choose another output folder. "
+                "To segment several patients, give the folder above theirs as scans: names then hold the subfolder."
+            )
 
     def add(self, scan: Scan, volumes: list[dict]) -> None:
         """Note that a scan has been segmented, and the volumes of its organs."""
-        self.contents[scan.name] = scan.content
+        self.scans[scan.name] = {"content": scan.content, "place": scan.place}
         self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
         write_csv([row for name in sorted(self.rows) for row in self.rows[name]], self.folder / "volumes.csv")
-        write_json(self.contents, self.folder / "scans.json")
+        write_json(self.scans, self.folder / "scans.json")

@@ -162,6 +162,29 @@ def test_another_scan_under_the_same_name_is_segmented_again(weights, scans, tmp
     assert first.stat().st_mtime_ns == times
 
 
+def test_patients_with_scans_of_one_name_do_not_share_a_folder(weights, tmp_path):
+    for patient in ("a", "b"):
+        write_case(tmp_path / patient, ord(patient))
+        (tmp_path / patient / f"imagesTr/img{ord(patient):04d}.nii.gz").rename(tmp_path / patient / "ct.nii.gz")
+        write_body(tmp_path / patient / "dicom", f"1.2.{ord(patient)}", RescaleIntercept=-1000 - ord(patient) // 5)
+    for scan, written in (("ct.nii.gz", "ct"), ("dicom", "series3")):
+        segment(weights, tmp_path / "a" / scan, tmp_path / "out")
+        files = tmp_path / f"out/{written}.nii.gz", tmp_path / "out/volumes.csv"
+        before = [file.read_bytes() for file in files]
+        with pytest.raises(InputError, match=f"scans of the same name, from another folder: {written}.*folder above"):
+            segment(weights, tmp_path / "b" / scan, tmp_path / "out")
+        assert [file.read_bytes() for file in files] == before
+    assert tmp_path.name not in (tmp_path / "out/scans.json").read_text()
+
+
+def test_a_changed_scan_does_not_take_away_the_segmentation_of_another(weights, scans, tmp_path):
+    shutil.copy(scans / "first.nii.gz", scans / "first_uncertainty.nii.gz")
+    segment(weights, scans, tmp_path / "out")
+    image = nib.load(scans / "first.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), scans / "first.nii.gz")
+    assert all(file.is_file() for file in segment(weights, scans, tmp_path / "out"))
+
+
 def test_the_home_folder_is_understood_in_every_path(weights, scans, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copy(weights, tmp_path / "best_model.pth")
