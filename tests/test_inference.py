@@ -253,6 +253,17 @@ def test_networks_that_disagree_are_more_uncertain_together(tmp_path):
     assert alone.uncertainty[middle] == 0 and together.uncertainty[middle] == round(255 * np.log(2) / np.log(3))
 
 
+def test_a_certain_class_is_certain_at_the_edge_of_the_training_grid_too(tmp_path):
+    case, _ = preprocessed_case(tmp_path)
+    image = case["image"]
+    image.meta["original_affine"] = np.diag([1.9, 1.9, 5.0, 1.0])  # ends between two voxels of the training grid
+    image.meta["spatial_shape"] = [60, 60, 40]
+    probabilities = torch.zeros(3, *image.shape[1:])
+    probabilities[1] = 1
+    labels, uncertainty = inference.resample_labels(probabilities, image, uncertainty=True)
+    assert set(np.unique(labels)) == {0, 1} and uncertainty.max() == 0
+
+
 def test_only_the_largest_piece_of_the_chosen_organs_is_kept():
     labels = np.zeros((8, 8, 3), np.uint8)
     labels[0:3, 0:3, 0], labels[3, 3, 1], labels[6, 6, 0] = 1, 1, 1  # the second touches the first at a corner
