@@ -1,19 +1,22 @@
-"""Measure the choices of the tuned recipe: each added alone to the published one, and taken alone from the tuned one.
+"""Measure the choices of the tuned recipe: each alone in the published one, and the tuned one without each.
 
 Every run is the notebook's, through papermill, at the demo's scale: its grid, crop, network, steps and learning rate.
 The training list is split in two; each seed trains on one part and is scored on the other, so no choice is made on the
 validation list. Differences are paired by seed. Run from the project's root; runs that are done are left out, so it can
 be stopped and started again, and machines that share the folder can take a share each:
-    .venv/bin/python -m benchmarks.ablation [--seeds 3] [--only "tuned without no flips" ...] [--share 1/2]
+    .venv/bin/python -m benchmarks.ablation [--seeds 3] [--only "tuned with flips" ...] [--share 1/2]
         [--folder runs/ablation] [--test DATA_ROOT JSON_PATH] [-p name value ...]
 With ``--test`` each model is also scored on the validation list of a data set that no choice was made on, such as real
 CT, and the table says whether it ranks the models alike. Parameters after ``-p`` go to the notebook as they are, such
-as ``-p data_root /data/BTCV``; without a ``data_root`` the runs are on phantoms.
+as ``-p data_root /data/BTCV``; without a ``data_root`` the runs are on phantoms. ``-p other_settings`` adds settings to
+those of every run, such as another ``feature_size``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.runs import run_notebook, share, spread, summary
+from benchmarks.runs import is_done, notebook_parameters, run_notebook, share, spread, summary
 from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, write_csv
@@ -30,18 +33,19 @@ from swinunetr.tables import Table
 
 PUBLISHED = Recipe()
 OWN_PARAMETERS = ("max_steps", "eval_every", "learning_rate", "crops_per_volume", "crop_size", "spacing_mm")
+OWN = ("recipe_name", "seed", "folds", "fold", "logdir", "evaluate_only")  # parameters that each run sets itself
 FOLDS = 2
 TESTED = "tested"  # folder of the scores on other data
 
-# Choices of the tuned recipe, each of settings that only make sense together.
+# Choices of the tuned recipe, what the published one has in their place, and the settings, which belong together.
 CHOICES = {
-    "crops by organ": ("crop_centres", "organ_crops"),
-    "deep supervision": ("deep_supervision",),
-    "second moment of 20 steps": ("adam_beta2",),
-    "cosine schedule, clipped gradient": ("schedule", "clip_norm"),
-    "rare classes weighted": ("class_balance",),
-    "no flips": ("flip_probability",),
-    "Gaussian windows, overlap 0.5": ("window_weights", "overlap"),
+    "crops by organ": ("crops by voxel", ("crop_centres", "organ_crops")),
+    "deep supervision": ("no deep supervision", ("deep_supervision",)),
+    "beta2 0.95": ("beta2 0.999", ("adam_beta2",)),
+    "cosine schedule, clipped gradient": ("constant rate, no clipping", ("schedule", "clip_norm")),
+    "rare classes weighted": ("equal class weights", ("class_balance",)),
+    "no flips": ("flips", ("flip_probability",)),
+    "Gaussian windows, overlap 0.5": ("flat windows, overlap 0.25", ("window_weights", "overlap")),
 }
 # Candidates that the tuned recipe does not have, as far as the published one has not either.
 CANDIDATES = {
@@ -59,32 +63,61 @@ def changed(names: tuple[str, ...], recipe: Recipe) -> dict[str, object]:
 def variants() -> dict[str, tuple[str, dict[str, object]]]:
     """Return the name of each run without its seed, with its recipe and the settings that are changed in it."""
     found = {"published": ("published", {}), "tuned": ("tuned", {})}
-    found |= {f"tuned without {name}": ("tuned", changed(names, PUBLISHED)) for name, names in CHOICES.items()}
-    found |= {f"published with {name}": ("published", changed(names, TUNED)) for name, names in CHOICES.items()}
+    for choice, (instead, names) in CHOICES.items():
+        found[f"tuned with {instead}"] = "tuned", changed(names, PUBLISHED)
+        found[f"published with {choice}"] = "published", changed(names, TUNED)
     for recipe in ("tuned", "published"):
         found |= {f"{recipe} with {name}": (recipe, settings) for name, settings in CANDIDATES.items()}
     return found
 
 
-def parameters(recipe: str, settings: dict[str, object], seed: int) -> dict[str, object]:
-    """Return the parameters of the notebook for one run."""
+def parameters(name: str, seed: int, given: dict[str, object]) -> dict[str, object]:
+    """Return the parameters of the notebook for one run; ``given`` are those of every run."""
+    recipe, settings = variants()[name]
     scale = {name: value for name, value in DEMO_SCALE.items() if name in OWN_PARAMETERS}
     other = {name: value for name, value in DEMO_SCALE.items() if name not in OWN_PARAMETERS}
+    other |= given.get("other_settings", {})
     split = {"json_path": "json_files/btcv_12.json", "folds": FOLDS, "fold": seed % FOLDS}
-    return {"recipe_name": recipe, "seed": seed, "other_settings": other | settings, **split, **scale}
+    return {"recipe_name": recipe, "seed": seed, **split, **scale} | given | {"other_settings": other | settings}
 
 
-def collect(folder: Path) -> list[dict[str, object]]:
-    """Return a row for each run that is done."""
+def scoring_parameters(folder: Path, run: str, data: list[str]) -> dict[str, object]:
+    """Return the parameters of the notebook that scores the model of a run on other data: their root and their JSON."""
+    weights = {"evaluate_only": True, "pretrained_checkpoint": folder / run / "best_model.pth"}
+    return weights | dict(zip(("data_root", "json_path"), data, strict=True))
+
+
+def collect(folder: Path, given: dict[str, object], data: list[str] | None) -> list[dict[str, object]]:
+    """Return a row for each run that is done with these parameters, and its score on other data where it has one."""
     rows = []
     for file in sorted(folder.glob("*/summary.json")):
-        name, _, seed = file.parent.name.rpartition(" seed ")
+        run = file.parent.name
+        name, _, seed = run.rpartition(" seed ")
+        if name not in variants() or not is_done(file.parent, parameters(name, int(seed), given)):
+            print(f"{run}: left out, as it is of other settings.")
+            continue
         found = summary(file.parent)
-        scores = {"mean_dice": found["mean_dice"], "hd95_mm": found["mean_hd95_mm_all"], "seconds": found["seconds"]}
-        tested = folder / TESTED / file.parent.name
-        scores["test_dice"] = summary(tested)["mean_dice_own_grid"] if (tested / "summary.json").is_file() else None
-        rows.append({"variant": name, "seed": int(seed)} | scores | found["dice_per_organ"])
+        scores = {"mean_dice": found["mean_dice"], "seconds": found["seconds"], "test_dice": None}
+        if data and is_done(tested := folder / TESTED / run, scoring_parameters(folder, run, data)):
+            scores["test_dice"] = summary(tested)["mean_dice_own_grid"]
+        distances = _distances(file.with_name("evaluation.csv"))
+        scores |= {"hd95_mm": _mean(distances.values()), "not_found": sum(map(np.isnan, distances.values()))}
+        organs = found["dice_per_organ"]
+        rows.append({"variant": name, "seed": int(seed)} | scores | organs | {"distances": distances})
     return rows
+
+
+def _distances(file: Path) -> dict[tuple[str, str], float]:
+    """Return HD95 in mm by case and organ that the ground truth has; NaN where the organ was not found."""
+    with open(file, newline="", encoding="utf-8") as opened:
+        rows = [row for row in csv.DictReader(opened) if float(row["volume_true_ml"]) > 0]
+    return {(row["case"], row["organ"]): float(row["hd95_mm_all"] or "nan") for row in rows}
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN if there is none."""
+    found = [value for value in values if not np.isnan(value)]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def describe(rows: list[dict[str, object]]) -> Table:
@@ -97,15 +130,24 @@ def describe(rows: list[dict[str, object]]) -> Table:
             continue
         pairs = [(row, base) for row in own if name != recipe and (base := scores.get((recipe, row["seed"])))]
         dice, hd95, tested = (_numbers(row[key] for row in own) for key in ("mean_dice", "hd95_mm", "test_dice"))
-        gains, further = (
-            _numbers(row[key] for row, _ in pairs) - _numbers(base[key] for _, base in pairs)
-            for key in ("mean_dice", "hd95_mm")
-        )
+        gains = _numbers(row["mean_dice"] - base["mean_dice"] for row, base in pairs)
+        further = _numbers(_further(row["distances"], base["distances"]) for row, base in pairs)
         differences = (spread(gains, 1), f"{further.mean():+.1f}") if pairs else ("", "")
+        missed = f"{np.mean([row['not_found'] for row in own]):.1f}"
         on_test = spread(tested, 1) if np.isfinite(tested).all() else ""
-        lines.append((name, len(own), spread(dice, 1), differences[0], f"{hd95.mean():.1f}", differences[1], on_test))
-    heads = ("variant", "seeds", "Dice, %", "difference", "HD95, mm", "difference", "Dice on the test, %")
-    return Table(heads, lines, _ranking(rows))
+        distance = (missed, f"{hd95.mean():.1f}", differences[1])
+        lines.append((name, len(own), spread(dice, 1), differences[0], *distance, on_test))
+    heads = ("variant", "seeds", "Dice, %", "difference", "not found", "HD95, mm", "difference", "Dice on the test, %")
+    notes = [
+        "Not found: organs of all cases without a voxel in the prediction, per run. They have no HD95; its difference "
+        "is over the organs and cases that both models found."
+    ]
+    return Table(heads, lines, notes + _ranking(rows))
+
+
+def _further(distances: dict[tuple[str, str], float], base: dict[tuple[str, str], float]) -> float:
+    """Return the mean difference of HD95 over the organs that both models found, in mm."""
+    return _mean(distances[key] - base[key] for key in distances.keys() & base.keys())
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:
@@ -125,12 +167,6 @@ def _ranking(rows: list[dict[str, object]]) -> list[str]:
     ]
 
 
-def test(folder: Path, run: str, data_root: str, json_path: str) -> bool:
-    """Score the model of a finished run on another data set; return whether that is done."""
-    weights = {"evaluate_only": True, "pretrained_checkpoint": folder / run / "best_model.pth"}
-    return run_notebook(folder / TESTED / run, weights | {"data_root": data_root, "json_path": json_path})
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, then show what there is; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,22 +177,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--test", nargs=2, metavar=("DATA_ROOT", "JSON_PATH"), help="score the models there too")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     args = parser.parse_args(arguments)
+    given: dict[str, object] = notebook_parameters(parser, args.parameters, OWN)
+    chosen = {name for _, settings in variants().values() for name in settings}
+    if "other_settings" in given:
+        given["other_settings"] = json.loads(given["other_settings"])
+        if taken := sorted(chosen & given["other_settings"].keys()):
+            parser.error(f"-p other_settings: expected settings that no variant changes, found {', '.join(taken)}.")
     try:
-        claim_folder(args.folder, {"parameters": dict(args.parameters)})
+        claim_folder(args.folder, {"parameters": given})
         if args.test:
             claim_folder(args.folder / TESTED, {"data": list(args.test)})
     except InputError as error:
         parser.error(str(error))
     print(find_hardware(), versions(), flush=True)
     part, parts = args.share
-    runs = [(seed, name, *variants()[name]) for seed in range(args.seeds) for name in args.only][part - 1 :: parts]
+    runs = [(name, seed) for seed in range(args.seeds) for name in args.only][part - 1 :: parts]
     done = []
-    for seed, name, recipe, settings in runs:
+    for name, seed in runs:
         run = f"{name} seed {seed}"
-        trained = run_notebook(args.folder / run, parameters(recipe, settings, seed) | dict(args.parameters))
-        done.append(trained and (not args.test or test(args.folder, run, *args.test)))
-    if rows := collect(args.folder):
-        write_csv(rows, args.folder / "runs.csv")
+        done.append(run_notebook(args.folder / run, parameters(name, seed, given)))
+        if args.test and done[-1]:
+            done.append(run_notebook(args.folder / TESTED / run, scoring_parameters(args.folder, run, args.test)))
+    if rows := collect(args.folder, given, args.test):
+        write_csv([{key: row[key] for key in row if key != "distances"} for row in rows], args.folder / "runs.csv")
         print(describe(rows))
     return 0 if all(done) else 1
 

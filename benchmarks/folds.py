@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import run_notebook, spread, summary
+from benchmarks.runs import is_done, run_notebook, spread, summary
 from swinunetr.tables import Table
 
 TESTED_WITH = ("data_root", "json_path", "cache_dir", "largest_component", "test_time_flips")
@@ -26,9 +26,10 @@ def test(logdir: Path, parameters: Mapping[str, object], folds: int) -> bool:
 
     The validation list has no case of any fold, so no model has seen its cases, and none was chosen by them.
     """
-    trained = [folder for folder, _ in trainings(logdir, parameters, folds)]
-    if not all((folder / "summary.json").is_file() for folder in trained):
+    runs = trainings(logdir, parameters, folds)
+    if not all(is_done(folder, own) for folder, own in runs):
         return False
+    trained = [folder for folder, _ in runs]
     weights = [str(folder / "best_model.pth") for folder in trained]
     tested = {f"{folder.name}_tested": [file] for folder, file in zip(trained, weights, strict=True)}
     tested[f"{logdir.name}_ensemble"] = weights
@@ -41,14 +42,11 @@ def test(logdir: Path, parameters: Mapping[str, object], folds: int) -> bool:
     )
 
 
-def row(logdir: Path, folds: int) -> tuple | None:
-    """Return the scores of one entry in percent; None if its ensemble is not tested yet."""
-    ensemble = logdir.with_name(f"{logdir.name}_ensemble")
-    if not (ensemble / "summary.json").is_file():
-        return None
+def row(logdir: Path, folds: int) -> tuple:
+    """Return the scores of a tested entry in percent."""
     folders = [folder for folder, _ in trainings(logdir, {}, folds)]
     alone = np.array([summary(folder.with_name(f"{folder.name}_tested"))["mean_dice"] for folder in folders])
-    together = summary(ensemble)["mean_dice"]
+    together = summary(logdir.with_name(f"{logdir.name}_ensemble"))["mean_dice"]
     own = [summary(folder) for folder in folders]
     cases = [len(one["split"]["validation"]) for one in own]
     crossed = np.average([one["mean_dice"] for one in own], weights=cases)
@@ -57,10 +55,9 @@ def row(logdir: Path, folds: int) -> tuple | None:
 
 
 def describe(logdirs: list[Path], folds: int) -> Table:
-    """Return a table of the entries that are tested: mean Dice in percent, on the training grid."""
-    rows = [found for logdir in logdirs if (found := row(logdir, folds))]
+    """Return a table of tested entries: mean Dice in percent, on the training grid."""
     heads = ("volumes_start_seed", "folds", "single models", "ensemble", "difference", "cross-validated")
     note = (
         "Single models and ensemble: the validation list. Cross-validated: each training case by the model of its fold."
     )
-    return Table(heads, rows, [note])
+    return Table(heads, [row(logdir, folds) for logdir in logdirs], [note])

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
-from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -23,58 +21,38 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import folds
-from benchmarks.runs import run_notebook, share, spread
-from swinunetr.checkpoints import find_checkpoint
+from benchmarks.runs import is_done, notebook_parameters, run_notebook, share, spread, summary
 from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, replacing, sha256
+from swinunetr.files import claim_folder, replacing
 
 STARTS = ("random", "pretrained")
 COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")
 HEAD = """| training volumes | validation volumes | seeds | random init | pre-trained | difference | relative |
 |---|---|---|---|---|---|---|
 """
+OWN = ("json_path", "seed", "pretrained_checkpoint", "logdir", "fold", "folds", "evaluate_only")  # parameters
 FIELDS = ("volumes", "start", "seed", "mean_dice", "mean_dice_own_grid", "best_step", "seconds")
 
 
-def given(volumes: int, start: str, seed: int, weights: str, parameters: list[list[str]]) -> dict[str, object]:
+def given(volumes: int, start: str, seed: int, weights: str, parameters: dict[str, str]) -> dict[str, object]:
     """Return the parameters of the notebook for one entry of the table."""
     chosen = {"json_path": f"json_files/btcv_{volumes}.json", "seed": seed}
-    return chosen | ({"pretrained_checkpoint": weights} if start == "pretrained" else {}) | dict(parameters)
+    return chosen | ({"pretrained_checkpoint": weights} if start == "pretrained" else {}) | parameters
 
 
-def run(logdir: Path, parameters: dict[str, object]) -> bool:
-    """Fine-tune once, unless that is done; return whether it is now, from these weights."""
-    done = (logdir / "summary.json").is_file()
-    weights = parameters.get("pretrained_checkpoint")
-    return _is_of(weights, logdir) if done and weights else run_notebook(logdir, parameters)
-
-
-def _is_of(weights: str, logdir: Path) -> bool:
-    """Return whether a finished run started from this content of the weights; other weights may have had their name."""
-    noted = json.loads((logdir / "summary.json").read_text()).get("pretrained_sha256")  # older runs note none
-    if noted in (None, _content(weights)):
-        return True
-    print(f"{logdir.name}: it is of other weights than '{weights}' holds now. Choose another --folder.", flush=True)
-    return False
-
-
-@cache
-def _content(weights: str) -> str:
-    """Return the hash of the weights, once per command: several runs are compared with it."""
-    return sha256(find_checkpoint(weights))
-
-
-def collect(folder: Path) -> list[dict]:
-    """Return a row for each run that is done, with its curve of (step, mean Dice)."""
+def collect(entries: dict[Path, dict[str, object]]) -> list[dict]:
+    """Return a row for each entry that is done, with its curve of (step, mean Dice)."""
     rows = []
-    for file in sorted(folder.glob("*/summary.json")):
-        volumes, start, seed = file.parent.name.split("_")
-        summary = json.loads(file.read_text()) | {"volumes": int(volumes), "start": start, "seed": int(seed)}
-        with open(file.with_name("metrics.csv"), newline="", encoding="utf-8") as metrics:
+    for logdir, parameters in entries.items():
+        if not is_done(logdir, parameters):
+            continue
+        volumes, start, seed = logdir.name.split("_")
+        found = summary(logdir) | {"volumes": int(volumes), "start": start, "seed": int(seed)}
+        with open(logdir / "metrics.csv", newline="", encoding="utf-8") as metrics:
             curve = {int(line["step"]): float(line["mean_dice"]) for line in csv.DictReader(metrics)}
-        cases = len(summary["split"]["validation"])
-        rows.append({name: summary[name] for name in FIELDS} | {"cases": cases, "curve": curve})
+        cases = len(found["split"]["validation"])
+        rows.append({name: found[name] for name in FIELDS} | {"cases": cases, "curve": curve})
     return rows
 
 
@@ -142,9 +120,9 @@ def draw(groups: dict[int, list[tuple[dict, dict]]]) -> plt.Figure:
     return figure
 
 
-def show(folder: Path) -> None:
-    """Write ``table.md``, ``runs.csv`` and ``results.png`` from the runs that are done, and print the table."""
-    rows = collect(folder)
+def show(folder: Path, entries: dict[Path, dict[str, object]]) -> None:
+    """Write ``table.md``, ``runs.csv`` and ``results.png`` from the entries that are done, and print the table."""
+    rows = collect(entries)
     groups = paired(rows)
     if not groups:
         print("No run from random weights has a pre-trained one of the same seed yet.")
@@ -174,25 +152,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     args = parser.parse_args(arguments)
     part, parts = args.share
+    parameters = notebook_parameters(parser, args.parameters, OWN)
     try:
-        settings = {"weights": args.weights, "parameters": dict(args.parameters)}
+        settings = {"weights": args.weights, "parameters": parameters}
         claim_folder(args.folder, settings | ({"folds": args.folds} if args.folds else {}))
     except InputError as error:
         parser.error(str(error))
     print(find_hardware(), versions(), flush=True)
     entries = {
-        args.folder / f"{volumes}_{start}_{seed}": given(volumes, start, seed, args.weights, args.parameters)
+        args.folder / f"{volumes}_{start}_{seed}": given(volumes, start, seed, args.weights, parameters)
         for seed, volumes, start in product(range(args.seeds), args.volumes, STARTS)
     }
     runs = list(entries.items())
     if args.folds:
-        runs = [one for logdir, parameters in runs for one in folds.trainings(logdir, parameters, args.folds)]
-    done = [run(logdir, parameters) for logdir, parameters in runs[part - 1 :: parts]]
+        runs = [one for logdir, own in runs for one in folds.trainings(logdir, own, args.folds)]
+    done = [run_notebook(logdir, own) for logdir, own in runs[part - 1 :: parts]]
     if args.folds:
-        done += [folds.test(logdir, parameters, args.folds) for logdir, parameters in entries.items()]
-        print(folds.describe(list(entries), args.folds))
+        tested = [logdir for logdir, own in entries.items() if folds.test(logdir, own, args.folds)]
+        done.append(len(tested) == len(entries))
+        print(folds.describe(tested, args.folds))
     else:
-        show(args.folder)
+        show(args.folder, entries)
     return 0 if all(done) else 1
 
 

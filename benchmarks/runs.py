@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from argparse import ArgumentParser
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from papermill import inspect_notebook
+
+from swinunetr.errors import InputError
+from swinunetr.files import sha256
+from swinunetr.recipe import Recipe
+from swinunetr.settings import Options, differences, read_parameters
+
+NOTEBOOK = Path(__file__).parent.parent / "swinunetr_finetune.ipynb"
 
 
 def run_notebook(logdir: Path, parameters: Mapping[str, object]) -> bool:
     """Run the notebook through papermill with a ``logdir``, unless that is done; return whether it is now.
 
-    The executed notebook is written beside the folder. A run that fails, or that another process has under way, is
-    named, and so is the result of a run that ends well.
+    The executed notebook is written beside the folder. A run that fails, that another process has under way, or that is
+    done with other settings or weights is named, and so is the result of a run that ends well.
 
     Args:
         logdir: Folder of the run.
         parameters: Parameters of the notebook by name; a dictionary is passed as JSON.
     """
     if (logdir / "summary.json").is_file():
-        return True
+        if others := differing(logdir, parameters):
+            print("\n".join([f"{logdir.name}: it is of another run. Delete it, or choose another --folder.", *others]))
+        return not others
     given = {"logdir": logdir} | dict(parameters)
     texts = {name: json.dumps(value) if isinstance(value, Mapping) else str(value) for name, value in given.items()}
     options = [text for name, value in texts.items() for text in ("-p", name, value)]
-    notebook = ["swinunetr_finetune.ipynb", str(logdir.with_name(f"{logdir.name}.ipynb"))]
+    notebook = [str(NOTEBOOK), str(logdir.with_name(f"{logdir.name}.ipynb"))]
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", *notebook, *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -35,6 +49,54 @@ def run_notebook(logdir: Path, parameters: Mapping[str, object]) -> bool:
         return False
     print(f"{logdir.name}: {summary(logdir)['mean_dice']:.3f}", flush=True)
     return True
+
+
+def is_done(logdir: Path, parameters: Mapping[str, object]) -> bool:
+    """Return whether the run of these parameters is done."""
+    return (logdir / "summary.json").is_file() and not differing(logdir, parameters)
+
+
+def differing(logdir: Path, parameters: Mapping[str, object]) -> list[str]:
+    """Return a line for each setting in which a finished run is not the one of these parameters, and of these weights.
+
+    Its data are not compared, but for the paths in ``parameters``, which are for the caller to note.
+    """
+    found = summary(logdir)
+    try:
+        options, recipe = recipe_of(parameters)
+        hashes = [sha256(file) for file in options.ensemble or filter(None, [options.checkpoint])]
+    except InputError as error:
+        return [f"  {error}"]
+    expected = {"recipe": asdict(recipe), "pretrained_sha256": hashes[0] if hashes else "", "ensemble_sha256": None}
+    if options.ensemble:
+        expected["ensemble_sha256"] = hashes
+    before = {key: found.get(key) for key in expected}
+    before["recipe"] = asdict(Recipe()) | (before["recipe"] or {})  # a setting that it does not name was not there
+    return differences(*(json.loads(json.dumps(settings)) for settings in (before, expected)))
+
+
+def recipe_of(parameters: Mapping[str, object]) -> tuple[Options, Recipe]:
+    """Return the options and the recipe of a run of the notebook with these parameters, the others at their defaults.
+
+    Raises:
+        InputError: As from :func:`settings.read_parameters`.
+    """
+    return read_parameters(**_defaults() | dict(parameters))
+
+
+@cache
+def _defaults() -> dict[str, object]:
+    """Return the parameters of the notebook with their defaults."""
+    return {name: ast.literal_eval(one["default"]) for name, one in inspect_notebook(str(NOTEBOOK)).items()}
+
+
+def notebook_parameters(parser: ArgumentParser, given: Sequence[Sequence[str]], own: Collection[str]) -> dict[str, str]:
+    """Return the parameters after ``-p`` by name; exits with an error if the benchmark sets one of them itself."""
+    if taken := [name for name, _ in given if name in own]:
+        parser.error(f"-p: expected parameters that the benchmark leaves alone, found {', '.join(taken)}.")
+    if unknown := [name for name, _ in given if name not in _defaults()]:
+        parser.error(f"-p: expected parameters of the notebook, found {', '.join(unknown)}.")
+    return dict(given)
 
 
 def summary(logdir: Path) -> dict:

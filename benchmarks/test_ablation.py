@@ -1,82 +1,125 @@
 """Which runs the ablation makes, and its differences counted by hand."""
 
 import json
+import shutil
 import subprocess
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
 from benchmarks import ablation, runs
+from swinunetr.checkpoints import build_swinunetr, save_weights
+from swinunetr.files import sha256
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
-from swinunetr.settings import read_parameters
 
-DICE = {"published": 0.5, "tuned": 0.8, "tuned without no flips": 0.7}
+DICE = {"published": 0.5, "tuned": 0.8, "tuned with flips": 0.7}
 
 
 def test_the_choices_are_all_that_the_tuned_recipe_changes_but_the_number_of_validations():
     differing = {f.name for f in fields(Recipe) if getattr(TUNED, f.name) != getattr(Recipe(), f.name)}
-    assert sorted(name for names in ablation.CHOICES.values() for name in names) == sorted(differing - {"eval_every"})
+    assert sorted(n for _, names in ablation.CHOICES.values() for n in names) == sorted(differing - {"eval_every"})
     assert not any(names.keys() & differing for names in ablation.CANDIDATES.values())
 
 
 @pytest.mark.parametrize("name", ablation.variants())
-def test_a_variant_differs_from_its_recipe_by_its_choice_alone(name, tmp_path):
+def test_a_variant_differs_from_its_recipe_by_its_choice_alone(name):
     recipe_name, settings = ablation.variants()[name]
-    given = {"data_root": "", "pretrained_checkpoint": "", "logdir": "x", "resume": True, "cache_dir": ""}
-    given |= {"save_every": 15, **ablation.parameters(recipe_name, settings, seed=3)}
-    options, recipe = read_parameters(**given)
-    base = read_parameters(**given | ablation.parameters(recipe_name, {}, seed=3))[1]
-    differing = {f.name for f in fields(Recipe) if getattr(recipe, f.name) != getattr(base, f.name)}
-    assert differing == settings.keys() and (options.fold, options.folds, recipe.seed) == (1, 2, 3)
-    assert all(getattr(base, key) == value for key, value in DEMO_SCALE.items())
+    for given in ({}, {"other_settings": {"feature_size": 24}, "max_steps": "9"}):
+        options, recipe = runs.recipe_of(ablation.parameters(name, 3, given))
+        _, base = runs.recipe_of(ablation.parameters(recipe_name, 3, given))
+        differing = {f.name for f in fields(Recipe) if getattr(recipe, f.name) != getattr(base, f.name)}
+        assert differing == settings.keys() and (options.fold, options.folds, recipe.seed) == (1, 2, 3)
+        scale = DEMO_SCALE | ({"feature_size": 24, "max_steps": 9} if given else {})
+        assert all(getattr(base, key) == value for key, value in scale.items())
     if recipe_name == "tuned" and not settings:
         assert base.adam_beta2 == TUNED.adam_beta2
 
 
 @pytest.fixture
 def without_papermill(monkeypatch, tmp_path):
-    """Replace every run by scores that its name decides."""
+    """Replace every run by scores that its name decides: of one organ in two cases, the second not found with flips."""
 
     def instead_of_papermill(command, **_):
         given = dict(zip(command[command.index("-p") + 1 :: 3], command[command.index("-p") + 2 :: 3], strict=True))
-        logdir = runs.Path(given["logdir"])
-        if "evaluate_only" in given:  # a test; the model is in its name
-            assert given["pretrained_checkpoint"] == str(tmp_path / logdir.name / "best_model.pth")
-            logdir.mkdir(parents=True)
-            trained = json.loads((tmp_path / logdir.name / "summary.json").read_text())
-            (logdir / "summary.json").write_text(
-                json.dumps({"mean_dice": 0, "mean_dice_own_grid": 1 - trained["mean_dice"]})
-            )
-            return subprocess.CompletedProcess(command, 0, "", "")
-        seed = int(given["seed"])
-        dice = DICE[logdir.name.removesuffix(f" seed {seed}")] + 0.1 * seed * ("without" in logdir.name)
+        logdir = runs.Path(given.pop("logdir"))
         logdir.mkdir(parents=True)
-        found = {"mean_dice": dice, "mean_hd95_mm_all": 100 * dice, "seconds": 1, "dice_per_organ": {"liver": dice}}
+        _, recipe = runs.recipe_of(given)
+        found = {"recipe": asdict(recipe), "pretrained_sha256": "", "seconds": 1}
+        if "evaluate_only" in given:  # a test; the model is in its name
+            model = tmp_path / logdir.name / "best_model.pth"
+            assert given["pretrained_checkpoint"] == str(model)
+            dice = json.loads(model.with_name("summary.json").read_text())["mean_dice"]
+            found |= {"mean_dice": 0, "mean_dice_own_grid": 1 - dice, "pretrained_sha256": sha256(model)}
+        else:
+            seed = int(given["seed"])
+            variant = logdir.name.removesuffix(f" seed {seed}")
+            dice = DICE[variant] + 0.1 * seed * ("with" in variant)
+            found |= {"mean_dice": dice, "dice_per_organ": {"liver": dice}}
+            rows = ["case,organ,volume_true_ml,hd95_mm_all", f"a,liver,9,{100 * dice}"]
+            rows.append("b,liver,9," + ("" if "with" in variant else "200"))
+            (logdir / "evaluation.csv").write_text("\n".join([*rows, "c,liver,0,"]))
+            note = {"recipe": asdict(recipe), "classes": ("background", "liver"), "modality": "CT", "run": logdir.name}
+            save_weights(build_swinunetr(2, feature_size=12, window_size=4), logdir / "best_model.pth", note=note)
         (logdir / "summary.json").write_text(json.dumps(found))
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
 
 
-def test_differences_are_paired_by_seed(without_papermill, tmp_path, capsys):
-    given = ["--folder", str(tmp_path), "--seeds", "2", "--only", *DICE]
-    assert ablation.main(given) == 0 and ablation.main(given) == 0  # the second time nothing is run
-    rows = {row[0]: row[1:] for row in ablation.describe(ablation.collect(tmp_path)).rows}
-    assert rows["published"][:3] == (2, "50.0 ± 0.0", "")
-    assert rows["tuned without no flips"] == (2, "75.0 ± 7.1", "-5.0 ± 7.1", "75.0", "-5.0", "")  # 70, 80 against 80
-    assert "tuned without no flips" in capsys.readouterr().out and len(ablation.collect(tmp_path)) == 6
+def shown(folder, capsys, *more):
+    """Run the command, and return its exit status, the rows of its table by name, and what it printed."""
+    status = ablation.main(["--folder", str(folder), "--seeds", "2", "--only", *DICE, *more])
+    data = list(more[more.index("--test") + 1 :][:2]) if "--test" in more else None
+    text = capsys.readouterr().out
+    return status, {row[0]: row[1:] for row in ablation.describe(ablation.collect(folder, {}, data)).rows}, text
+
+
+def test_differences_are_paired_by_seed_and_by_what_both_found(without_papermill, tmp_path, capsys):
+    for _ in range(2):  # the second time nothing is run
+        status, rows, text = shown(tmp_path, capsys)
+        assert status == 0 and "tuned with flips" in text
+    assert rows["published"][:4] == (2, "50.0 ± 0.0", "", "0.0")
+    # Dice 70 and 80 against 80; HD95 of the case that both found 70 and 80 mm against 80, of the other 200 mm
+    assert rows["tuned with flips"] == (2, "75.0 ± 7.1", "-5.0 ± 7.1", "1.0", "75.0", "-5.0", "")
+    assert rows["tuned"][3:5] == ("0.0", "140.0")
     with pytest.raises(SystemExit):
         ablation.main(["--folder", str(tmp_path), "-p", "data_root", "/data"])
     assert "holds results of other settings (parameters" in capsys.readouterr().err
 
 
 def test_a_test_on_other_data_is_in_the_table(without_papermill, tmp_path, capsys):
-    given = ["--folder", str(tmp_path), "--seeds", "2", "--only", "tuned", "tuned without no flips"]
-    assert ablation.main(given) == 0 and "Rank" not in capsys.readouterr().out
-    assert ablation.main([*given, "--test", "/data", "a.json"]) == 0  # finished runs are tested, not run again
-    table = ablation.describe(ablation.collect(tmp_path))
-    assert [row[-1] for row in table.rows] == ["20.0 ± 0.0", "25.0 ± 7.1"]
-    assert "over 4 models: -1.00" in capsys.readouterr().out
+    assert "Rank" not in shown(tmp_path, capsys)[2]
+    given = ("--test", str(tmp_path), "a.json")
+    status, rows, text = shown(tmp_path, capsys, *given)  # finished runs are tested, not run again
+    assert status == 0 and [rows[name][-1] for name in DICE] == ["50.0 ± 0.0", "20.0 ± 0.0", "25.0 ± 7.1"]
+    assert "over 6 models: -1.00" in text
     with pytest.raises(SystemExit):
-        ablation.main([*given, "--test", "/data", "b.json"])
+        ablation.main(["--folder", str(tmp_path), "--test", str(tmp_path), "b.json"])
     assert "holds results of other settings (data" in capsys.readouterr().err
+
+    shutil.copy(tmp_path / "published seed 0/best_model.pth", tmp_path / "tuned seed 0/best_model.pth")
+    status, rows, text = shown(tmp_path, capsys, *given)  # the model was trained again after its test
+    assert status == 1 and "tuned seed 0: it is of another run" in text and rows["tuned"][-1] == ""
+
+
+def test_runs_of_other_settings_are_named_and_left_out(without_papermill, tmp_path, capsys):
+    shown(tmp_path, capsys)
+    file = tmp_path / "tuned seed 0/summary.json"
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"recipe": found["recipe"] | {"learning_rate": 0.123}}))
+    status, rows, text = shown(tmp_path, capsys)
+    assert status == 1 and "learning_rate: 0.123 in the folder, 0.008 now" in text and rows["tuned"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", "1", "leaves alone, found seed"),
+        ("other_settings", '{"flip_probability": 0.5}', "no variant changes, found flip_probability"),
+        ("colour", "red", "parameters of the notebook, found colour"),
+    ],
+)
+def test_parameters_that_would_make_variants_alike_are_refused(tmp_path, capsys, name, value, message):
+    with pytest.raises(SystemExit):
+        ablation.main(["--folder", str(tmp_path), "-p", name, value])
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

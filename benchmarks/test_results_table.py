@@ -1,13 +1,15 @@
 """The results table from finished runs, and which runs are started."""
 
 import csv
-import hashlib
 import json
 import subprocess
+from dataclasses import asdict
 
 import pytest
 
 from benchmarks import results_table, runs
+from swinunetr.checkpoints import build_swinunetr, save_weights, training_note
+from swinunetr.files import sha256
 
 DICE = {  # best of the run, by start and seed
     ("random", 0): 0.40,
@@ -17,10 +19,15 @@ DICE = {  # best of the run, by start and seed
 }
 
 
-def finish(logdir, dice):
-    """Leave what a finished run of the notebook leaves, as far as the table reads it."""
+def finish(given, dice):
+    """Leave what a finished run of the notebook with these parameters leaves, as far as the table reads it."""
+    logdir = results_table.Path(given["logdir"])
     logdir.mkdir(parents=True)
+    options, recipe = runs.recipe_of(given)
+    hashes = [sha256(file) for file in options.ensemble or filter(None, [options.checkpoint])]
     scores = {"mean_dice": dice, "mean_dice_own_grid": dice, "best_step": 20, "seconds": 30}
+    scores |= {"recipe": asdict(recipe), "pretrained_sha256": hashes[0] if hashes else ""}
+    scores |= {"ensemble_sha256": hashes} if options.ensemble else {}
     (logdir / "summary.json").write_text(json.dumps(scores | {"split": {"validation": ["a", "b"]}}))
     (logdir / "metrics.csv").write_text(f"step,train_loss,mean_dice\n10,1.0,{dice / 2}\n20,0.5,{dice}\n")
 
@@ -36,7 +43,7 @@ def started(monkeypatch):
         start = "pretrained" if "pretrained_checkpoint" in given else "random"
         assert folder.name == f"6_{start}_{given['seed']}" and given["json_path"] == "json_files/btcv_6.json"
         folders.append(folder.name)
-        finish(folder, DICE[start, int(given["seed"])])
+        finish(given, DICE[start, int(given["seed"])])
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
@@ -45,9 +52,9 @@ def started(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def weights(tmp_path, monkeypatch):
-    """Write a file that stands for weights into the working folder."""
+    """Write weights into the working folder."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "w.pth").write_bytes(b"weights")
+    save_weights(build_swinunetr(2, feature_size=12, window_size=4), tmp_path / "w.pth")
     return tmp_path / "w.pth"
 
 
@@ -70,7 +77,7 @@ def test_means_spread_and_paired_difference_counted_by_hand(started, tmp_path, c
 
 
 def test_finished_runs_are_left_out_and_a_seed_without_its_pair_does_not_count(started, tmp_path):
-    finish(tmp_path / "folder/6_random_1", 0.9)
+    finish({"logdir": tmp_path / "folder/6_random_1", "seed": 1}, 0.9)
     (tmp_path / "folder/made_by.json").write_text(json.dumps({"weights": "w.pth", "parameters": {}}))
     fill(tmp_path / "folder", "--seeds", "1")
     assert started == ["6_random_0", "6_pretrained_0"]
@@ -102,12 +109,19 @@ def test_runs_of_other_weights_are_not_mixed_in(started, tmp_path, capsys):
 
 def test_finished_runs_of_other_weights_under_the_same_name_do_not_count(started, weights, tmp_path, capsys):
     fill(tmp_path / "folder", "--seeds", "1")
-    for noted, expected in ((weights.read_bytes(), 0), (b"other", 1)):
-        file = tmp_path / "folder/6_pretrained_0/summary.json"
-        digest = hashlib.sha256(noted).hexdigest()
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"pretrained_sha256": digest}))
-        assert fill(tmp_path / "folder", "--seeds", "1") == expected
-    assert "6_pretrained_0: it is of other weights" in capsys.readouterr().out and len(started) == 2
+    assert fill(tmp_path / "folder", "--seeds", "1") == 0
+    save_weights(build_swinunetr(2, feature_size=12, window_size=4), weights)
+    assert fill(tmp_path / "folder", "--seeds", "1") == 1 and len(started) == 2
+    text = capsys.readouterr().out
+    assert "6_pretrained_0: it is of another run" in text and "pretrained_sha256: " in text
+    assert "No run from random weights has a pre-trained one" in text
+
+
+@pytest.mark.parametrize("name", ["pretrained_checkpoint", "seed", "json_path", "evaluate_only"])
+def test_parameters_that_the_table_sets_are_refused(started, tmp_path, capsys, name):
+    with pytest.raises(SystemExit):
+        fill(tmp_path / "folder", "-p", name, "1")
+    assert f"leaves alone, found {name}" in capsys.readouterr().err and not started
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):
@@ -128,8 +142,9 @@ def test_folds_are_trained_and_tested_alone_and_together_on_the_validation_list(
         started[logdir.name] = given
         weights = given.get("pretrained_checkpoint", "")
         dice = 0.9 if "," in weights else alone[int(logdir.name.split("fold")[1][0])]
-        finish(logdir, dice)
-        (logdir / "best_model.pth").write_bytes(b"")
+        finish(given, dice)
+        note = {"recipe": asdict(runs.recipe_of(given)[1]), "classes": ("background", "liver"), "modality": "CT"}
+        save_weights(build_swinunetr(2, feature_size=12, window_size=4), logdir / "best_model.pth", note=note)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
@@ -144,3 +159,9 @@ def test_folds_are_trained_and_tested_alone_and_together_on_the_validation_list(
     assert "6_random_0 2 65.00 ± 7.07 90.00 +25.00 65.00" in shown
     started.clear()
     assert fill(tmp_path / "out", *given) == 0 and not started
+    weights = build_swinunetr(2, feature_size=12, window_size=4)
+    file = tmp_path / "out/6_random_0_fold1/best_model.pth"
+    save_weights(weights, file, note=training_note(file))
+    assert fill(tmp_path / "out", *given) == 1 and not started  # a model was trained again after its test
+    shown = capsys.readouterr().out
+    assert "6_random_0_fold1_tested: it is of another run" in shown and "6_random_0_ensemble: it is of" in shown
