@@ -273,12 +273,17 @@ class RunFolder:
                 self.events.add_scalar(tag, value, row["step"])
 
     def save_weights(self, model: torch.nn.Module, name: str) -> None:
-        """Write the weights of a SwinUNETR and the settings of the run to the file ``name``, which MONAI can load."""
+        """Write the weights of a SwinUNETR and the settings of the run to the file ``name``, which MONAI can load.
+
+        The next :meth:`keep` writes the state too. A run that is killed after that goes on behind this step; on a GPU,
+        which repeats a step with other rounding, it could otherwise find that another step was the best one.
+        """
         if self.writes:
             save_weights(model, self.path / name, note=self.settings)
+            self._saved_at = -math.inf
 
     def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
-        """Write the state after a step if it is due, if the step is the last, or if the user asked to stop.
+        """Write the state after a step if it is due, after new weights, at the last step, or if the user asked to stop.
 
         Args:
             step: Number of the step.

@@ -158,6 +158,17 @@ def test_a_new_run_saves_a_state_before_the_first_step(tmp_path):
     assert run.restore(**network()) == 0 and run.history == []
 
 
+def test_the_state_is_of_the_step_of_the_best_weights(tmp_path):
+    run = open_run(tmp_path, save_every=1e9)
+    run.restore(**(parts := network()))
+    for step, dice in ((1, 0.5), (2, 0.4)):
+        run.losses.append(train_step(step, **parts))
+        if run.record(step, {"mean_dice": dice}):
+            run.save_weights(build_swinunetr(2, feature_size=12, window_size=4), "best_model.pth")
+        run.keep(step, last=False, **parts)
+    assert open_run(tmp_path).restore(**network()) == 1  # the second step is not due
+
+
 def test_restoring_again_in_the_same_process_loads_the_last_state(tmp_path):
     run, model = run_steps(tmp_path, 3)
     parts = network()
