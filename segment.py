@@ -41,7 +41,7 @@ def main() -> int:
         choices=KINDS,
         const=KINDS[0],
         default="",
-        help="write a DICOM segmentation object for each series; LABELMAP for newer viewers, BINARY for others",
+        help="write a DICOM segmentation object for each series: LABELMAP (the default), or BINARY for older viewers",
     )
     parser.add_argument("--pictures", action="store_true", help="write a picture of each scan with its outlines")
     parser.add_argument(

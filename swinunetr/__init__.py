@@ -1,6 +1,6 @@
-"""What the notebooks stand on, one task per module; `ssl_helpers.py` says where to find what.
+"""Modules that the notebooks use, one task each; `ssl_helpers.py` says where to find what.
 
-Imports run one way, from the notebooks down to `errors`: `tests/test_imports.py` holds them to it.
+Imports run one way, from the notebooks down to `errors`: `tests/test_imports.py` checks it.
 """
 
 import logging

@@ -268,8 +268,11 @@ def _existing(checkpoint: str | os.PathLike) -> Path:
     file = Path(checkpoint).expanduser()
     if file.is_file():
         return file
-    found = "a folder" if file.is_dir() else "a path where there is no file"
-    raise refusal(file, found, remedy=f"Give the path of a file, or find_checkpoint({SSL_50K!r}).")
+    found = "a folder" if file.is_dir() else "no file"
+    raise CheckpointError(
+        f"{file}: expected a file of weights, found {found}. Correct the path: pretrained_checkpoint of a notebook, or "
+        f"the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial."
+    )
 
 
 def _read(file: Path) -> Mapping:

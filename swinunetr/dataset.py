@@ -231,7 +231,7 @@ def read_json(json_path: str | Path) -> dict:
         text = json_path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
         content = json.loads(text, object_pairs_hook=_without_repeats)
     except ValueError as error:
-        raise InputError(f"json_path: '{json_path}' is not valid JSON ({error}).") from None
+        raise InputError(f"json_path: '{json_path}' is not valid JSON ({error}). Correct it there.") from None
     except OSError as error:
         raise InputError(f"json_path: '{json_path}' cannot be read ({error}). Ask for access, or copy it.") from None
     if not isinstance(content, dict):

@@ -144,7 +144,7 @@ def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], mo
     try:
         sources = _read_sources(series)
     except OSError as error:
-        raise InputError(f"{series.name}: a file of the series could not be read ({error}).") from error
+        raise InputError(f"{series.name}: a file of the series could not be read ({error}). Copy it again.") from error
     _check_labels(labels, series, classes, sources[0])
     try:
         return _build(labels, series, classes, sources, model, kind)

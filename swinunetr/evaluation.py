@@ -123,11 +123,11 @@ def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
 
 
 def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardware) -> dict[str, float]:
-    """Return the upper bound of the resolution: the Dice that the training grid allows for each organ.
+    """Return the ceiling of the resolution: the Dice that the training grid allows for each organ.
 
     It is the mean Dice of the ground truth itself after resampling to the training grid and back to the scan's own
-    grid. A prediction on this training grid is not expected to score higher. Ignored voxels have no class on the way,
-    so that an organ beside them loses nothing to background.
+    grid. A prediction can score slightly higher, as its probabilities are interpolated. Ignored voxels have no class on
+    the way, so that an organ beside them loses nothing to background.
 
     Args:
         cases: Preprocessed cases with labels.
@@ -201,7 +201,7 @@ def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -
 
     Args:
         rows: Rows from :func:`score_case` of all cases.
-        ceiling: Upper bound of the resolution by organ, from :func:`resolution_ceiling`; None omits the column.
+        ceiling: What the resolution allows by organ, from :func:`resolution_ceiling`; None omits the column.
     """
     organs = list(dict.fromkeys(row["organ"] for row in rows))
     heads = ["organ", "Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "cases"]

@@ -54,9 +54,11 @@ def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]
     """
     figure, axes = plt.subplots(1, len(images), figsize=(2.6 * len(images), 3.0), squeeze=False, layout="constrained")
     labels = _organs_alone(labels.numpy(), organs)
-    for ax, image, label in zip(axes[0], images[:, 0].numpy(), labels[:, 0], strict=True):
-        _draw(ax, image, label, 2, image.shape[2] // 2, (1, 1, 1), organs)
-    _legend(figure, labels, organs)
+    middle = images.shape[-1] // 2
+    for number, (ax, image, label) in enumerate(zip(axes[0], images[:, 0].numpy(), labels[:, 0], strict=True), start=1):
+        _draw(ax, image, label, 2, middle, (1, 1, 1), organs)
+        ax.set_title(f"crop {number}, middle axial slice", fontsize=8)
+    _legend(figure, labels[..., middle], organs)
     return figure
 
 
@@ -82,8 +84,9 @@ def plot_contours(
 ) -> Figure:
     """Show ground truth and prediction as outlines on three planes through an organ, on the voxels of the scan.
 
-    The upper row shows the whole scan, the lower row the surroundings of the organ. The planes go through the middle of
-    the organ in the ground truth. Numbers and colours identify the organs. The figure is as wide as a page.
+    The upper row shows the whole scan, the lower row the surroundings of the organ, with numbers. The planes go through
+    the middle of the organ in the ground truth. Numbers and colours identify the organs. The figure is as wide as a
+    page.
 
     Args:
         case: ``name``, and the files of the scan (``source``) and of the ground truth (``label_source``), with its
@@ -104,7 +107,7 @@ def plot_contours(
         across, up = (a for a in range(3) if a != axis)
         for ax in column:
             _draw(ax, image, None, axis, middle[axis], spacing, organs)
-            _outline(ax, truth.take(middle[axis], axis).T, len(organs), "solid", numbers=True)
+            _outline(ax, truth.take(middle[axis], axis).T, len(organs), "solid", numbers=ax is column[1])
             _outline(ax, predicted.take(middle[axis], axis).T, len(organs), "dashed")
         column[0].set_title(plane, fontsize=9)
         column[0].set_anchor("S")
@@ -113,7 +116,7 @@ def plot_contours(
         column[1].set_anchor("N")
         column[1].set(xlim=(first[across], last[across]), ylim=(first[up], last[up]))
         column[1].xaxis.set_inverted(column[0].xaxis_inverted())
-    figure.suptitle(f"{case['name']}, at the {organ}", fontsize=10)
+    figure.suptitle(f"{case['name']}, planes through the {organ}", fontsize=10)
     shown = np.concatenate([np.unique(v.take(middle[a], a)) for v in (truth, predicted) for _, a in PLANES])
     _legend(figure, shown, organs, numbers=True, lines=(("ground truth", "solid"), ("prediction", "dashed")))
     return figure
@@ -202,7 +205,7 @@ def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
     best = max(history, key=lambda row: row["mean_dice"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
     left.plot(steps, [row["train_loss"] for row in history], marker=".")
-    left.set(xlabel="step", ylabel="DiceCE loss", title="Training loss, mean since the previous validation")
+    left.set(xlabel="step", ylabel="loss", title="Training loss, mean since the previous validation")
     right.plot(steps, [row["mean_dice"] for row in history], marker=".")
     right.plot(best["step"], best["mean_dice"], "o", mfc="none", ms=12, color="C3")
     title = f"Validation Dice, best {best['mean_dice']:.3f} at step {best['step']}"

@@ -137,7 +137,9 @@ def segment(
     if not found:
         raise InputError("\n".join(["scans: none can be segmented:", *problems]))
     if dicom_seg and not any(scan.series for scan in found):
-        raise InputError(f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only.")
+        raise InputError(
+            f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only. Leave out --dicom-seg."
+        )
 
     own, others = ({f"{scan.name}{ending}" for scan in found} for ending in (".nii.gz", UNCERTAINTY))
     if uncertainty and own & others:

@@ -304,7 +304,8 @@ def check_refused(model, file, match):
     with pytest.raises(CheckpointError, match=match) as caught:
         load_pretrained(model, file)
     message = str(caught.value)
-    assert message.startswith(str(file)) and "this seems to be" in message and "Expected" in message
+    assert message.startswith(str(file)) and "xpected" in message
+    assert "this seems to be" in message or not file.is_file()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

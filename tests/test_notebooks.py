@@ -209,7 +209,7 @@ def test_two_ranks_under_torchrun_make_one_run(short, tmp_path):
     assert len(list((tmp_path / "run/predictions").glob("*.nii.gz"))) == 2
     assert len((tmp_path / "run/evaluation.csv").read_text().splitlines()) == 1 + 2 * 13
     assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
-    assert "2 steps of 2 crops from 2 volume(s)" in (tmp_path / "out.0.ipynb").read_text()
+    assert "2 steps; crops per step: 2, volumes: 2" in (tmp_path / "out.0.ipynb").read_text()
 
 
 def test_two_ranks_under_torchrun_make_one_run_of_pretraining(scans, tmp_path):
@@ -219,7 +219,7 @@ def test_two_ranks_under_torchrun_make_one_run_of_pretraining(scans, tmp_path):
     assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
     assert len(list((tmp_path / "cache").glob("*.pt"))) == 3
     assert len(torch.load(tmp_path / "run/ssl_pretrained_weights.pth", weights_only=True)) > 100
-    assert "2 steps of 2 views on 2 device(s)" in (tmp_path / "out.0.ipynb").read_text()
+    assert "2 steps; views per step: 2, devices: 2" in (tmp_path / "out.0.ipynb").read_text()
 
 
 def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_path):
