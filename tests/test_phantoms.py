@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -223,7 +221,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_command_writes_the_layout_of_btcv(tmp_path):
-    subprocess.run([sys.executable, "-m", "swinunetr.phantoms", tmp_path, "--cases", "1", "2"], check=True)
+    phantoms.main([str(tmp_path), "--cases", "1", "2"])
     written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.gz"))
     assert written == [
         f"{folder}{case}.nii.gz" for folder in ("imagesTr/img000", "labelsTr/label000") for case in (1, 2)

@@ -17,6 +17,7 @@ from conftest import PROJECT, SMALL, write_case
 from dicom_files import slice_positions, write_series
 from scipy.ndimage import label as scipy_label
 
+import segment as command_line
 from swinunetr import inference
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
 from swinunetr.devices import find_hardware
@@ -382,19 +383,11 @@ def test_several_weights_are_averaged(weights, scans, tmp_path):
         segment([weights, other], scan, tmp_path / "none")
 
 
-def test_the_command_line_says_by_its_status_whether_all_were_segmented(weights, tmp_path):
+def test_the_command_line_says_by_its_status_whether_all_were_segmented(weights, tmp_path, monkeypatch, capsys):
     write_body(tmp_path / "scans/good")
-    command = [
-        sys.executable,
-        "segment.py",
-        str(weights),
-        str(tmp_path / "scans"),
-        str(tmp_path / "out"),
-        "--dicom-seg",
-    ]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "good/series3" in done.stdout and (tmp_path / "out/good/series3.dcm").is_file()
+    command = ["segment.py", str(weights), str(tmp_path / "scans"), str(tmp_path / "out"), "--dicom-seg"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert command_line.main() == 0
+    assert "good/series3" in capsys.readouterr().out and kind_of(tmp_path / "out/good/series3.dcm") == "LABELMAP"
     write_body(tmp_path / "scans/gap", "1.2.3.7")[4].unlink()
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 3 and "gap/series3" in done.stderr and "Traceback" not in done.stderr
+    assert command_line.main() == 3 and "gap/series3" in capsys.readouterr().err
