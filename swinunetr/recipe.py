@@ -219,17 +219,17 @@ class PretrainingRecipe(CommonRecipe):
 
 
 # What differs from the published recipe. The number is what is lost without the choice, in points of mean Dice at the
-# demo's scale: mean of three seeds, of two where a star is, by ``benchmarks.ablation`` with 480 steps
-# (docs/results.md). The learning rate is the published one, as the best one depends on the scale.
+# demo's scale: mean of three seeds by ``benchmarks.ablation`` with 480 steps (docs/results.md). The learning rate is
+# the published one, as the best one depends on the scale.
 TUNED = Recipe(
-    schedule="cosine",  # 2.6*, together with clip_norm
+    schedule="cosine",  # 2.2, together with clip_norm
     clip_norm=1.0,
     adam_beta2=0.95,  # 1.9
-    class_balance=0.5,  # 17.0*
+    class_balance=0.5,  # 17.1
     deep_supervision=2,  # 4.0
-    crop_centres="organs",  # -0.3; 14.8* on a grid of 3 mm, where a crop holds fewer organs
+    crop_centres="organs",  # -0.3; 14.8 (two seeds) on a grid of 3 mm, where a crop holds fewer organs
     organ_crops=0.7,
-    flip_probability=0.0,  # 9.2*
+    flip_probability=0.0,  # 9.7
     window_weights="gaussian",  # 1.9, together with overlap
     overlap=0.5,
     eval_every=500,  # a falling rate ends at its best; fewer validations pay for the windows
