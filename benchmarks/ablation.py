@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +27,7 @@ from benchmarks.runs import is_done, notebook_parameters, run_notebook, share, s
 from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, write_csv
+from swinunetr.parameters import convert_parameters
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
 from swinunetr.tables import Table
 
@@ -93,7 +93,10 @@ def collect(folder: Path, given: dict[str, object], data: list[str] | None) -> l
     for file in sorted(folder.glob("*/summary.json")):
         run = file.parent.name
         name, _, seed = run.rpartition(" seed ")
-        if name not in variants() or not is_done(file.parent, parameters(name, int(seed), given)):
+        if name not in variants():
+            print(f"{run}: left out, as there is no variant of this name.")
+            continue
+        if not is_done(file.parent, parameters(name, int(seed), given)):
             print(f"{run}: left out, as it is of other settings.")
             continue
         found = summary(file.parent)
@@ -179,11 +182,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     given: dict[str, object] = notebook_parameters(parser, args.parameters, OWN)
     chosen = {name for _, settings in variants().values() for name in settings}
-    if "other_settings" in given:
-        given["other_settings"] = json.loads(given["other_settings"])
-        if taken := sorted(chosen & given["other_settings"].keys()):
-            parser.error(f"-p other_settings: expected settings that no variant changes, found {', '.join(taken)}.")
     try:
+        if "other_settings" in given:
+            given |= convert_parameters({"other_settings": given["other_settings"]})
+            if taken := sorted(chosen & given["other_settings"].keys()):
+                raise InputError(f"other_settings: expected none that a variant changes, found {', '.join(taken)}.")
         claim_folder(args.folder, {"parameters": given})
         if args.test:
             claim_folder(args.folder / TESTED, {"data": list(args.test)})

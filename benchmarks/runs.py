@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from papermill import inspect_notebook
 
-from swinunetr.errors import InputError
+from swinunetr.errors import CheckpointError
 from swinunetr.files import sha256
 from swinunetr.recipe import Recipe
 from swinunetr.settings import Options, differences, read_parameters
@@ -59,19 +59,20 @@ def is_done(logdir: Path, parameters: Mapping[str, object]) -> bool:
 def differing(logdir: Path, parameters: Mapping[str, object]) -> list[str]:
     """Return a line for each setting in which a finished run is not the one of these parameters, and of these weights.
 
-    Its data are not compared, but for the paths in ``parameters``, which are for the caller to note.
+    Its data are not compared, but for the paths in ``parameters``, which are for the caller to note. What an earlier
+    version did not note is not compared, and nothing of a run whose weights have been deleted since.
     """
-    found = summary(logdir)
     try:
         options, recipe = recipe_of(parameters)
         hashes = [sha256(file) for file in options.ensemble or filter(None, [options.checkpoint])]
-    except InputError as error:
-        return [f"  {error}"]
-    expected = {"recipe": asdict(recipe), "pretrained_sha256": hashes[0] if hashes else "", "ensemble_sha256": None}
+    except CheckpointError:
+        return []
+    expected = {"recipe": asdict(recipe), "pretrained_sha256": hashes[0] if hashes else ""}
     if options.ensemble:
         expected["ensemble_sha256"] = hashes
-    before = {key: found.get(key) for key in expected}
-    before["recipe"] = asdict(Recipe()) | (before["recipe"] or {})  # a setting that it does not name was not there
+    found = summary(logdir)
+    before = {key: found.get(key, value) for key, value in expected.items()}
+    before["recipe"] = asdict(Recipe()) | before["recipe"]  # a setting that it does not name was not there
     return differences(*(json.loads(json.dumps(settings)) for settings in (before, expected)))
 
 

@@ -109,13 +109,28 @@ def test_runs_of_other_settings_are_named_and_left_out(without_papermill, tmp_pa
     file.write_text(json.dumps(found | {"recipe": found["recipe"] | {"learning_rate": 0.123}}))
     status, rows, text = shown(tmp_path, capsys)
     assert status == 1 and "learning_rate: 0.123 in the folder, 0.008 now" in text and rows["tuned"][0] == 1
+    file.parent.rename(tmp_path / "tuned without no flips seed 0")
+    assert "left out, as there is no variant of this name" in shown(tmp_path, capsys)[2]
+
+
+def test_runs_of_an_earlier_version_and_of_deleted_weights_count(without_papermill, tmp_path, capsys):
+    given = ("--test", str(tmp_path), "a.json")
+    shown(tmp_path, capsys, *given)
+    file = tmp_path / "tuned seed 0/summary.json"
+    found = json.loads(file.read_text())
+    del found["pretrained_sha256"], found["recipe"]["test_time_flips"]
+    file.write_text(json.dumps(found))
+    (tmp_path / "tuned seed 1/best_model.pth").unlink()
+    status, rows, text = shown(tmp_path, capsys, *given)
+    assert status == 0 and rows["tuned"][0] == 2 and rows["tuned"][-1] == "20.0 ± 0.0"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("seed", "1", "leaves alone, found seed"),
-        ("other_settings", '{"flip_probability": 0.5}', "no variant changes, found flip_probability"),
+        ("other_settings", '{"flip_probability": 0.5}', "none that a variant changes, found flip_probability"),
+        ("other_settings", "{'feature_size': 24}", "other_settings: expected settings by name"),
         ("colour", "red", "parameters of the notebook, found colour"),
     ],
 )

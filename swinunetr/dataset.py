@@ -321,14 +321,18 @@ def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) ->
 def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str, str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
-    Subfolders with a name that starts with "label" are skipped, and so are hidden files and folders.
+    Subfolders with a name that starts with "label" are skipped, and so are hidden files and folders. A line names each
+    folder that cannot be opened.
 
     Args:
         root: The folder.
         without: Folder to leave out with all that it holds; None leaves none out.
     """
     root = Path(root).expanduser()
-    inner = sorted(file.relative_to(root) for file in walk_files(root, without)[0] if is_nifti(file))
+    files, closed = walk_files(root, without)
+    for path, reason in closed:
+        print(f"Not searched for volumes: '{path}', {reason}.")
+    inner = sorted(file.relative_to(root) for file in files if is_nifti(file))
     images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
     return [{"name": str(file.parent / case_name(file)), "image": str(root / file)} for file in images]
 
@@ -360,8 +364,6 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
         )
         _set_distinct_names(training + held_out)
     else:
-        if closed := walk_files(root)[1]:
-            raise InputError("\n".join(["data_root:", *(f"  '{path}': {reason}" for path, reason in closed)]))
         training, held_out = find_volumes(root), []
     if len(training) + bool(held_out) < 2:
         where = f"'{json_path}' under \"training\"" if json_path else f"'{root}'"

@@ -191,7 +191,7 @@ def _read_objects(files: list[Path], modality: str) -> list[_Object]:
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")  # many headers break rules that do not matter here
         title = "Reading DICOM headers" if len(files) > MOST_WITHOUT_BAR else ""
-        return [found for found in in_threads(read, files, title) if found]
+        return [found for found in in_threads(read, [file for file in files if file.is_file()], title) if found]
 
 
 def _read_object(file: Path, modality: str) -> _Object | None:

@@ -34,8 +34,9 @@ def stand_in(file: str | Path) -> tuple[str, str] | None:
 def walk_files(root: Path, without: Path | None = None) -> tuple[list[Path], list[tuple[str, str]]]:
     """Return all files below a folder, and path and reason of the folders that cannot be opened.
 
-    Links are followed, each folder once. Hidden files and folders are left out: the ``._*`` files and ``__MACOSX``
-    folders of macOS, and temporary files that an interrupted run left.
+    Links are followed, each folder once and not by a link if it is there itself; links to missing files are listed too.
+    Hidden files and folders are left out: the ``._*`` files and ``__MACOSX`` folders of macOS, and temporary files that
+    an interrupted run left.
 
     Args:
         root: The folder.
@@ -52,9 +53,11 @@ def walk_files(root: Path, without: Path | None = None) -> tuple[list[Path], lis
             inner.clear()
             continue
         seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and name != "__MACOSX")
-        paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-        files += [path for path in paths if path.is_file()]  # a pipe would wait for ever
+        inner[:] = [name for name in inner if not name.startswith(".") and name != "__MACOSX"]
+        inner.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        paths = (os.path.join(folder, name) for name in sorted(names) if not name.startswith("."))
+        # A pipe, which exists and is no file, would wait for ever.
+        files += [Path(path) for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     return files, closed
 
 

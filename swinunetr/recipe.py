@@ -168,8 +168,8 @@ class Recipe(CommonRecipe):
         if self.test_time_flips and not (self.flip_probability and self.flip_axes):
             raise InputError(
                 "test_time_flips (--flips of segment.py): expected a recipe that flips in training, found "
-                "flip_probability 0, with which a network confuses the right kidney of a mirrored scan with the left "
-                "one. Leave it out."
+                f"flip_probability {self.flip_probability:g} and flip_axes {list(self.flip_axes)}. Its network would "
+                "confuse the right kidney of a mirrored scan with the left one. Leave it out."
             )
 
 

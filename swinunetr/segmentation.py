@@ -69,8 +69,8 @@ class Scan:
 
     @property
     def place(self) -> str:
-        """Hash of the path of the scan's folder, which may name the patient."""
-        folder = (self.file or self.series.files[0]).resolve().parent
+        """Hash of the path of the scan's folder, which may name the patient; the scan itself may be a link."""
+        folder = (self.file or self.series.files[0]).parent.resolve()
         return hashlib.sha256(str(folder).encode()).hexdigest()
 
 
@@ -141,17 +141,16 @@ def segment(
             f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only. Leave out --dicom-seg."
         )
 
-    own, others = ({f"{scan.name}{ending}" for scan in found} for ending in (".nii.gz", UNCERTAINTY))
-    if uncertainty and own & others:
-        raise InputError(f"uncertainty: it would replace {', '.join(own & others)} of another scan. Rename that scan.")
-
     hashes = [sha256(file) for file in files]
     settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes, "test_time_flips": flips}
     settings |= {"modality": modality} | ({"largest_component": list(largest_component)} if largest_component else {})
     output = claim_folder(output, settings)
     save_label_names(output, classes)
     results = Results(output)
-    results.refuse_others(found)
+    results.recognise(found)
+    own = {f"{name}.nii.gz" for name in results.scans.keys() | {scan.name for scan in found}}
+    if uncertainty and (replaced := own & {f"{scan.name}{UNCERTAINTY}" for scan in found}):
+        raise InputError(f"uncertainty: it would replace {', '.join(replaced)} of another scan. Rename that scan.")
     model = _load(files, classes, recipe)
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
@@ -311,8 +310,12 @@ class Results:
         known = self.scans.get(scan.name, {}).get("content") == scan.content and scan.name in self.rows
         return known and (self.folder / f"{scan.name}.nii.gz").is_file()
 
-    def refuse_others(self, scans: Sequence[Scan]) -> None:
-        """Raise an InputError if the folder has a segmentation of another scan, from another folder, of one name."""
+    def recognise(self, scans: Sequence[Scan]) -> None:
+        """Note the present place of the scans whose segmentation is there.
+
+        Raises:
+            InputError: The folder has segmentations of other scans of the same name, from another folder.
+        """
         names = []
         for scan in scans:
             noted = self.scans.get(scan.name, {})
@@ -325,6 +328,10 @@ class Results:
                 f"{', '.join(names[:MOST_NAMES])}{', ...' * (len(names) > MOST_NAMES)}. Choose another output folder. "
                 "To segment several patients, give the folder above theirs as scans: names then hold the subfolder."
             )
+        known = [scan for scan in scans if self.has(scan)]
+        self.scans |= {scan.name: {"content": scan.content, "place": scan.place} for scan in known}
+        if known:
+            write_json(self.scans, self.folder / "scans.json")
 
     def add(self, scan: Scan, volumes: list[dict]) -> None:
         """Note that a scan has been segmented, and the volumes of its organs."""

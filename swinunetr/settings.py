@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from swinunetr.checkpoints import find_checkpoint, network_size, require_classes, training_note
+from swinunetr.checkpoints import find_checkpoint, match_classes, network_size, require_classes, training_note
 from swinunetr.dataset import Dataset, organ_labels
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
@@ -80,6 +80,7 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
     files = tuple(find_checkpoint(one) for one in several)
     checkpoint = files[0] if files else None
     changes = {key: value for key, value in values.items() if value is not None} | other
+    _require_known(name, recipes)
     trained = None
     if options.get("evaluate_only"):
         changes["max_steps"] = 0
@@ -121,13 +122,17 @@ def choose_recipe(
         InputError: There is no such recipe, or it cannot take a value.
         CheckpointError: The checkpoint is missing or is not a SwinUNETR's.
     """
-    if name not in recipes:
-        raise InputError(f"recipe_name: expected one of {sorted(recipes)}, found {name!r}.")
+    _require_known(name, recipes)
     recipe = recipes[name]
     size = network_size(checkpoint) if checkpoint else {}
     if size and size["feature_size"] != recipe.feature_size:
         size["learning_rate"] = type(recipe)().learning_rate
     return replace(recipe, **size | changes)
+
+
+def _require_known(name: str, recipes: Mapping[str, R]) -> None:
+    if name not in recipes:
+        raise InputError(f"recipe_name: expected one of {sorted(recipes)}, found {name!r}.")
 
 
 def trained_recipe(weights: str | Path) -> Recipe | None:
@@ -168,7 +173,8 @@ def noted_training(weights: str | Path) -> tuple[dict, Recipe]:
 def require_one_setup(files: Sequence[Path], flips: bool = False) -> Recipe | None:
     """Check that predictions of several weights can be averaged; return the recipe of the first that notes one.
 
-    Weights without a note of their training cannot be compared and are left out; None means that none has a note.
+    Weights without a note of their training cannot be compared and are left out; None means that none has a note. The
+    order of the classes may differ, and so may the name of a modality whose intensities are scaled in the same way.
 
     Args:
         files: One or more checkpoints.
@@ -183,14 +189,20 @@ def require_one_setup(files: Sequence[Path], flips: bool = False) -> Recipe | No
     for file in files:
         note = training_note(file)
         if recipe := _noted_recipe(note, file):
-            recipe = replace(recipe, test_time_flips=flips)  # refuses flips where the training had none
+            try:
+                recipe = replace(recipe, test_time_flips=flips)  # refuses flips where the training had none
+            except InputError as error:
+                raise InputError(f"'{file}': {error}") from None
             setup = {name: getattr(recipe, name) for name in alike}
-            setups.append((file, recipe, setup | {name: note.get(name) for name in ("classes", "modality")}))
+            setup["modality"] = intensity_window(recipe, note.get("modality", "CT")) is None
+            setups.append((file, recipe, setup, note.get("classes", ())))
     if not setups:
         return None
-    first, recipe, expected = setups[0]
-    for file, _, setup in setups[1:]:
-        if differing := [name for name in expected if setup[name] != expected[name]]:
+    first, recipe, expected, classes = setups[0]
+    for file, _, setup, others in setups[1:]:
+        differing = [name for name in expected if setup[name] != expected[name]]
+        rows = match_classes(others, classes)
+        if differing := differing + ["classes"] * bool(rows.dropped or rows.left_random):
             raise InputError(
                 f"'{file}' was trained with other settings than '{first}' ({', '.join(differing)}). "
                 "Expected weights of one network, one grid and the same classes, as of several seeds or folds. Use "

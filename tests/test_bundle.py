@@ -14,6 +14,7 @@ import torch
 from conftest import PROJECT, write_case
 from monai.bundle import ConfigParser, verify_net_in_out
 
+import export
 from segment import segment
 from swinunetr import bundle
 from swinunetr.bundle import inference_config, write_bundle
@@ -224,8 +225,7 @@ def test_weights_that_do_not_note_their_training_are_refused(tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_the_command_line_shows_a_short_error(tmp_path):
-    line = [sys.executable, "export.py", str(tmp_path / "none.pth"), str(tmp_path / "bundle")]
-    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "none.pth" in done.stderr and "Traceback" not in done.stderr
+def test_the_command_line_shows_a_short_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["export.py", str(tmp_path / "none.pth"), str(tmp_path / "bundle")])
+    with pytest.raises(SystemExit, match="none.pth: expected a file of weights, found no file"):
+        export.main()

@@ -337,10 +337,26 @@ def test_volumes_in_linked_folders_and_with_capital_endings_are_found_once(scans
     assert len(prepare_cases(dataset.training + dataset.validation, SMALL, "CT")) == 3
 
 
-def test_a_folder_that_cannot_be_opened_is_named(scans, monkeypatch):
-    with pytest.raises(InputError, match="imagesTr': the folder cannot be opened"):
-        monkeypatch.setattr(os, "scandir", refuse_to_open(scans / "imagesTr"))
-        read_unlabelled(scans)
+def test_a_folder_that_cannot_be_opened_is_named_and_the_others_searched(scans, monkeypatch, capsys):
+    expected = find_volumes(scans)
+    (scans / "lost+found").mkdir()
+    monkeypatch.setattr(os, "scandir", refuse_to_open(scans / "lost+found"))
+    assert find_volumes(scans) == expected
+    assert "lost+found', the folder cannot be opened (Permission denied)" in capsys.readouterr().out
+
+
+def test_a_link_to_a_missing_volume_is_found_and_named(scans):
+    (scans / "imagesTr/img0004.nii.gz").symlink_to(scans / "not fetched.nii.gz")
+    entries = find_volumes(scans)
+    assert [entry["name"] for entry in entries][-1] == "imagesTr/img0004"
+    with pytest.raises(InputError, match="img0004"):
+        check_dataset(Dataset(("background",), "CT", [], [], entries), SMALL.spacing_mm)
+
+
+def test_a_link_does_not_rename_the_volumes_of_a_folder(scans):
+    expected = find_volumes(scans)
+    (scans / "a").symlink_to(scans / "imagesTr")
+    assert find_volumes(scans) == expected
 
 
 def refuse_to_open(folder):

@@ -7,7 +7,9 @@ import shlex
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from papermill import inspect_notebook
 from swinunetr.checkpoints import build_swinunetr, load_pretrained
 from swinunetr.evaluation import COLUMNS
 from swinunetr.phantoms import write_unlabelled_phantoms
+from swinunetr.settings import read_parameters
 
 NOTEBOOK, PRETRAINING = PROJECT / "swinunetr_finetune.ipynb", PROJECT / "ssl_train.ipynb"
 # What a user of BTCV sets, and what the README and other tools rely on.
@@ -136,12 +139,15 @@ def demo(short, tmp_path_factory):
     return folder
 
 
-def test_demo_leaves_what_the_readme_lists(demo):
+def test_demo_leaves_what_the_readme_lists(demo, short):
     run = demo / "run"
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["3", "4"]
     assert list(rows[0])[:4] == ["step", "train_loss", "mean_dice", "spleen"] and len(rows[0]) == 16
     summary = json.loads((run / "summary.json").read_text())
+    defaults = {name: literal_eval(one["default"]) for name, one in inspect_notebook(str(NOTEBOOK)).items()}
+    recipe = read_parameters(**defaults | short)[1]  # which the benchmarks compare finished runs with
+    assert summary["recipe"] == json.loads(json.dumps(asdict(recipe))) and summary["pretrained_sha256"] == ""
     assert summary["recipe"]["max_steps"] == 4 and len(summary["dice_per_organ"]) == 13
     rows = list(csv.DictReader((run / "evaluation.csv").read_text().splitlines()))
     assert list(rows[0]) == ["case", "organ", *COLUMNS] and len(rows) == 2 * 13

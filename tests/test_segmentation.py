@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -178,12 +179,35 @@ def test_patients_with_scans_of_one_name_do_not_share_a_folder(weights, tmp_path
     assert tmp_path.name not in (tmp_path / "out/scans.json").read_text()
 
 
+def test_the_place_of_a_linked_or_moved_scan_is_known(weights, tmp_path):
+    for number in (1, 2):
+        write_case(tmp_path / "store", number)
+        (tmp_path / f"p{number}").mkdir()
+        (tmp_path / f"p{number}/ct.nii.gz").symlink_to(tmp_path / f"store/imagesTr/img000{number}.nii.gz")
+    segment(weights, tmp_path / "p1", tmp_path / "out")
+    notes = tmp_path / "out/scans.json"
+    notes.write_text(json.dumps({name: one["content"] for name, one in json.loads(notes.read_text()).items()}))
+    segment(weights, tmp_path / "p1", tmp_path / "out")  # recognised from the note of an earlier version
+    with pytest.raises(InputError, match="from another folder: ct"):
+        segment(weights, tmp_path / "p2", tmp_path / "out")
+    (tmp_path / "p1").rename(tmp_path / "moved")
+    segment(weights, tmp_path / "moved", tmp_path / "out")
+    before = (tmp_path / "out/ct.nii.gz").read_bytes()
+    (tmp_path / "moved/ct.nii.gz").unlink()
+    (tmp_path / "moved/ct.nii.gz").symlink_to(tmp_path / "store/imagesTr/img0002.nii.gz")  # changed in its place
+    segment(weights, tmp_path / "moved", tmp_path / "out")
+    assert (tmp_path / "out/ct.nii.gz").read_bytes() != before
+
+
 def test_a_changed_scan_does_not_take_away_the_segmentation_of_another(weights, scans, tmp_path):
     shutil.copy(scans / "first.nii.gz", scans / "first_uncertainty.nii.gz")
     segment(weights, scans, tmp_path / "out")
     image = nib.load(scans / "first.nii.gz")
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), scans / "first.nii.gz")
-    assert all(file.is_file() for file in segment(weights, scans, tmp_path / "out"))
+    segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    assert (tmp_path / "out/first_uncertainty.nii.gz").is_file()
+    with pytest.raises(InputError, match="uncertainty: it would replace first_uncertainty.nii.gz"):
+        segment(weights, scans / "first.nii.gz", tmp_path / "out", uncertainty=True)
 
 
 def test_the_home_folder_is_understood_in_every_path(weights, scans, tmp_path, monkeypatch):

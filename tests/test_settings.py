@@ -147,9 +147,9 @@ def test_several_checkpoints_are_averaged_to_evaluate_and_refused_to_train(tmp_p
     assert one.ensemble == () and one.checkpoint == files[0]
 
 
-def noted_weights(file, modality="CT", **changes):
+def noted_weights(file, modality="CT", classes=("background", "liver"), **changes):
     """Write weights of a small network that note the demo's recipe with some values changed."""
-    note = {"recipe": asdict(replace(DEMO, **changes)), "classes": ("background", "liver"), "modality": modality}
+    note = {"recipe": asdict(replace(DEMO, **changes)), "classes": classes, "modality": modality}
     save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
     return file
 
@@ -165,8 +165,13 @@ def test_weights_of_other_setups_are_not_averaged_in_the_notebook_either(tmp_pat
         noted_weights(other, modality, **changes)
         with pytest.raises(InputError, match=rf"b.pth' was trained with other settings than .*a.pth' \({named}\)"):
             read_parameters(**given)
-    noted_weights(other, seed=1, learning_rate=1e-3)
+    noted_weights(other, "ct (portal)", seed=1, learning_rate=1e-3, classes=("Liver", "background"))
     assert read_parameters(**given)[1].spacing_mm == DEMO.spacing_mm
+    with pytest.raises(InputError, match="recipe_name: expected one of"):
+        read_parameters(**given | {"recipe_name": "tunde"})
+    noted_weights(other, classes=("background", "spleen"))
+    with pytest.raises(InputError, match=r"\(classes\)"):
+        read_parameters(**given)
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
@@ -174,7 +179,7 @@ def test_flips_need_weights_that_were_all_trained_with_them(order, tmp_path):
     noted_weights(tmp_path / "a.pth", flip_probability=0.1)
     noted_weights(tmp_path / "b.pth")
     given = NOTEBOOK | {"evaluate_only": True, "test_time_flips": True}
-    with pytest.raises(InputError, match="test_time_flips"):
+    with pytest.raises(InputError, match="b.pth': test_time_flips.*found flip_probability 0 and flip_axes"):
         read_parameters(**given | {"pretrained_checkpoint": ",".join(str(tmp_path / f"{name}.pth") for name in order)})
     # A recipe that flips is evaluated with flips, although the demo's, which would be chosen to train, does not flip.
     assert read_parameters(**given | {"pretrained_checkpoint": tmp_path / "a.pth"})[1].test_time_flips
