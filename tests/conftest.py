@@ -4,7 +4,9 @@ import json
 import os
 from pathlib import Path
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch looks for GPUs, so that tests do the same on every machine
+# Before PyTorch looks for GPUs and cores, so that tests do the same on every machine. For so little work several
+# threads only wait for each other.
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 import nibabel as nib
 import numpy as np
@@ -81,12 +83,3 @@ def originals() -> dict[str, torch.nn.Module]:
         "four channels": known_network(classes=3, in_channels=4),
         "current": known_network(downsample="merging"),
     }
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Use one thread, which is faster for tensors as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

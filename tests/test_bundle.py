@@ -38,8 +38,6 @@ NOTE = {
 OBLIQUE = np.array([[2.8, -0.9, 0.5, -30], [1.0, 2.8, 0, 20], [-0.5, 0.2, 2.9, 5], [0, 0, 0, 1]])
 PERMUTED = np.array([[0, -3.0, 0, 50], [2.5, 0, 0, -40], [0, 0, -3.5, 10], [0, 0, 0, 1]])
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def save_random_weights(file, merging="legacy", note=NOTE):
     """Write a ``best_model.pth`` like that of a fine-tuning run, with random weights."""

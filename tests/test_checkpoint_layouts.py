@@ -8,8 +8,6 @@ from checkpoint_files import LAYOUTS, response, written
 
 from swinunetr.checkpoints import build_swinunetr, load_pretrained
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def expected(originals):

@@ -30,8 +30,6 @@ from swinunetr.checkpoints import (
 from swinunetr.errors import CheckpointError
 from swinunetr.network import LegacyPatchMerging
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_older_weights_are_refused_by_a_network_with_current_merging(originals, tmp_path):
     file = written(tmp_path, LAYOUTS["ssl_50k"], originals["v1"].state_dict())

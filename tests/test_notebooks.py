@@ -3,12 +3,8 @@
 import csv
 import importlib.util
 import json
-import shlex
-import subprocess
 import sys
-import time
 from ast import literal_eval
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,35 +12,35 @@ from pathlib import Path
 import nbformat
 import nibabel as nib
 import numpy as np
-import psutil
 import pytest
 import torch
 from conftest import PROJECT, write_case
 from IPython.core.interactiveshell import InteractiveShell
 from monai.networks.nets import SwinUNETR
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from notebook_runs import (
+    NOTEBOOK,
+    PRETRAINING,
+    SMALL_RUN,
+    kernel,
+    killed_after,
+    papermill,
+    read,
+    run_cells_again,
+    two_ranks,
+    weights,
+)
 from papermill import inspect_notebook
 
-from swinunetr.checkpoints import build_swinunetr, load_pretrained
 from swinunetr.evaluation import COLUMNS
-from swinunetr.phantoms import write_unlabelled_phantoms
 from swinunetr.settings import read_parameters
 
-NOTEBOOK, PRETRAINING = PROJECT / "swinunetr_finetune.ipynb", PROJECT / "ssl_train.ipynb"
 # What a user of BTCV sets, and what the README and other tools rely on.
 PARAMETERS = {
     *("data_root", "json_path", "pretrained_checkpoint", "logdir"),
     *("max_steps", "eval_every", "learning_rate", "crops_per_volume", "seed"),
 }
 both_notebooks = pytest.mark.parametrize("path", [NOTEBOOK, PRETRAINING], ids=lambda path: path.stem)
-ONE_VIEW = {"tasks": "reconstruction", "volumes_per_step": 1}  # in a step of pre-training
-
-
-def read(path):
-    content = nbformat.read(path, as_version=4)
-    nbformat.validate(content)
-    return content
 
 
 @both_notebooks
@@ -86,37 +82,6 @@ def test_the_executed_demo_in_docs_is_of_this_notebook():
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
     assert not [output for output in outputs if output.output_type == "error"]
     assert file.stat().st_size <= 1_500_000 and "/root" not in file.read_text() and "/work" not in file.read_text()
-
-
-def command(output, notebook=NOTEBOOK, **parameters) -> list[str]:
-    """Return the command that runs a notebook as the README does."""
-    options = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
-    return [sys.executable, "-m", "papermill", "--no-progress-bar", str(notebook), str(output), *options]
-
-
-def papermill(output, notebook=NOTEBOOK, **parameters) -> subprocess.CompletedProcess:
-    """Run a notebook in a process of its own."""
-    call = command(output, notebook, **parameters)
-    return subprocess.run(call, cwd=PROJECT, capture_output=True, text=True, timeout=500)
-
-
-def killed_after(file, output, notebook=NOTEBOOK, **parameters) -> None:
-    """Start a notebook, and kill papermill and its kernel as soon as ``file`` is there."""
-    process = subprocess.Popen(command(output, notebook, **parameters), cwd=PROJECT, stderr=subprocess.DEVNULL)
-    while not file.exists() and process.poll() is None:
-        time.sleep(0.01)
-    assert process.poll() is None
-    processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for victim in processes:
-        victim.kill()
-    psutil.wait_procs(processes)
-    process.wait()
-
-
-def weights(file) -> dict[str, torch.Tensor]:
-    content = torch.load(file, weights_only=True)
-    networks = {part: content[part] for part in ("model", "heads", "averaged") if part in content} or {"": content}
-    return {f"{part} {name}": tensor for part, network in networks.items() for name, tensor in network.items()}
 
 
 @pytest.fixture(scope="module")
@@ -200,15 +165,6 @@ def test_a_killed_run_continues_to_the_same_result(demo, short, tmp_path):
     assert (tmp_path / "run/metrics.csv").read_bytes() == (demo / "run/metrics.csv").read_bytes()
 
 
-def two_ranks(notebook: Path, folder: Path, parameters: dict[str, object]) -> None:
-    """Run a notebook by papermill in two processes under torchrun, with its logdir in ``folder``."""
-    words = command(f"{folder}/out.RANK.ipynb", notebook, logdir=folder / "run", **parameters)
-    each = shlex.join(words).replace("RANK", "$RANK")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    done = subprocess.run([*launcher, "bash", "-c", each], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_two_ranks_under_torchrun_make_one_run(short, tmp_path):
     two_ranks(NOTEBOOK, tmp_path, short | {"max_steps": 2, "eval_every": 2})
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
@@ -216,16 +172,6 @@ def test_two_ranks_under_torchrun_make_one_run(short, tmp_path):
     assert len((tmp_path / "run/evaluation.csv").read_text().splitlines()) == 1 + 2 * 13
     assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
     assert "2 steps; crops per step: 2, volumes: 2" in (tmp_path / "out.0.ipynb").read_text()
-
-
-def test_two_ranks_under_torchrun_make_one_run_of_pretraining(scans, tmp_path):
-    options = {"data_root": scans, "recipe_name": "demo", "cache_dir": tmp_path / "cache", "max_steps": 2}
-    two_ranks(PRETRAINING, tmp_path, options | ONE_VIEW | {"eval_every": 1})
-    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 3
-    assert json.loads((tmp_path / "run/summary.json").read_text())["ranks"] == 2
-    assert len(list((tmp_path / "cache").glob("*.pt"))) == 3
-    assert len(torch.load(tmp_path / "run/ssl_pretrained_weights.pth", weights_only=True)) > 100
-    assert "2 steps; views per step: 2, devices: 2" in (tmp_path / "out.0.ipynb").read_text()
 
 
 def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_path):
@@ -242,6 +188,7 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
         pretrained_checkpoint=tmp_path / "pretrained.pth",
         logdir=tmp_path / "run",
         recipe_name="demo",
+        other_settings='{"overlap": 0}',
         max_steps=1,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -262,20 +209,6 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
     for name in ("evaluation.csv", "predictions/img0009.nii.gz"):
         assert (tmp_path / "evaluated" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
     assert not (tmp_path / "evaluated/best_model.pth").exists() and not (tmp_path / "evaluated/state.pt").exists()
-
-    (tmp_path / "other").mkdir()  # other weights of the same name, in the same folder
-    weights = SwinUNETR(in_channels=1, out_channels=3, feature_size=12).state_dict()
-    torch.save(weights, tmp_path / "other/best_model.pth")
-    done = papermill(
-        tmp_path / "other.ipynb",
-        data_root=root,
-        json_path=json_path,
-        pretrained_checkpoint=tmp_path / "other/best_model.pth",
-        logdir=tmp_path / "evaluated",
-        evaluate_only="true",
-        recipe_name="demo",
-    )
-    assert done.returncode != 0 and "pretrained_sha256" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -314,54 +247,6 @@ def one_kernel():
         yield found
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    """Return a folder of three volumes without labels."""
-    folder = tmp_path_factory.mktemp("scans")
-    return write_unlabelled_phantoms(folder, 3)
-
-
-SHORT_PRETRAINING = {"recipe_name": "demo", "max_steps": 3, "eval_every": 2, "save_every": 0}
-
-
-@pytest.fixture(scope="module")
-def pretrained(scans, tmp_path_factory):
-    """Return the folder of a short pre-training."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    given = {"data_root": scans, "logdir": folder / "run", **SHORT_PRETRAINING}
-    done = papermill(folder / "out.ipynb", PRETRAINING, **given)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def test_pretraining_leaves_weights_that_fine_tuning_takes(pretrained):
-    run = pretrained / "run"
-    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
-    assert [row["step"] for row in rows] == ["2", "3"]
-    assert list(rows[0])[2:] == ["reconstruction", "rotation", "contrast", "rotation_accuracy"]
-    assert {"task_curves.png", "reconstruction.png", "summary.json", "state.pt"} <= {f.name for f in run.iterdir()}
-    executed = nbformat.read(pretrained / "out.ipynb", as_version=4)
-    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
-    assert "Warning" not in "".join(output.get("text", "") for output in outputs)
-
-    model = build_swinunetr(14, run / "ssl_pretrained_weights.pth")
-    report = load_pretrained(model, run / "ssl_pretrained_weights.pth")
-    assert report.family == "swinunetr"
-    weights = torch.load(run / "ssl_pretrained_weights.pth", weights_only=True)
-    loaded = [name for name, tensor in model.state_dict().items() if torch.equal(tensor, weights[name])]
-    assert set(model.state_dict()) - set(loaded) == {"out.conv.conv.weight", "out.conv.conv.bias"}
-
-
-def test_a_killed_pretraining_continues_to_the_same_weights(pretrained, scans, tmp_path):
-    given = {"data_root": scans, "logdir": tmp_path / "run", **SHORT_PRETRAINING}
-    killed_after(tmp_path / "run/state.pt", tmp_path / "killed.ipynb", PRETRAINING, **given)
-    assert papermill(tmp_path / "again.ipynb", PRETRAINING, **given).returncode == 0
-    files = [folder / "run/ssl_pretrained_weights.pth" for folder in (pretrained, tmp_path)]
-    whole, killed = (weights(file) for file in files)
-    assert whole.keys() == killed.keys() and all(torch.equal(whole[name], killed[name]) for name in whole)
-
-
 @pytest.mark.parametrize("installed", [True, False])
 @both_notebooks
 def test_setup_installs_what_is_missing_and_keeps_torch_and_numpy(path, installed, monkeypatch):
@@ -387,78 +272,11 @@ def test_setup_installs_what_is_missing_and_keeps_torch_and_numpy(path, installe
         assert f"torch=={version('torch')}" in line and '"monai>=1.6.1,<1.7"' in packages
 
 
-# ------------------------------------------------------------------------------------------- cells that are run again
+def test_cells_may_be_run_again(small_data, tmp_path):
+    starts, few_windows = ("recipe", "network", "train"), {"other_settings": {"overlap": 0}}
+    run_cells_again(NOTEBOOK, "best_model.pth", starts, small_data, tmp_path, **few_windows)
 
 
-@pytest.fixture
-def one_thread_kernel(monkeypatch):
-    """Compute on one thread: for so little work more only wait for each other."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-SMALL_RUN = {"recipe_name": "demo", "max_steps": 2, "eval_every": 2, "save_every": 0}
-
-
-@contextmanager
-def kernel(path, **parameters):
-    """Yield the code cells of a notebook, with parameters set as papermill does, and a function that runs one."""
-    notebook = read(path)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    chosen = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
-    chosen.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(PROJECT)}})
-    with client.setup_kernel():
-
-        def run(cell) -> str:
-            cell.outputs = []
-            client.execute_cell(cell, notebook.cells.index(cell))
-            return "".join(output.get("text", "") for output in cell.outputs if output.output_type == "stream")
-
-        yield cells, run
-
-
-def results(folder, weights_name) -> list:
-    files = [
-        folder / "metrics.csv",
-        *sorted(folder.glob("evaluation.csv")),
-        *sorted(folder.glob("predictions/*.nii.gz")),
-    ]
-    return [file.read_bytes() for file in files] + [
-        {name: tensor.numpy().tobytes() for name, tensor in weights(folder / weights_name).items()}
-    ]
-
-
-CELLS = {  # notebook, its weights, parameters, cells from which all is run again
-    "fine-tuning": (NOTEBOOK, "best_model.pth", {}, ("recipe", "network", "train")),
-    "pre-training": (PRETRAINING, "ssl_pretrained_weights.pth", ONE_VIEW, ("recipe", "network", "train")),
-}
-
-
-@pytest.mark.usefixtures("one_thread_kernel")
-@pytest.mark.parametrize(("path", "file", "more", "starts"), CELLS.values(), ids=CELLS)
-def test_cells_may_be_run_again(path, file, more, starts, small_data, tmp_path):
-    json_path, root = small_data
-    given = {"data_root": str(root), "json_path": str(json_path), "cache_dir": str(tmp_path / "cache")}
-    given |= SMALL_RUN | more
-    with kernel(path, logdir=str(tmp_path / "once"), **given) as (cells, run):
-        for cell in cells:
-            run(cell)
-        expected = results(tmp_path / "once", file)
-        chosen = next(cell for cell in cells if cell.id == "parameters")
-        chosen.source += f"\nlogdir = {str(tmp_path / 'twice')!r}"
-        for cell in cells:  # each twice
-            run(cell)
-            run(cell)
-        assert results(tmp_path / "twice", file) == expected
-        numbers = [number for number, cell in enumerate(cells) if cell.id in starts]
-        assert len(numbers) == len(starts)
-        for number in numbers:  # and all again from there
-            for cell in cells[number:]:
-                run(cell)
-            assert results(tmp_path / "twice", file) == expected
-
-
-@pytest.mark.usefixtures("one_thread_kernel")
 def test_a_new_network_needs_a_new_optimizer(small_data, tmp_path):
     json_path, root = small_data
     given = {"data_root": str(root), "json_path": str(json_path), "logdir": str(tmp_path / "run"), **SMALL_RUN}

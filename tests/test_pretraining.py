@@ -116,7 +116,7 @@ def test_losses_agree_with_values_computed_by_hand():
     assert float(changed["rotation"]) < 1e-6 and changed["contrast"] > losses["contrast"]
 
 
-def test_all_of_the_network_learns_and_keeps_the_tensor_names_of_swinunetr(scans, monkeypatch, one_thread):
+def test_all_of_the_network_learns_and_keeps_the_tensor_names_of_swinunetr(scans, monkeypatch):
     monkeypatch.setattr(pretraining, "HELD_OUT_BATCHES", 2)
     recipe = replace(RECIPE, crop_size=(32, 32, 64))  # small, for speed
     cases = prepared(scans)
