@@ -252,8 +252,6 @@ def without(name):
 TRACED = torch.jit.trace(nn.Linear(1, 1), torch.ones(1))
 
 BAD_FILES = {
-    "no file": (lambda file, state: None, "no file"),
-    "a folder": (lambda file, state: file.mkdir(), "a folder"),
     "empty": (raw(b""), "an empty file"),
     "web page": (raw(b"\n<!DOCTYPE html><html>Not Found</html>"), "a web page"),
     "lfs pointer": (raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), "a Git LFS pointer"),
@@ -302,8 +300,7 @@ def check_refused(model, file, match):
     with pytest.raises(CheckpointError, match=match) as caught:
         load_pretrained(model, file)
     message = str(caught.value)
-    assert message.startswith(str(file)) and "xpected" in message
-    assert "this seems to be" in message or not file.is_file()
+    assert message.startswith(str(file)) and "this seems to be" in message and "Expected" in message
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -313,6 +310,20 @@ def test_bad_file_is_refused_by_name_and_the_network_is_unchanged(write, match, 
     write(file, dict(originals["v1"].state_dict()))
     check_refused(target, file, match)
     assert not Path(f"{file}.ran").exists()
+
+
+@pytest.mark.parametrize("found", ["no file", "a folder"])
+def test_a_path_without_a_file_is_refused_with_where_to_correct_it(found, target, tmp_path):
+    file = tmp_path / "suspect.pt"
+    if found == "a folder":
+        file.mkdir()
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_pretrained(target, file)
+    assert str(caught.value).startswith(
+        f"{file}: expected a file of weights, found {found}. Correct the path: pretrained"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
 
 
 def test_malicious_pickle_runs_in_plain_pickle(tmp_path):
