@@ -191,11 +191,11 @@ def _read_objects(files: list[Path], modality: str) -> list[_Object]:
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")  # many headers break rules that do not matter here
         title = "Reading DICOM headers" if len(files) > MOST_WITHOUT_BAR else ""
-        return [found for found in in_threads(read, [file for file in files if file.is_file()], title) if found]
+        return [found for found in in_threads(read, files, title) if found]
 
 
 def _read_object(file: Path, modality: str) -> _Object | None:
-    """Return what is needed of one file; None if it is not DICOM, or a DICOMDIR."""
+    """Return what is needed of one file; None if it is not DICOM, a DICOMDIR, or a link to a missing file."""
     unreadable = _Object(file, ("unreadable", str(file.parent)), (str(file),), number="unreadable")
     marked = False
     try:
@@ -208,6 +208,8 @@ def _read_object(file: Path, modality: str) -> _Object | None:
             header = pydicom.dcmread(opened, stop_before_pixels=True, force=not marked, specific_tags=list(HEADER))
             ended = not opened.read(2)
         return _describe(unreadable, header, ended, marked, modality)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         system = f"cannot be read ({error.strerror}); ask for access or copy it again"
         return replace(unreadable, fault=system if error.strerror else TRUNCATED)  # pydicom raises it without a text
