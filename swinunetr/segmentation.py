@@ -35,6 +35,7 @@ from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing, sha256, write_csv, write_json
 from swinunetr.inference import Labelled, label_case, largest_components, save_prediction
+from swinunetr.label_maps import named
 from swinunetr.metrics import organ_volumes
 from swinunetr.network import place_network
 from swinunetr.preprocessing import intensity_window, prepare_cases
@@ -44,7 +45,6 @@ from swinunetr.tables import Table
 from swinunetr.threads import read_ahead
 
 UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
-MOST_NAMES = 5  # of scans in a message
 
 
 class SomeLeftOut(InputError):
@@ -124,10 +124,9 @@ def segment(
     """
     scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
     files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
-    (note, recipe), *_ = [noted_training(file) for file in files]
-    require_one_setup(files, flips)
-    classes, trained_on = tuple(note["classes"]), note["modality"]
-    recipe = replace(recipe, test_time_flips=flips, largest_component=tuple(largest_component))
+    notes = {file: noted_training(file)[0] for file in files}
+    classes, trained_on = tuple(notes[files[0]]["classes"]), notes[files[0]]["modality"]
+    recipe = replace(require_one_setup(notes, flips), largest_component=tuple(largest_component))
     reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
     if dicom_seg and dicom_seg not in KINDS:
         raise InputError(f"dicom_seg: expected one of {', '.join(KINDS)}, found {dicom_seg!r}.")
@@ -325,7 +324,7 @@ class Results:
         if names:
             raise InputError(
                 f"output: '{self.folder}' holds segmentations of other scans of the same name, from another folder: "
-                f"{', '.join(names[:MOST_NAMES])}{', ...' * (len(names) > MOST_NAMES)}. Choose another output folder. "
+                f"{named(names)}. Choose another output folder. "
                 "To segment several patients, give the folder above theirs as scans: names then hold the subfolder."
             )
         known = [scan for scan in scans if self.has(scan)]

@@ -84,7 +84,8 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
     trained = None
     if options.get("evaluate_only"):
         changes["max_steps"] = 0
-        trained = require_one_setup(files, flips=bool(changes.get("test_time_flips")))
+        notes = {file: training_note(file) for file in files}
+        trained = require_one_setup(notes, flips=bool(changes.get("test_time_flips")))
     recipe = replace(trained, **changes) if trained else choose_recipe(name, recipes, checkpoint, **changes)
     return Options(checkpoint=checkpoint, ensemble=files if len(files) > 1 else (), **options), recipe
 
@@ -170,14 +171,14 @@ def noted_training(weights: str | Path) -> tuple[dict, Recipe]:
     return note, recipe
 
 
-def require_one_setup(files: Sequence[Path], flips: bool = False) -> Recipe | None:
+def require_one_setup(notes: Mapping[Path, Mapping], flips: bool = False) -> Recipe | None:
     """Check that predictions of several weights can be averaged; return the recipe of the first that notes one.
 
     Weights without a note of their training cannot be compared and are left out; None means that none has a note. The
     order of the classes may differ, and so may the name of a modality whose intensities are scaled in the same way.
 
     Args:
-        files: One or more checkpoints.
+        notes: Note of the training of one or more checkpoints, by file; see :func:`checkpoints.training_note`.
         flips: Whether predictions are averaged over axis flips, too.
 
     Raises:
@@ -186,8 +187,7 @@ def require_one_setup(files: Sequence[Path], flips: bool = False) -> Recipe | No
     """
     alike = ("spacing_mm", "hu_window", "crop_size", "feature_size", "window_size") + ("flip_axes",) * flips
     setups = []
-    for file in files:
-        note = training_note(file)
+    for file, note in notes.items():
         if recipe := _noted_recipe(note, file):
             try:
                 recipe = replace(recipe, test_time_flips=flips)  # refuses flips where the training had none
