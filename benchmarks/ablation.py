@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.runs import is_done, notebook_parameters, run_notebook, share, spread, summary
+from benchmarks.runs import defaults, is_done, notebook_parameters, run_notebook, share, spread, summary
 from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, write_csv
@@ -32,7 +32,6 @@ from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
 from swinunetr.tables import Table
 
 PUBLISHED = Recipe()
-OWN_PARAMETERS = ("max_steps", "eval_every", "learning_rate", "crops_per_volume", "crop_size", "spacing_mm")
 OWN = ("recipe_name", "seed", "folds", "fold", "logdir", "evaluate_only")  # parameters that each run sets itself
 FOLDS = 2
 TESTED = "tested"  # folder of the scores on other data
@@ -74,8 +73,8 @@ def variants() -> dict[str, tuple[str, dict[str, object]]]:
 def parameters(name: str, seed: int, given: dict[str, object]) -> dict[str, object]:
     """Return the parameters of the notebook for one run; ``given`` are those of every run."""
     recipe, settings = variants()[name]
-    scale = {name: value for name, value in DEMO_SCALE.items() if name in OWN_PARAMETERS}
-    other = {name: value for name, value in DEMO_SCALE.items() if name not in OWN_PARAMETERS}
+    scale = {name: value for name, value in DEMO_SCALE.items() if name in defaults()}
+    other = {name: value for name, value in DEMO_SCALE.items() if name not in defaults()}
     other |= given.get("other_settings", {})
     split = {"json_path": "json_files/btcv_12.json", "folds": FOLDS, "fold": seed % FOLDS}
     return {"recipe_name": recipe, "seed": seed, **split, **scale} | given | {"other_settings": other | settings}
@@ -100,11 +99,12 @@ def collect(folder: Path, given: dict[str, object], data: list[str] | None) -> l
             print(f"{run}: left out, as it is of other settings.")
             continue
         found = summary(file.parent)
-        scores = {"mean_dice": found["mean_dice"], "seconds": found["seconds"], "test_dice": None}
+        scores = {"mean_dice": found["mean_dice"], "hd95_mm": found["mean_hd95_mm_all"], "seconds": found["seconds"]}
+        scores["test_dice"] = None
         if data and is_done(tested := folder / TESTED / run, scoring_parameters(folder, run, data)):
             scores["test_dice"] = summary(tested)["mean_dice_own_grid"]
         distances = _distances(file.with_name("evaluation.csv"))
-        scores |= {"hd95_mm": _mean(distances.values()), "not_found": sum(map(np.isnan, distances.values()))}
+        scores["not_found"] = sum(map(np.isnan, distances.values()))
         organs = found["dice_per_organ"]
         rows.append({"variant": name, "seed": int(seed)} | scores | organs | {"distances": distances})
     return rows
@@ -115,12 +115,6 @@ def _distances(file: Path) -> dict[tuple[str, str], float]:
     with open(file, newline="", encoding="utf-8") as opened:
         rows = [row for row in csv.DictReader(opened) if float(row["volume_true_ml"]) > 0]
     return {(row["case"], row["organ"]): float(row["hd95_mm_all"] or "nan") for row in rows}
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Return the mean of the values that are not NaN; NaN if there is none."""
-    found = [value for value in values if not np.isnan(value)]
-    return float(np.mean(found)) if found else float("nan")
 
 
 def describe(rows: list[dict[str, object]]) -> Table:
@@ -149,8 +143,10 @@ def describe(rows: list[dict[str, object]]) -> Table:
 
 
 def _further(distances: dict[tuple[str, str], float], base: dict[tuple[str, str], float]) -> float:
-    """Return the mean difference of HD95 over the organs that both models found, in mm."""
-    return _mean(distances[key] - base[key] for key in distances.keys() & base.keys())
+    """Return the mean difference of HD95 over the organs that both models found, in mm; NaN if there is none."""
+    differences = [distances[key] - base[key] for key in distances.keys() & base.keys()]
+    both_found = [difference for difference in differences if not np.isnan(difference)]
+    return float(np.mean(both_found)) if both_found else float("nan")
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:

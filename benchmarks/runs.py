@@ -64,7 +64,7 @@ def differing(logdir: Path, parameters: Mapping[str, object]) -> list[str]:
     """
     try:
         options, recipe = recipe_of(parameters)
-        hashes = [sha256(file) for file in options.ensemble or filter(None, [options.checkpoint])]
+        hashes = [_content(file) for file in options.ensemble or filter(None, [options.checkpoint])]
     except CheckpointError:
         return []
     expected = {"recipe": asdict(recipe), "pretrained_sha256": hashes[0] if hashes else ""}
@@ -82,11 +82,22 @@ def recipe_of(parameters: Mapping[str, object]) -> tuple[Options, Recipe]:
     Raises:
         InputError: As from :func:`settings.read_parameters`.
     """
-    return read_parameters(**_defaults() | dict(parameters))
+    return read_parameters(**defaults() | dict(parameters))
+
+
+def _content(file: Path) -> str:
+    """Return the hash of a file, which many runs are compared with; it is read again only if it has changed."""
+    found = file.stat()
+    return _hash(file, found.st_mtime_ns, found.st_size)
 
 
 @cache
-def _defaults() -> dict[str, object]:
+def _hash(file: Path, changed: int, size: int) -> str:
+    return sha256(file)
+
+
+@cache
+def defaults() -> dict[str, object]:
     """Return the parameters of the notebook with their defaults."""
     return {name: ast.literal_eval(one["default"]) for name, one in inspect_notebook(str(NOTEBOOK)).items()}
 
@@ -95,7 +106,7 @@ def notebook_parameters(parser: ArgumentParser, given: Sequence[Sequence[str]], 
     """Return the parameters after ``-p`` by name; exits with an error if the benchmark sets one of them itself."""
     if taken := [name for name, _ in given if name in own]:
         parser.error(f"-p: expected parameters that the benchmark leaves alone, found {', '.join(taken)}.")
-    if unknown := [name for name, _ in given if name not in _defaults()]:
+    if unknown := [name for name, _ in given if name not in defaults()]:
         parser.error(f"-p: expected parameters of the notebook, found {', '.join(unknown)}.")
     return dict(given)
 
