@@ -181,14 +181,13 @@ def check_dataset(
     return report
 
 
-def image_fault(path: str | Path, modality: str) -> Fault | None:
-    """Return the first error of one image file, in its header or its voxels; None if it can be used."""
+def image_faults(path: str | Path, modality: str) -> list[Fault]:
+    """Return the problems of one image file: the first of its header and, if that does not stop, of its voxels."""
     scan = Scan("test", Path(path).name, "image", str(path))
     for check in (check_header, lambda scan: check_voxels(scan, Dataset(("background",), modality, [], [], []))):
-        fault = _found_problem(check, scan)
-        if fault and fault.stops:
-            return fault
-    return None
+        if scan.valid and (fault := _found_problem(check, scan)):
+            scan.faults.append(fault)
+    return scan.faults
 
 
 def _found_problem(check: Callable[[Scan], Fault | None], scan: Scan) -> Fault | None:

@@ -26,7 +26,7 @@ from swinunetr.checkpoints import (
     load_pretrained,
     read_ensemble,
 )
-from swinunetr.checks import check_dataset, image_fault
+from swinunetr.checks import check_dataset, image_faults
 from swinunetr.colours import save_label_names
 from swinunetr.dataset import Dataset, case_name, find_volumes, is_nifti, organ_labels
 from swinunetr.devices import Hardware, find_hardware
@@ -276,8 +276,10 @@ def _prepare(scan: Scan, recipe: Recipe, modality: str, temporary: Path) -> dict
     if scan.series:
         file = temporary / f"{scan.content}.nii"
         write_nifti(scan.series, file)
-        if fault := image_fault(file, modality):
-            raise InputError(f"{fault.what}; {fault.remedy}")
+        for fault in image_faults(file, modality):
+            if fault.stops:
+                raise InputError(f"{fault.what}; {fault.remedy}")
+            tqdm.write(f"warning: {scan.name}: {fault.what}; {fault.remedy}")
     return prepare_cases([{"name": scan.name, "image": str(file)}], recipe, modality, description="")[0]
 
 
