@@ -28,7 +28,7 @@ NNUNET = (
     'the files under "training" and "validation".'
 )
 MOST_CLASSES = 256  # label ids are stored as uint8
-OTHER_COLUMNS = ("step", "train_loss", "mean_dice")  # of metrics.csv, which has one column per organ
+OTHER_COLUMNS = ("step", "train_loss", "mean_dice", "volume_ratio")  # of metrics.csv, which has one column per organ
 MOST_HELD_OUT = 24  # volumes, where no validation list is given
 
 

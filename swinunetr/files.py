@@ -89,9 +89,10 @@ def write_json(content: object, path: str | Path) -> None:
 
 
 def write_csv(rows: Sequence[Mapping[str, object]], path: str | Path) -> None:
-    """Write rows with the same keys to a CSV file, completely or not at all; NaN becomes an empty field."""
+    """Write rows to a CSV file, completely or not at all; NaN, and what a row lacks, becomes an empty field."""
+    columns = dict.fromkeys(key for row in rows for key in row)
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 

@@ -128,6 +128,22 @@ def test_a_prediction_of_background_only_and_missed_organs_are_noted():
     assert "Not found in any case: liver." in str(describe_scores([row, found]))
 
 
+def test_the_volume_bias_of_each_organ_is_in_the_table_and_in_the_summary():
+    volumes = {"liver": (150.0, 100.0), "spleen": (7.0, 10.0), "aorta": (9.0, 10.0)}
+    rows = [
+        {"case": "a", "organ": organ, **dict.fromkeys(COLUMNS, 0.9), "volume_predicted_ml": got, "volume_true_ml": true}
+        for organ, (got, true) in volumes.items()
+    ]
+    table = str(describe_scores(rows))
+    assert "Too large on average (ml / true outside 0.8 to 1.25): liver." in table
+    assert "Too small on average (ml / true outside 0.8 to 1.25): spleen." in table
+    line = next(line for line in table.splitlines() if line.startswith("liver"))
+    assert line.split()[-4:] == ["150.0", "100.0", "1.50", "1"]
+    summary = summarise(rows, tuple(volumes))
+    assert summary["volume_ratio_per_organ"] == pytest.approx({"liver": 1.5, "spleen": 0.7, "aorta": 0.9})
+    assert summary["volume_ratio"] == pytest.approx((1.5 + 0.7 + 0.9) / 3)
+
+
 def test_worst_cases_come_first():
     rows = [
         {"case": case, "organ": organ, **dict.fromkeys(COLUMNS, dice), "volume_true_ml": 1.0}

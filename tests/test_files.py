@@ -1,11 +1,12 @@
 """Files that are written completely or not at all, and folders of results."""
 
 import json
+import math
 
 import pytest
 
 from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, replacing, stand_in
+from swinunetr.files import claim_folder, replacing, stand_in, write_csv
 
 
 def test_folder_is_used_again_with_the_same_settings_only(tmp_path):
@@ -50,6 +51,12 @@ def test_file_is_complete_or_unchanged(tmp_path):
         raise RuntimeError
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["file.txt"]
     assert (tmp_path / "new/file.txt").read_text() == "two"
+
+
+def test_a_table_has_the_columns_of_all_rows(tmp_path):
+    file = tmp_path / "metrics.csv"
+    write_csv([{"step": 1}, {"step": 2, "volume_ratio": 1.5}, {"step": 3, "volume_ratio": math.nan}], file)
+    assert file.read_text().splitlines() == ["step,volume_ratio", "1,", "2,1.5", "3,"]
 
 
 def test_two_writers_of_one_file_with_equal_process_ids_do_not_disturb_each_other(tmp_path):
