@@ -20,6 +20,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
     loss             loss                  weights of the classes, ignored voxels; DiceCELoss is in the notebook
                      supervision           a loss on coarser levels of the decoder as well
                      averaging             averaged weights
+                     calibration           a head with which organs have the right volume
     hardware         devices               GPU or CPU, precision, processes that train together
     the run          run_folder            state, metrics, weights; resuming after a stop
     results          inference             sliding window; back to the scan's own grid
@@ -49,6 +50,7 @@ from swinunetr.batches import (
     training_batches,
     without_metadata,
 )
+from swinunetr.calibration import calibrated
 from swinunetr.checkpoints import (
     LoadReport,
     build_swinunetr,
