@@ -19,13 +19,21 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.data.utils import correct_nifti_header_if_necessary
 from tqdm.auto import tqdm
 
 from swinunetr.dataset import Dataset
 from swinunetr.devices import Hardware, available_memory
 from swinunetr.errors import DatasetError
 from swinunetr.files import stand_in
+from swinunetr.geometry import (
+    REVERSED_DEGREES,
+    TILT_DEGREES,
+    TURNED_DEGREES,
+    other_spacing,
+    tilt_degrees,
+    turned_degrees,
+    voxel_volume_mm3,
+)
 from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
 from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
@@ -60,8 +68,7 @@ class Scan:
     label_map: LabelMap | None = None  # of a label; None if its values are the classes
     faults: list[Fault] = field(default_factory=list)
     header: nib.Nifti1Header | None = None  # as stored; nibabel.load changes a spacing of 0 to 1 mm
-    stored_affine: np.ndarray | None = None  # (4, 4), voxel to mm
-    affine: np.ndarray | None = None  # (4, 4), as used in training: MONAI ignores an sform that contradicts pixdim
+    affine: np.ndarray | None = None  # (4, 4), voxel to mm
     low: float = 0.0  # smallest value of an image; NaN if any voxel is NaN
     high: float = 0.0  # largest value of an image; NaN if any voxel is NaN
     digest: bytes = b""  # hash of the stored voxels
@@ -276,9 +283,11 @@ def check_header(scan: Scan) -> Fault | None:
             return Fault(f"not NIfTI but {type(image).__name__}", "convert it to .nii.gz")
         stream.seek(0)
         scan.header = type(image.header).from_fileobj(stream, check=False)
-    scan.stored_affine = image.affine.copy()
-    scan.affine = correct_nifti_header_if_necessary(image).affine
-    return _volume_fault(scan) or _geometry_fault(scan) or _geometry_warning(scan)
+    scan.affine = image.affine
+    if fault := _volume_fault(scan) or _geometry_fault(scan) or _direction_fault(image.header):
+        return fault
+    scan.faults += _geometry_warnings(scan, image.header)
+    return None
 
 
 def _open(path: str):
@@ -332,27 +341,45 @@ def _volume_fault(scan: Scan) -> Fault | None:
 def _geometry_fault(scan: Scan) -> Fault | None:
     least, most = SPACING_LIMITS_MM
     remedy = "correct the header or convert the scan again"
-    matrix, pixdim = scan.stored_affine[:3, :3], scan.header["pixdim"][1:4]
-    lengths = np.linalg.norm(matrix, axis=0)  # mm
-    if not np.isfinite(scan.stored_affine).all():
+    lengths, pixdim = scan.spacing, scan.header["pixdim"][1:4]
+    if not np.isfinite(scan.affine).all():
         return Fault("affine contains NaN or infinity", remedy)
     for mm in (lengths, np.abs(pixdim)):
         if not ((mm >= least) & (mm <= most)).all():  # written so that NaN is an error too
             return Fault(f"spacing {_dimensions(mm)} mm, expected {least:g} to {most:g}", remedy)
-    if abs(np.linalg.det(matrix)) < 0.01 * lengths.prod():
+    if voxel_volume_mm3(scan.affine) < 0.01 * lengths.prod():
         return Fault("affine is singular: its axes lie in one plane", remedy)
     return None
 
 
-def _geometry_warning(scan: Scan) -> Fault | None:
-    if not (scan.header["sform_code"] or scan.header["qform_code"]):
-        return Fault("neither sform nor qform is set", "check left and right in a viewer", stops=False)
-    if not np.allclose(scan.affine, scan.stored_affine, atol=1e-3):
-        what = f"sform contradicts pixdim; training uses {_dimensions(scan.spacing)} mm"
-        return Fault(what, "correct the header if that is wrong", stops=False)
+def _direction_fault(header: nib.Nifti1Header) -> Fault | None:
+    if (angle := turned_degrees(header)) <= REVERSED_DEGREES:
+        return None
+    what = f"sform and qform contradict each other by {angle:.0f} degrees: left and right are in doubt"
+    return Fault(what, "compare both with the original in a viewer, then store the right one as both")
+
+
+def _geometry_warnings(scan: Scan, header: nib.Nifti1Header) -> list[Fault]:
+    """Return what is unusual in the geometry of a scan; ``header`` is its header as nibabel corrected it."""
+    found = []
+    if not (header["sform_code"] or header["qform_code"]):
+        found.append(("neither sform nor qform is set", "check left and right in a viewer"))
+    if (pixdim := other_spacing(header, scan.affine)) is not None:
+        what = (
+            f"the spacing of the sform, {_dimensions(scan.spacing)} mm, is used; pixdim says {_dimensions(pixdim)} mm"
+        )
+        found.append((what, "correct the sform if pixdim is right: volumes and distances depend on it"))
+    tilt, turned = tilt_degrees(scan.affine), turned_degrees(header)
+    if tilt > TILT_DEGREES:
+        what = f"axes are {tilt:.1f} degrees from right angles (gantry tilt); volumes and distances allow for it"
+        remedy = "viewers that cannot show it need the resampled file, which dcm2niix names with _Tilt"
+        found.append((what, remedy))
+    elif turned > TURNED_DEGREES:
+        what = f"sform and qform differ by {turned:.1f} degrees; the sform is used"
+        found.append((what, "check left and right in a viewer"))
     if scan.spacing.max() > THICK_SLICE_MM:
-        return Fault(f"slices are {scan.spacing.max():g} mm thick", "small organs may be missed", stops=False)
-    return None
+        found.append((f"slices are {scan.spacing.max():g} mm thick", "small organs may be missed"))
+    return [Fault(what, remedy, stops=False) for what, remedy in found]
 
 
 def check_pair(label: Scan) -> Fault | None:
@@ -594,7 +621,7 @@ def _fingerprint(scans: list[Scan]) -> dict[str, str]:
 
 def _volume_ml(label: Scan, value: int) -> float:
     """Return the volume of one class in ml."""
-    return float(label.value_counts[value] * abs(np.linalg.det(label.affine[:3, :3])) / 1000)
+    return float(label.value_counts[value] * voxel_volume_mm3(label.affine) / 1000)
 
 
 def _training_voxels(scan: Scan, spacing_mm: Sequence[float]) -> int:

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from swinunetr.cache import cache_file, read_cache, write_cache
 from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
+from swinunetr.geometry import NiftiReader
 from swinunetr.label_maps import clear_ignored, to_classes
 from swinunetr.recipe import CommonRecipe
 from swinunetr.threads import in_threads
@@ -66,7 +67,7 @@ def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = (
     )
     return Compose(
         [
-            LoadImaged(keys, reader="NibabelReader", simple_keys=True),
+            LoadImaged(keys, reader=NiftiReader, simple_keys=True),
             EnsureChannelFirstd(keys),
             Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             Spacingd(keys, pixdim=recipe.spacing_mm, mode=modes, dtype=np.float32),
@@ -227,7 +228,7 @@ def _cache_file(entry: dict[str, Any], recipe: CommonRecipe, modality: str, cach
     if "label_map" in entry:
         settings.append(entry["label_map"].content)
     code = (preprocessing, intensity_window, _preprocess, to_classes, clear_ignored, _label_ids, crop_centres)
-    code += (_as_many_of_each,)
+    code += (_as_many_of_each, NiftiReader)
     try:
         return cache_file(cache_dir, files, settings, code)
     except OSError:  # a file is missing; preprocessing it names it

@@ -85,6 +85,11 @@ def flip_byte(path: str, place: int) -> None:
     Path(path).write_bytes(content)
 
 
+def mirrored() -> np.ndarray:
+    """Return pixdim with -1 in front, which turns the last axis of the qform."""
+    return np.array([-1, *SPACING, 1, 1, 1, 1])
+
+
 RGB = np.zeros((16, 16, 16), [("R", "u1"), ("G", "u1"), ("B", "u1")])
 QFORM = {"sform_code": 0, "qform_code": 1}
 
@@ -118,6 +123,11 @@ BROKEN_IMAGES = {
     "spacing 0 in sform": (lambda p: write(p, ct(1), srow_z=np.zeros(4)), "spacing 1.5 x 1.5 x 0 mm"),
     "spacing 0 in pixdim": (lambda p: write(p, ct(1), pixdim=np.zeros(8), **QFORM), "spacing 0 x 0 x 0 mm"),
     "pixdim NaN": (lambda p: write(p, ct(1), pixdim=np.full(8, np.nan)), "spacing nan x nan x nan mm"),
+    "qform mirrored": (lambda p: write(p, ct(1), qform_code=1, pixdim=mirrored()), "left and right are in doubt"),
+    "qform turned by 180 degrees": (
+        lambda p: write(p, ct(1), qform_code=1, quatern_d=1),
+        "contradict each other by 180",
+    ),
     "spacing in metres": (lambda p: write(p, ct(1), affine(x0=0.0015, y1=0.0015, z2=0.002)), "spacing 0.0015"),
     "spacing in micrometres": (lambda p: write(p, ct(1), affine(x0=1500, y1=1500, z2=2000)), "spacing 1500"),
     "NaN voxel": (lambda p: write(p, changed(ct(1), np.nan)), "voxels are NaN or infinite"),
@@ -296,7 +306,19 @@ def test_folder_that_cannot_be_entered_is_one_row(good, monkeypatch):
 
 UNUSUAL = {
     "no sform or qform": (lambda d: write_both(d, sform_code=0, qform_code=0), "neither sform nor qform"),
-    "sform against pixdim": (lambda d: write_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]), "sform contradicts pixdim"),
+    "sform against pixdim": (
+        lambda d: write_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]),
+        "the spacing of the sform, 1.5 x 1.5 x 2 mm, is used; pixdim says 2 x 2 x 2 mm",
+    ),
+    "sform against qform and pixdim": (
+        lambda d: write_both(d, pixdim=[1, 1.5, 1.5, 2.5, 1, 1, 1, 1], qform_code=1),
+        "the spacing of the sform, 1.5 x 1.5 x 2 mm, is used; pixdim says 1.5 x 1.5 x 2.5 mm",
+    ),
+    "gantry tilt": (lambda d: write_both(d, affine(y2=0.7)), "axes are 19.3 degrees from right angles (gantry tilt)"),
+    "sform turned against qform": (
+        lambda d: write_both(d, qform_code=1, quatern_d=0.05),
+        "sform and qform differ by 5.7 degrees; the sform is used",
+    ),
     "thick slices": (lambda d: write_both(d, matrix=affine(z2=9)), "slices are 9 mm thick"),
     "windowed": (lambda d: write(d.training[0]["image"], changed(ct(1).clip(-175), 250)), "no air"),
     "metal": (lambda d: write(d.training[0]["image"], changed(ct(1), 40_000)), "unusual for HU"),
@@ -413,6 +435,25 @@ def test_ids_that_one_map_merges_are_noted_once(good):
     assert str(report).endswith(report.notes[0]) and len(report.warnings) == 1  # no training case has the right box
 
 
+ODD_HEADERS = {
+    "qform not set, pixdim with three digits": {
+        "pixdim": [1, 1.5004, 1.4996, 2, 1, 1, 1, 1],
+        "srow_x": [1.5003, 0, 0, 7],
+    },
+    "qform not set and mirrored": {"pixdim": [-1, *SPACING, 1, 1, 1, 1]},
+    "qform alone": {"sform_code": 0, "qform_code": 1, "srow_x": np.zeros(4), "qoffset_x": 7},
+    "qform without a direction of its axes": {"qform_code": 1, "pixdim": [0, *SPACING, 1, 1, 1, 1]},
+    "qform that is no rotation": {"qform_code": 1, "quatern_b": 3},
+    "oblique, rounded to three digits": {"srow_x": [1.495, -0.125, 0, 0], "srow_y": [0.125, 1.495, 0, 0]},
+}
+
+
+@pytest.mark.parametrize("header", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_odd_but_valid_headers_give_no_warning(good, header):
+    write_both(good, **header)
+    assert check_dataset(good, SPACING).warnings == []
+
+
 def write_both(dataset: Dataset, matrix=None, **header) -> None:
     write(dataset.training[0]["image"], ct(1), matrix, **header)
     write(dataset.training[0]["label"], organs(), matrix, **header)
@@ -424,6 +465,11 @@ def test_unusual_data_give_a_warning(good, change, message):
     report = check_dataset(good, SPACING)
     assert any(message in warning for warning in report.warnings)
     assert message in str(report)
+
+
+def test_volumes_of_a_sheared_scan_are_by_the_determinant(good):
+    write_both(good, affine(y2=0.7))
+    np.testing.assert_allclose(check_dataset(good, SPACING).organ_ml["left box"], [0.45] * 3)
 
 
 def test_report_of_correct_data_has_counts_and_no_warning(good):
