@@ -9,6 +9,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      recipe                the recipes and their bounds
     data             dataset, checks       JSON and folders; all problems of the files in one table
                      geometry              one affine of a scan for all its uses, and the volume of a voxel
+                     modality, hounsfield  whether a scan is CT, and whether its intensities are Hounsfield units
                      dicom                 DICOM series of a folder; their voxels as NIfTI
                      label_maps            partial labels, and label files that number organs otherwise
                      phantoms              synthetic CT where there are no data

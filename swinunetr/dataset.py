@@ -16,6 +16,7 @@ from monai.data import partition_dataset
 from swinunetr.errors import InputError
 from swinunetr.files import walk_files
 from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
+from swinunetr.modality import is_ct
 
 SECTIONS = ("training", "validation", "test")
 
@@ -212,6 +213,7 @@ def _modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> st
         name = next(iter(given.values())) if isinstance(given, dict) else given
         if not (isinstance(name, str) and name.strip()):
             raise InputError(f'json_path: expected "{key}" in \'{json_path}\' as {{"0": "CT"}}, found {given!r:.200}.')
+        is_ct(name)  # raises if the name is of two modalities
         return name.strip()
     return otherwise
 

@@ -30,6 +30,7 @@ from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
 from swinunetr.geometry import NiftiReader
 from swinunetr.label_maps import clear_ignored, to_classes
+from swinunetr.modality import is_ct
 from swinunetr.recipe import CommonRecipe
 from swinunetr.threads import in_threads
 
@@ -81,7 +82,7 @@ def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = (
 
 def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:
     """Return the intensities in HU that become 0 and 1; None for other modalities than CT, which use percentiles."""
-    return recipe.hu_window if modality.upper().startswith("CT") else None
+    return recipe.hu_window if is_ct(modality) else None
 
 
 def prepare_cases(

@@ -112,6 +112,7 @@ MALFORMED = {
     "modality in a list": ({"modality": ["CT"]}, r"\"modality\" in .* found \['CT'\]"),
     "modality that is a number": ({"modality": 1}, '"modality" in .* found 1'),
     "modality that is a number in a mapping": ({"modality": {"0": 1}}, "\"modality\" in .* found {'0': 1}"),
+    "modality of two": ({"modality": {"0": "PET/CT"}}, "'PET/CT' names two modalities"),
     "empty modality": ({"modality": ""}, "\"modality\" in .* found ''"),
     "channel that is a number": ({"modality": {}, "channel_names": {"0": 1}}, '"channel_names" in '),
     "test that is not a list": ({"test": {"image": "a.nii.gz"}}, 'a list of cases under "test"'),
