@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from swinunetr.dataset import Dataset
 from swinunetr.devices import Hardware, available_memory
-from swinunetr.errors import DatasetError
+from swinunetr.errors import DatasetError, Fault
 from swinunetr.files import stand_in
 from swinunetr.geometry import (
     REVERSED_DEGREES,
@@ -34,26 +34,19 @@ from swinunetr.geometry import (
     turned_degrees,
     voxel_volume_mm3,
 )
+from swinunetr.hounsfield import STEPS, WHOLE_RANGE, histogram, hounsfield_faults
 from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
+from swinunetr.modality import is_ct
 from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
 from swinunetr.threads import in_threads
 
 THICK_SLICE_MM = 8.0
-USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extended scale reaches about 30 000
+PERCENTILES = "no CT, so each scan is scaled from its 0.5th to its 99.5th percentile"
 MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
 CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
 ERROR_ROWS = 9  # of the table of errors; with its heading and its last line, the message has at most 12 lines
 WARNING_ROWS = 16  # longest list of warnings that is shown in full
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A problem of one file and what to do about it: an error if it ``stops`` training, otherwise a warning."""
-
-    what: str
-    remedy: str
-    stops: bool = True
 
 
 @dataclass
@@ -72,6 +65,7 @@ class Scan:
     low: float = 0.0  # smallest value of an image; NaN if any voxel is NaN
     high: float = 0.0  # largest value of an image; NaN if any voxel is NaN
     digest: bytes = b""  # hash of the stored voxels
+    counts: bytes = b""  # hash of an image's numbers of voxels, in the order of their intensities
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept from stored to scaled values
     value_counts: dict[float, int] = field(default_factory=dict)  # voxels that count, by class; by id before mapping
 
@@ -113,6 +107,7 @@ class DatasetReport(Shown):
     """Contents of a data set without errors; printed, it is a short table."""
 
     cases: dict[str, int]  # by split
+    modality: str
     shapes: np.ndarray  # (images, 3)
     spacings: np.ndarray  # (images, 3), mm
     orientations: dict[str, int]  # number of images by orientation, such as "LAS"
@@ -130,6 +125,7 @@ class DatasetReport(Shown):
             ("shape", f"{_ranges(self.shapes)} voxels"),
             ("spacing", f"{_ranges(self.spacings)} mm"),
             ("orientation", _counts(self.orientations)),
+            ("intensities", f"{self.modality}: {'Hounsfield units' if is_ct(self.modality) else PERCENTILES}"),
         ]
         if self.cache_bytes:
             caching, available = self.cache_bytes / 1e9, self.memory_bytes / 1e9
@@ -164,7 +160,9 @@ def check_dataset(
     Raises:
         DatasetError: Some files have errors that would stop training or make its result wrong, or no validation label
             contains an organ. The message lists all of them.
+        InputError: The modality is not clear; see :func:`swinunetr.modality.is_ct`.
     """
+    is_ct(dataset.modality)  # raises before any file is read
     scans = _list_scans(dataset)
     _run_check(check_header, scans, workers, "Checking headers")
     same_list = _validates_on_training_cases(dataset)
@@ -178,20 +176,32 @@ def check_dataset(
     if hardware:
         _exchange(readable, share, hardware)
     images = [scan for scan in readable if scan.kind == "image" and scan.digest]
-    _flag_repeats(images, lambda s: (s.shape, s.digest), "voxels", same_list)
+    originals = _originals(images)
+    _flag_repeats(images, lambda s: originals[id(s)], "voxels", same_list)
     _flag_validation_without_organs(scans)
     if not all(scan.valid for scan in scans):
         raise DatasetError(_error_table(scans))
-    report = _report(scans, dataset.classes, spacing_mm)
+    report = _report(scans, dataset, spacing_mm)
     if same_list:
         report.warnings.insert(0, "validation cases are the training cases: their Dice says nothing about other scans")
     return report
 
 
-def image_faults(path: str | Path, modality: str) -> list[Fault]:
-    """Return the problems of one image file: the first of its header and, if that does not stop, of its voxels."""
+def image_faults(path: str | Path, modality: str, padding: Collection[float] = ()) -> list[Fault]:
+    """Return the problems of one image file: of its header and, if none of them stops, of its voxels.
+
+    Args:
+        path: NIfTI file.
+        modality: Modality of the image.
+        padding: Intensities that stand for no measurement, such as DICOM's padding value after rescale.
+
+    Raises:
+        InputError: The modality is not clear; see :func:`swinunetr.modality.is_ct`.
+    """
+    is_ct(modality)
     scan = Scan("test", Path(path).name, "image", str(path))
-    for check in (check_header, lambda scan: check_voxels(scan, Dataset(("background",), modality, [], [], []))):
+    dataset = Dataset(("background",), modality, [], [], [])
+    for check in (check_header, lambda scan: check_voxels(scan, dataset, padding)):
         if scan.valid and (fault := _found_problem(check, scan)):
             scan.faults.append(fault)
     return scan.faults
@@ -227,7 +237,7 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
 
 def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
     """Take over what the other ranks found in the voxels of their shares."""
-    names = ("faults", "digest", "scaling", "value_counts", "low", "high")
+    names = ("faults", "digest", "scaling", "value_counts", "low", "high", "counts")
     found = dict(hardware.gather([(scan.key, {name: getattr(scan, name) for name in names}) for scan in share]))
     for scan in scans:
         vars(scan).update(found[scan.key])
@@ -253,6 +263,33 @@ def _flag_repeats(scans: list[Scan], key: Callable[[Scan], tuple], same: str, sa
             stops = scan.kind == "image" and "test" not in (scan.split, earlier.split)
             scan.faults.append(Fault(f"same {same} as {earlier.split} case {earlier.case}", remedy, stops))
     return list(first.values())
+
+
+def _originals(images: list[Scan]) -> dict[int, int]:
+    """Return for the ``id`` of each image that of the first one with the same voxels, however these are stored.
+
+    Only images with the same numbers of voxels by intensity are compared, so that few are read again.
+    """
+    alike: dict[tuple, list[Scan]] = {}
+    originals = {}
+    for image in images:
+        others = alike.setdefault((*sorted(image.shape[:3]), image.counts), [])
+        original = next((other for other in others if _same_voxels(image, other)), image)
+        if original is image:
+            others.append(image)
+        originals[id(image)] = id(original)
+    return originals
+
+
+def _same_voxels(image: Scan, other: Scan) -> bool:
+    """Return whether two images have the same intensities along x, y, z, up to the rounding of their storage."""
+    if (image.shape, image.digest, image.scaling) == (other.shape, other.digest, other.scaling):
+        return True
+    step = max((image.high - image.low) / STEPS, 0.5 if image.high - image.low >= WHOLE_RANGE[0] else 0)
+    first, second = (
+        np.asarray(nib.as_closest_canonical(nib.load(scan.path)).dataobj).squeeze() for scan in (image, other)
+    )
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1.1 * step)
 
 
 def _flag_validation_without_organs(scans: list[Scan]) -> None:
@@ -402,10 +439,10 @@ def check_pair(label: Scan) -> Fault | None:
 # ----------------------------------------------------------------------------------------------------------- voxels
 
 
-def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
+def check_voxels(scan: Scan, dataset: Dataset, padding: Collection[float] = ()) -> Fault | None:
     """Read all voxels of a file and check their values; return the problem found, if any.
 
-    Voxels keep their stored data type, which saves memory.
+    Voxels keep their stored data type, which saves memory. ``padding`` is that of :func:`image_faults`.
     """
     with _open(scan.path) as stream:
         proxy = type(nib.load(scan.path)).from_stream(stream).dataobj  # Nifti1Image or Nifti2Image
@@ -420,8 +457,22 @@ def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
             return fault
         scan.value_counts = class_counts(scan.value_counts, scan.label_map)
         return _empty_fault(scan)
-    scan.low, scan.high = sorted(float(value) * slope + inter for value in (voxels.min(), voxels.max()))
-    return _image_fault(scan, dataset.modality)
+    return _check_intensities(scan, voxels, dataset.modality, padding)
+
+
+def _check_intensities(scan: Scan, voxels: np.ndarray, modality: str, padding: Collection[float]) -> Fault | None:
+    """Judge the intensities of an image; return the error, if any, and add warnings to the scan."""
+    slope, inter = scan.scaling
+    if not np.isfinite([voxels.min(), voxels.max()]).all():
+        return Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)")
+    found = histogram(voxels, slope, inter)
+    scan.low, scan.high = found.values[[0, -1]]
+    scan.counts = hashlib.blake2b(found.counts.tobytes()).digest()
+    if scan.low == scan.high:
+        return Fault(f"all voxels are {scan.low:g}", "convert the scan again")
+    faults = hounsfield_faults(found, padding) if is_ct(modality) else []
+    scan.faults += [fault for fault in faults if not fault.stops]
+    return next((fault for fault in faults if fault.stops), None)
 
 
 def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, int]:
@@ -442,28 +493,6 @@ def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, 
         if len(counts) > MOST_LABEL_VALUES:
             break
     return dict(counts)
-
-
-def _image_fault(scan: Scan, modality: str) -> Fault | None:
-    if not np.isfinite([scan.low, scan.high]).all():
-        return Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)")
-    if scan.low == scan.high:
-        return Fault(f"all voxels are {scan.low:g}", "convert the scan again")
-    return _hounsfield_fault(scan.low, scan.high) if modality.upper().startswith("CT") else None
-
-
-def _hounsfield_fault(low: float, high: float) -> Fault | None:
-    """Check a range of intensities in HU, where air is -1000, fat -100, water 0 and bone several hundred."""
-    found = f"intensities {low:g} to {high:g}"
-    if low >= 0 and high > 1000:
-        return Fault(f"{found} cannot be HU: no air below 0", "apply the rescale intercept (often: subtract 1024)")
-    if low >= 0 or high <= 0 or high - low < 300:
-        return Fault(f"{found} cannot be HU", "convert from DICOM again, without normalising")
-    if low > -200:
-        return Fault(f"{found}: no air", "expected if the scan was cropped or clipped on purpose", stops=False)
-    if low < USUAL_HU[0] or high > USUAL_HU[1]:
-        return Fault(f"{found} are unusual for HU", "look at the scan", stops=False)
-    return None
 
 
 def _id_fault(ids: Collection[float], label_map: LabelMap | None, last: int) -> Fault | None:
@@ -542,7 +571,8 @@ def _error_table(scans: list[Scan]) -> str:
     )
 
 
-def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[float]) -> DatasetReport:
+def _report(scans: list[Scan], dataset: Dataset, spacing_mm: Sequence[float]) -> DatasetReport:
+    classes = dataset.classes
     images = [scan for scan in scans if scan.kind == "image"]
     labels = [scan for scan in scans if scan.kind == "label" and scan.value_counts]
     organ_ml = {
@@ -559,6 +589,7 @@ def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[fl
         )
     return DatasetReport(
         cases=dict(Counter(scan.split for scan in images)),
+        modality=dataset.modality,
         shapes=np.array([scan.shape[:3] for scan in images]),
         spacings=np.array([scan.spacing for scan in images]),
         orientations=dict(Counter("".join(nib.aff2axcodes(scan.affine)) for scan in images)),

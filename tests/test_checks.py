@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from swinunetr import checks
-from swinunetr.checks import check_dataset
+from swinunetr.checks import check_dataset, image_faults
 from swinunetr.dataset import Dataset, case_name
 from swinunetr.errors import DatasetError, InputError
 from swinunetr.label_maps import LabelMap
@@ -202,6 +202,7 @@ def test_jupyter_shows_the_table_without_a_traceback(good):
     assert error._render_traceback_() == [f"DatasetError: {error}"]
 
 
+OTHER_AXES = np.array([[0, 1.5, 0, 0], [0, 0, 1.5, 0], [-2.0, 0, 0, 30], [0, 0, 0, 1]])  # inferior, right, anterior
 REPEATS = {
     "twice in a list": (lambda d: d.training.append(d.training[0]), "same file as training case img0001"),
     "validation case used in training": (
@@ -213,6 +214,23 @@ REPEATS = {
         "same file as training case img0001",
     ),
     "copied": (lambda d: write(d.training[1]["image"], ct(1)), "same voxels as training case img0001"),
+    "saved again as float32": (
+        lambda d: write(d.validation[0]["image"], ct(2).astype(np.float32)),
+        "same voxels as training case img0002",
+    ),
+    "saved again with a slope": (
+        lambda d: write(
+            d.validation[0]["image"], ((ct(2) + 1000) * 4).astype(np.uint16), scl_slope=0.25, scl_inter=-1000
+        ),
+        "same voxels as training case img0002",
+    ),
+    "saved again along other axes": (
+        lambda d: [
+            write(d.validation[0][kind], volume.transpose(2, 0, 1)[::-1], OTHER_AXES)
+            for kind, volume in (("image", ct(2)), ("label", organs()))
+        ],
+        "same voxels as training case img0002",
+    ),
     "copied to validation": (lambda d: write(d.validation[0]["image"], ct(2)), "same voxels as training case img0002"),
 }
 
@@ -222,6 +240,19 @@ def test_repeated_case_is_refused(good, repeat, message):
     repeat(good)
     with pytest.raises(DatasetError, match=message):
         check_dataset(good, SPACING)
+
+
+def test_scans_with_the_same_numbers_of_voxels_by_intensity_are_compared_in_place(good):
+    write(good.validation[0]["image"], ct(2)[::-1])
+    assert check_dataset(good, SPACING).warnings == []
+
+
+def test_copies_of_small_intensities_are_recognised_too(good):
+    mr = replace(good, modality="MR")
+    write(mr.training[1]["image"], (ct(2) / 7000).astype(np.float32))
+    write(mr.validation[0]["image"], ct(2), scl_slope=1 / 7000, scl_inter=0)
+    with pytest.raises(DatasetError, match="same voxels as training case img0002"):
+        check_dataset(mr, SPACING)
 
 
 def test_validation_labels_without_any_organ_are_refused(good):
@@ -507,6 +538,36 @@ def test_hu_are_not_checked_in_other_modalities(good):
     for number, case in enumerate([*good.training, *good.validation, *good.test]):
         write(case["image"], ct(number) + 1000)
     assert check_dataset(replace(good, modality="MRI"), SPACING).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("modality", "line"),
+    {"Computed Tomography": "Computed Tomography: Hounsfield units", "MR": "MR: no CT, so each scan is scaled"}.items(),
+)
+def test_report_says_how_intensities_are_scaled(good, modality, line):
+    assert f"intensities  {line}" in str(check_dataset(replace(good, modality=modality), SPACING))
+
+
+def test_hu_are_checked_whatever_ct_is_called(good):
+    write(good.training[0]["image"], ct(1) + 1024)
+    for modality in ("NCCT", "contrast-enhanced CT"):
+        with pytest.raises(DatasetError, match="cannot be HU"):
+            check_dataset(replace(good, modality=modality), SPACING)
+    for check in (
+        lambda: check_dataset(replace(good, modality="PET/CT"), SPACING),
+        lambda: image_faults(good.training[0]["image"], "PET/CT"),
+    ):
+        with pytest.raises(InputError, match="names two modalities"):
+            check()
+
+
+def test_known_padding_of_an_image_is_not_judged(good):
+    voxels = np.random.default_rng(0).normal(0, 20, (16, 16, 16))
+    voxels[:2], voxels[3, 3, :2] = -1024, 300
+    write(good.training[0]["image"], voxels.astype(np.int16))
+    assert image_faults(good.training[0]["image"], "CT") == []
+    (fault,) = image_faults(good.training[0]["image"], "CT", padding=[-1024])
+    assert fault.stops and "cannot be HU" in fault.what
 
 
 def test_memory_estimate_uses_the_axes_of_the_file(good):
