@@ -91,7 +91,7 @@ from swinunetr.loss import class_weights, skip_ignored
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
 from swinunetr.network import describe_speed, place_network
 from swinunetr.phantoms import write_phantoms, write_unlabelled_phantoms
-from swinunetr.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing
+from swinunetr.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing, require_organs
 from swinunetr.pretraining import (
     PretrainingNetwork,
     evaluate_tasks,

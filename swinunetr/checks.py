@@ -35,7 +35,7 @@ from swinunetr.geometry import (
     voxel_volume_mm3,
 )
 from swinunetr.hounsfield import STEPS, WHOLE_RANGE, histogram, hounsfield_faults
-from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
+from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs, whole_ids
 from swinunetr.modality import is_ct
 from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
@@ -158,8 +158,8 @@ def check_dataset(
         hardware: Ranks that check the same data set; each reads the voxels of its share. None means one rank.
 
     Raises:
-        DatasetError: Some files have errors that would stop training or make its result wrong, or no validation label
-            contains an organ. The message lists all of them.
+        DatasetError: Some files have errors that would stop training or make its result wrong, or no label of a
+            list contains an organ. The message lists all of them.
         InputError: The modality is not clear; see :func:`swinunetr.modality.is_ct`.
     """
     is_ct(dataset.modality)  # raises before any file is read
@@ -178,7 +178,7 @@ def check_dataset(
     images = [scan for scan in readable if scan.kind == "image" and scan.digest]
     originals = _originals(images)
     _flag_repeats(images, lambda s: originals[id(s)], "voxels", same_list)
-    _flag_validation_without_organs(scans)
+    _flag_lists_without_organs(scans)
     if not all(scan.valid for scan in scans):
         raise DatasetError(_error_table(scans))
     report = _report(scans, dataset, spacing_mm)
@@ -292,13 +292,16 @@ def _same_voxels(image: Scan, other: Scan) -> bool:
     return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1.1 * step)
 
 
-def _flag_validation_without_organs(scans: list[Scan]) -> None:
-    """Make it an error if no label of the validation cases has an organ: every Dice of the run would be NaN."""
-    labels = [scan for scan in scans if scan.split == "validation" and scan.kind == "label"]
+def _flag_lists_without_organs(scans: list[Scan]) -> None:
+    """Make it an error if no label of a list has an organ: nothing could be learned, or every Dice would be NaN."""
     read = _read_scans(scans)
-    if labels and all(s.key in read and not any(read[s.key].value_counts) for s in labels):
-        remedy = "label these cases or validate on others; every Dice would be NaN"
-        labels[0].faults.append(Fault("no validation label contains an organ", remedy))
+    for split, remedy in (
+        ("training", "label these cases or train on others; the network would learn background alone"),
+        ("validation", "label these cases or validate on others; every Dice would be NaN"),
+    ):
+        labels = [scan for scan in scans if scan.split == split and scan.kind == "label"]
+        if labels and all(s.key in read and not any(read[s.key].value_counts) for s in labels):
+            labels[0].faults.append(Fault(f"no {split} label contains an organ", remedy))
 
 
 def _read_scans(scans: list[Scan]) -> dict[tuple, Scan]:
@@ -478,6 +481,8 @@ def _check_intensities(scan: Scan, voxels: np.ndarray, modality: str, padding: C
 def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, int]:
     """Return the number of voxels of each scaled value, up to the plane where there are too many different values.
 
+    Whole numbers that storage has changed are whole again; see :func:`swinunetr.label_maps.whole_ids`.
+
     Args:
         voxels: Stored values of a volume. It is counted plane by plane, since sorting all of it at once needs several
             times its memory.
@@ -488,8 +493,9 @@ def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, 
     for plane in voxels.T:
         values, numbers = np.unique(plane, return_counts=True)
         # float32, as in MONAI: there 30 * 0.1 is exactly 3, in float64 it is not.
-        scaled = (values * slope + inter).astype(np.float32)
-        counts.update(dict(zip(scaled.tolist(), numbers.tolist(), strict=True)))
+        scaled = whole_ids((values * slope + inter).astype(np.float32), slope if voxels.dtype.kind in "iu" else 0.0)
+        for value, number in zip(scaled.tolist(), numbers.tolist(), strict=True):
+            counts[value] += number
         if len(counts) > MOST_LABEL_VALUES:
             break
     return dict(counts)
@@ -498,7 +504,8 @@ def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, 
 def _id_fault(ids: Collection[float], label_map: LabelMap | None, last: int) -> Fault | None:
     """Check the ids of a label file against its map, or without one against the classes from 0 to ``last``."""
     if broken := [value for value in ids if not value.is_integer()]:  # includes NaN and infinity
-        return Fault(f"label ids are not whole numbers: {_smallest(broken)}", "resample labels with nearest neighbour")
+        shown = _first([f"{value:.7g}" for value in sorted(broken)])
+        return Fault(f"label ids are not whole numbers: {shown}", "resample labels with nearest neighbour")
     if len(ids) > MOST_LABEL_VALUES and label_map:  # counted only in part
         return Fault(f"more than {MOST_LABEL_VALUES} different label ids", "give a label, not a scan")
     unknown = label_map.unknown(ids) if label_map else [value for value in ids if not 0 <= value <= last]
@@ -513,10 +520,12 @@ def _id_fault(ids: Collection[float], label_map: LabelMap | None, last: int) -> 
 
 
 def _empty_fault(scan: Scan) -> Fault | None:
-    """Check that a label has an organ among the voxels that count."""
+    """Check that a label has an organ among the voxels that count; collections of tumours have cases without one."""
     if any(scan.value_counts):
         return None
-    what = "label is empty: " + ("no organ" if scan.value_counts else "all voxels are ignored")
+    if scan.value_counts:
+        return Fault("label is empty: no organ", "label the case, unless it has none", stops=False)
+    what = "label is empty: all voxels are ignored"
     return Fault(what, "label the case or remove it", stops=scan.split == "training")
 
 

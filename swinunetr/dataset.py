@@ -213,7 +213,10 @@ def _modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> st
         name = next(iter(given.values())) if isinstance(given, dict) else given
         if not (isinstance(name, str) and name.strip()):
             raise InputError(f'json_path: expected "{key}" in \'{json_path}\' as {{"0": "CT"}}, found {given!r:.200}.')
-        is_ct(name)  # raises if the name is of two modalities
+        try:
+            is_ct(name)
+        except InputError as error:  # the name is of two modalities
+            raise InputError(f"json_path: '{json_path}': {error}") from None
         return name.strip()
     return otherwise
 

@@ -178,6 +178,26 @@ def _require_mappings(volumes: int) -> None:
         )
 
 
+def require_organs(cases: Sequence[dict], spacing_mm: Sequence[float], name: str) -> None:
+    """Raise an error if no case of a list has an organ left on the training grid.
+
+    Args:
+        cases: Results of :func:`prepare_cases`; cases without a label are left out.
+        spacing_mm: Spacing of the training grid.
+        name: What the list is for, such as "validation".
+
+    Raises:
+        InputError: Some cases have a label, and no label has a voxel of an organ.
+    """
+    labelled = [case for case in cases if "balanced_voxels" in case]
+    if labelled and not any(len(case["balanced_voxels"]) for case in labelled):
+        raise InputError(
+            f"spacing_mm: no organ of the {len(labelled)} {name} cases has a voxel left on the training grid of "
+            f"{' x '.join(f'{mm:g}' for mm in spacing_mm)} mm, so nothing could be learned from them or scored on "
+            "them. Choose a finer spacing_mm, or cases with larger organs."
+        )
+
+
 def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
     """Return at most six lines of warnings on label ids that the training grid has lost."""
     grid = " x ".join(f"{mm:g}" for mm in spacing_mm)
@@ -194,7 +214,7 @@ def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> d
     transforms = preprocessing(recipe, modality, keys)
     try:
         case = transforms({key: entry[key] for key in keys}, end=1)  # as loaded from the files
-        if label_map:
+        if "label" in case:
             case["label"].copy_(torch.from_numpy(to_classes(case["label"].numpy(), label_map)))
         ids = _label_ids(*clear_ignored(label_map, case["label"].as_tensor())) if "label" in case else []
         case = transforms(case, start=1)

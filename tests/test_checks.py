@@ -150,9 +150,10 @@ BROKEN_LABELS = {
     "mirrored": (lambda p: write(p, organs(), affine(x0=-1.5)), "corners up to 45 mm apart"),
     "id too large": (lambda p: write(p, changed(organs(), 14)), "ids outside the JSON's 0 to 2: 14"),
     "negative id": (lambda p: write(p, changed(organs(), -1)), "ids outside the JSON's 0 to 2: -1"),
-    "fraction": (lambda p: write(p, changed(organs(), 0.5)), "not whole numbers: 0.5"),
+    "fraction": (lambda p: write(p, changed(organs(), 0.5)), "not whole numbers: 0.5 "),
+    "nearly whole": (lambda p: write(p, changed(organs(), 1.002)), "not whole numbers: 1.002 "),
+    "fraction of a slope": (lambda p: write(p, organs(), scl_slope=0.7, scl_inter=0), "not whole numbers: 0.7, 1.4 "),
     "NaN": (lambda p: write(p, changed(organs(), np.nan)), "not whole numbers: nan"),
-    "empty": (lambda p: write(p, np.zeros_like(organs())), "label is empty"),
     "a CT": (lambda p: write(p, ct(1)), "ids outside the JSON's 0 to 2: -1000"),
 }
 
@@ -253,6 +254,13 @@ def test_copies_of_small_intensities_are_recognised_too(good):
     write(mr.validation[0]["image"], ct(2), scl_slope=1 / 7000, scl_inter=0)
     with pytest.raises(DatasetError, match="same voxels as training case img0002"):
         check_dataset(mr, SPACING)
+
+
+def test_training_labels_without_any_organ_are_refused(good):
+    for case in good.training:
+        write(case["label"], organs() * 0)
+    with pytest.raises(DatasetError, match="img0001 .* no training label contains an organ .* background alone"):
+        check_dataset(good, SPACING)
 
 
 def test_validation_labels_without_any_organ_are_refused(good):
@@ -362,6 +370,10 @@ UNUSUAL = {
         lambda d: d.test.append({k: d.training[0][k] for k in ("name", "image")}),
         "same file as",
     ),
+    "one empty label in training": (
+        lambda d: write(d.training[0]["label"], organs() * 0),
+        "label is empty: no organ; label the case, unless it has none",
+    ),
     "one empty label in validation": (
         lambda d: (d.validation.append(d.training.pop()), write(d.validation[0]["label"], organs() * 0)),
         "label is empty",
@@ -388,7 +400,6 @@ BROKEN_MAPPED = {
     "negative id": (numbered(two=-6), replace(MAP, other=0), "label_map 'other hospital' lacks: -6"),
     "fraction": (changed(numbered(), 0.5), MAP, "not whole numbers: 0.5"),
     "all ignored": (numbered(zero=9, one=9, two=9), MAP, "label is empty: all voxels are ignored"),
-    "no organ": (numbered(one=0, two=9), MAP, "label is empty: no organ"),
     "a scan": (np.arange(4096).reshape(16, 16, 16).astype(np.int16), replace(MAP, other=0), "more than 1000 different"),
     "id that is neither class nor ignore": (changed(organs(), 254), IGNORE, "the JSON's 0 to 2 and 255 (ignore): 254"),
 }
@@ -523,6 +534,30 @@ def test_equivalent_files_give_no_warning(good):
     write(second["label"], organs() * 10, scl_slope=0.1, scl_inter=0)
     report = check_dataset(good, SPACING)
     assert report.warnings == []
+    np.testing.assert_allclose(report.organ_ml["right box"], [0.09] * 3)
+
+
+STORED = {
+    "float32 just below": ((organs() * np.float32(0.9999999)).astype(np.float32), {}),
+    "float32 off by 3e-5": (organs() * np.float32(0.999969), {}),
+    "integers with the slope of a CT": (
+        np.rint(organs() / (2 / 65_535)).astype(np.uint16),
+        {"scl_slope": 2 / 65_535 * 1.0001, "scl_inter": 0},
+    ),
+    "bytes with a slope of 13 / 255": (
+        np.rint(organs() / (13 / 255)).astype(np.uint8),
+        {"scl_slope": 13 / 255, "scl_inter": 0},
+    ),
+    "-0.0": (np.where(organs() == 0, -0.0, organs()).astype(np.float32), {}),
+}
+
+
+@pytest.mark.parametrize(("voxels", "header"), STORED.values(), ids=STORED)
+def test_whole_labels_that_storage_changed_are_whole(good, voxels, header):
+    write(good.training[0]["label"], voxels, **header)
+    report = check_dataset(good, SPACING)
+    assert report.warnings == []
+    np.testing.assert_allclose(report.organ_ml["left box"], [0.45] * 3)
     np.testing.assert_allclose(report.organ_ml["right box"], [0.09] * 3)
 
 
