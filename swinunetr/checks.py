@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -21,7 +22,7 @@ import nibabel as nib
 import numpy as np
 from tqdm.auto import tqdm
 
-from swinunetr.dataset import Dataset
+from swinunetr.dataset import Dataset, case_name, is_nifti
 from swinunetr.devices import Hardware, available_memory
 from swinunetr.errors import DatasetError, Fault
 from swinunetr.files import stand_in
@@ -315,7 +316,7 @@ def _read_scans(scans: list[Scan]) -> dict[tuple, Scan]:
 def check_header(scan: Scan) -> Fault | None:
     """Read the header and the affine of a file into ``scan``; return the problem found, if any."""
     if not Path(scan.path).is_file():
-        return Fault("file is missing", "check data_root and the name in the JSON")
+        return _missing(Path(scan.path))
     with _open(scan.path) as stream:
         stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
         image = nib.load(scan.path)
@@ -328,6 +329,24 @@ def check_header(scan: Scan) -> Fault | None:
         return fault
     scan.faults += _geometry_warnings(scan, image.header)
     return None
+
+
+def _missing(path: Path) -> Fault:
+    """Return that a file is missing, with the name of one that is meant: of nnU-Net, in other letters or endings."""
+    wanted = _plain_name(path.name)
+    names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
+    alike = next((name for name in names if is_nifti(name) and _plain_name(name) == wanted), None)
+    remedy = "check data_root and the name in the JSON"
+    if alike and unicodedata.normalize("NFC", alike) == unicodedata.normalize("NFC", path.name):
+        remedy = "its folder has this name in another Unicode form (NFC or NFD): copy the name from there"
+    elif alike:
+        remedy = f"its folder has '{alike}': write that name in the JSON"
+    return Fault("file is missing", remedy)
+
+
+def _plain_name(file: str) -> str:
+    """Return a file name without endings, the number of nnU-Net's first channel, case and Unicode form."""
+    return unicodedata.normalize("NFC", case_name(file)).casefold().removesuffix("_0000")
 
 
 def _open(path: str):

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import os
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -172,6 +173,29 @@ def test_error_names_the_broken_label_and_the_problem(good, damage, message):
     error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
     assert message in error and "label0001.nii.gz" in error
     assert len(error.splitlines()) == 3
+
+
+MEANT = {
+    "number of nnU-Net's channel": ("img0001_0000.nii.gz", "its folder has 'img0001_0000.nii.gz': write that name"),
+    "other case": ("IMG0001.nii.gz", "its folder has 'IMG0001.nii.gz': write that name"),
+    "not compressed": ("img0001.nii", "its folder has 'img0001.nii': write that name"),
+    "something else": ("img0001_1.nii.gz", "check data_root and the name in the JSON"),
+}
+
+
+@pytest.mark.parametrize(("name", "remedy"), MEANT.values(), ids=MEANT)
+def test_the_name_that_is_meant_for_a_missing_file_is_shown(good, name, remedy):
+    path = Path(good.training[0]["image"])
+    path.rename(path.with_name(name))
+    with pytest.raises(DatasetError, match=f"file is missing  {re.escape(remedy)}"):
+        check_dataset(good, SPACING)
+
+
+def test_a_name_in_another_unicode_form_is_named_as_one(good, tmp_path):
+    good.training[0]["image"] = str(tmp_path / unicodedata.normalize("NFC", "Jürgen.nii.gz"))
+    write(str(tmp_path / unicodedata.normalize("NFD", "Jürgen.nii.gz")), ct(1))
+    with pytest.raises(DatasetError, match="file is missing  its folder has this name in another Unicode form"):
+        check_dataset(good, SPACING)
 
 
 def test_one_error_lists_the_problems_of_all_files(good, capfd):
