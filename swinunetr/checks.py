@@ -321,7 +321,9 @@ def check_header(scan: Scan) -> Fault | None:
         stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
         image = nib.load(scan.path)
         if not isinstance(image, nib.Nifti1Image):
-            return Fault(f"not NIfTI but {type(image).__name__}", "convert it to .nii.gz")
+            pair = isinstance(image, nib.AnalyzeImage)  # of which NIfTI pairs are subclasses
+            found = "a pair of .hdr and .img" if pair else type(image).__name__
+            return Fault(f"not one NIfTI file but {found}", "convert it to .nii.gz")
         stream.seek(0)
         scan.header = type(image.header).from_fileobj(stream, check=False)
     scan.affine = image.affine
@@ -431,7 +433,7 @@ def _geometry_warnings(scan: Scan, header: nib.Nifti1Header) -> list[Fault]:
     tilt, turned = tilt_degrees(scan.affine), turned_degrees(header)
     if tilt > TILT_DEGREES:
         what = f"axes are {tilt:.1f} degrees from right angles (gantry tilt); volumes and distances allow for it"
-        remedy = "viewers that cannot show it need the resampled file, which dcm2niix names with _Tilt"
+        remedy = "viewers that build on ITK do not open it; dcm2niix names a resampled file for them with _Tilt"
         found.append((what, remedy))
     elif turned > TURNED_DEGREES:
         what = f"sform and qform differ by {turned:.1f} degrees; the sform is used"

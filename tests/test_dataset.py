@@ -232,9 +232,7 @@ def test_keys_of_auto3dseg_are_named(small_data, capsys):
     plain = {name: content[name] for name in ("training", "validation")} | {"testing": None}
     with pytest.raises(InputError, match='under "validation".*list the cases of one fold under "validation" instead'):
         read_dataset(with_changes(small_data, training=training, validation=None), small_data[1])
-    read_dataset(
-        with_changes(small_data, training=content["training"], validation=content["validation"]), small_data[1]
-    )
+    read_dataset(with_changes(small_data, **plain), small_data[1])
     assert capsys.readouterr().out == ""
 
 
