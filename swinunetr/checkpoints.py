@@ -9,21 +9,20 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from monai.apps.utils import check_hash, download_url
 from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from swinunetr.checkpoint_layouts import PARTS, SSL_50K, SSL_50K_FILE, Family, first_few, part_of, recognise, refusal
+from swinunetr.checkpoint_reading import WeightsFile, existing_file, read_weights
 from swinunetr.errors import CheckpointError
-from swinunetr.files import replacing, stand_in
+from swinunetr.files import replacing
 from swinunetr.network import MERGING, merging_of, traits_of
 from swinunetr.tables import Shown, Table
 
@@ -33,8 +32,6 @@ SSL_50K_SHA256 = "c3564f40a6a051d3753a6d8fae5cc8eaf21ce8d82a9a3baf80748d15664055
 
 Weights = Mapping[str, Tensor]  # state_dict of a network
 
-# Keys under which training code stores the tensors.
-WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "network_weights")
 MOST_NAMES = 14  # of classes in one line of a report or message
 
 
@@ -202,6 +199,7 @@ class LoadReport(Shown):
         ignored: Names of entries that are not tensors, such as ``epoch``.
         head: Rows of the head that were loaded, by the names of the classes; None if names were not compared or if no
             row was loaded.
+        unused: Keys of further networks in the file, such as ``ema``, which were not loaded.
     """
 
     file: Path
@@ -213,6 +211,7 @@ class LoadReport(Shown):
     left_random: Mapping[str, str]
     ignored: tuple[str, ...] = ()
     head: HeadRows | None = None
+    unused: tuple[str, ...] = ()
 
     def tables(self) -> list[Table]:
         """Return a table of the number of tensors loaded per part, with notes about the others."""
@@ -232,6 +231,8 @@ class LoadReport(Shown):
                 notes.append(f"{heading}: {first_few(names)}: {reason}")
         if self.ignored:
             notes.append(f"ignored, not tensors: {first_few(self.ignored)}")
+        if self.unused:
+            notes.append(f"not used, other networks in the file: {first_few(self.unused)}")
         title = f"{self.file.name} seems to be {self.title}."
         return [Table(("part", "tensors loaded"), rows, notes, title)]
 
@@ -240,120 +241,38 @@ class LoadReport(Shown):
 class _Source:
     """Content of a checkpoint; each of its tensors is a key of either ``placed`` or ``dropped``."""
 
-    file: Path
+    weights: WeightsFile
     family: Family
-    tensors: Mapping[str, Tensor]
     placed: Mapping[str, str]
     dropped: Mapping[str, str]
-    ignored: tuple[str, ...]
     traits: Mapping[str, object]
     classes: tuple[str, ...] | None  # names of the rows of the head, None if they are not noted
+
+    @property
+    def file(self) -> Path:
+        return self.weights.file
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.weights.tensors
 
 
 def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
     """Read and recognise a file; ``merging`` is used if the file does not note its own, None means legacy."""
-    file = _existing(checkpoint)
-    entries, tensors, ignored = _unwrap(file, _read(file))
-    family, placed, dropped = recognise(file, list(tensors))
+    weights = read_weights(existing_file(checkpoint))
+    family, placed, dropped = recognise(weights.file, list(weights.tensors))
     try:
-        traits = traits_of({target: tensors[name] for name, target in placed.items()})
+        traits = traits_of({target: weights.tensors[name] for name, target in placed.items()})
     except KeyError as absent:
-        raise refusal(file, f"{family.title} without {absent}") from absent
-    noted = _note(entries, "patch_merging")
+        raise refusal(weights.file, f"{family.title} without {absent}") from absent
+    noted = weights.note("patch_merging")
     traits["merging"] = noted if noted in MERGING else merging or "legacy"
-    return _Source(file, family, tensors, placed, dropped, ignored, traits, _noted_classes(entries))
+    return _Source(weights, family, placed, dropped, traits, _noted_classes(weights))
 
 
-def _existing(checkpoint: str | os.PathLike) -> Path:
-    file = Path(checkpoint).expanduser()
-    if file.is_file():
-        return file
-    found = "a folder" if file.is_dir() else "no file"
-    raise CheckpointError(
-        f"{file}: expected a file of weights, found {found}. Correct the path: pretrained_checkpoint of a notebook, or "
-        f"the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial."
-    )
-
-
-def _read(file: Path) -> Mapping:
-    """Return the dictionary in a file without running code, with tensors memory-mapped where the format allows."""
-    if found := _not_weights(file):
-        raise refusal(file, found)
-    try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a damaged pickle can raise anything
-        raise refusal(file, _unreadable(error)) from error
-    if not isinstance(content, Mapping):
-        raise refusal(file, f"a saved {type(content).__name__}")
-    return content
-
-
-def _not_weights(file: Path) -> str | None:
-    """Return what a file is if its first bytes show that ``torch.save`` did not write it, else None."""
-    if found := stand_in(file):
-        return found[0]
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if re.match(rb".{8}\s*\{", start, re.DOTALL):  # eight bytes of length, then JSON
-        return "a safetensors file"
-    if not start.startswith(b"PK"):
-        return None
-    if not zipfile.is_zipfile(file):
-        return "an incomplete PyTorch file"
-    members = {Path(name).name for name in zipfile.ZipFile(file).namelist()}
-    if "constants.pkl" in members:
-        return "a TorchScript program"
-    return None if "data.pkl" in members else "a zip archive of something else"
-
-
-def _numpy_globals() -> list:
-    """Return the numpy functions and classes that ``torch.load`` may use for numbers and arrays beside the tensors."""
-    make_scalar, make_array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype]
-    for function in (make_scalar, make_array):
-        for core in ("core", "_core"):  # the names in files of numpy 1 and of numpy 2
-            allowed.append((function, f"numpy.{core}.multiarray.{function.__name__}"))
-    codes = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
-    return allowed + list({type(np.dtype(code)) for code in codes})
-
-
-def _unreadable(error: Exception) -> str:
-    """Return what a file is that ``torch.load`` refused."""
-    needed = re.search(r"GLOBAL (\S+)", str(error))
-    if needed is None:
-        return "a damaged file, or not a PyTorch file"
-    if needed[1].startswith(("torch.nn.", "monai.")):
-        return f"a pickled module ({needed[1]}) instead of its state_dict()"
-    return f"a pickle that would run code ({needed[1]}), which did not run"
-
-
-def _unwrap(file: Path, content: Mapping) -> tuple[Mapping, dict[str, Tensor], tuple[str, ...]]:
-    """Return the dictionary that contains the tensors, the tensors alone, and the names of all other entries."""
-    wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-    entries = content if wrapper is None else content[wrapper]
-    tensors = {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise refusal(file, _without_tensors(content), f"named tensors, at the top level or in one of {WRAPPERS}")
-    return entries, tensors, tuple(str(name) for name in content | entries if name not in tensors and name != wrapper)
-
-
-def _without_tensors(content: Mapping) -> str:
-    """Return what a dictionary without named tensors is."""
-    if any("param_groups" in part for part in (content, *content.values()) if isinstance(part, Mapping)):
-        return "the state of an optimizer"
-    return f"a dictionary without a network's tensors (it has {first_few(content) or 'nothing'})"
-
-
-def _note(entries: Mapping, name: str) -> object:
-    """Return what ``save_weights`` noted under a name, None if there is no such note."""
-    metadata = getattr(entries, "_metadata", None)
-    return metadata.get("", {}).get(name) if isinstance(metadata, Mapping) else None
-
-
-def _noted_classes(entries: Mapping) -> tuple[str, ...] | None:
+def _noted_classes(weights: WeightsFile) -> tuple[str, ...] | None:
     """Return the names of the classes that a note has, None if there are none or only one, as after pre-training."""
-    note = _note(entries, "made_by")
+    note = weights.note("made_by")
     classes = note.get("classes") if isinstance(note, Mapping) else None
     named = isinstance(classes, list | tuple) and len(classes) > 1 and all(isinstance(name, str) for name in classes)
     return tuple(classes) if named else None
@@ -394,7 +313,8 @@ def _plan(source: _Source, model: SwinUNETR, decoder: bool = True, classes: Sequ
         loaded=loaded,
         dropped=source.dropped | dropped,
         left_random={name: _why_random(name, skipped_parts) for name in own if name not in shapes},
-        ignored=source.ignored,
+        ignored=source.weights.ignored,
+        unused=source.weights.unused,
         head=head if any(part_of(target) == "head" for target in loaded.values()) else None,
     )
 
@@ -566,9 +486,7 @@ def training_note(checkpoint: str | os.PathLike) -> dict:
     Raises:
         CheckpointError: The file cannot be read.
     """
-    file = _existing(checkpoint)
-    entries, _, _ = _unwrap(file, _read(file))
-    return dict(_note(entries, "made_by") or {})
+    return dict(read_weights(existing_file(checkpoint)).note("made_by") or {})
 
 
 def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -582,7 +500,7 @@ def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLik
         CheckpointError: There is no such file, it cannot be downloaded, or its sha256 is wrong.
     """
     if str(name_or_path) != SSL_50K:
-        return _existing(name_or_path)
+        return existing_file(name_or_path)
     file = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints")).expanduser() / SSL_50K_FILE
     if not file.exists():
         _download_ssl_50k(file)

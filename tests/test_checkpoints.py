@@ -50,8 +50,9 @@ def test_without_decoder_the_decoder_and_the_head_are_unchanged(originals, tmp_p
     assert "the decoder was not requested" in str(report) and "0 of 20" in str(report)
 
 
-def test_half_precision_weights_are_converted_to_float32(originals, tmp_path):
-    halved = {n: t.half() if t.is_floating_point() else t for n, t in originals["v1"].state_dict().items()}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_converted_to_float32(dtype, originals, tmp_path):
+    halved = {n: t.to(dtype) if t.is_floating_point() else t for n, t in originals["v1"].state_dict().items()}
     file = written(tmp_path, LAYOUTS["bare state dict"], halved)
     model = build_swinunetr(14, file)
     load_pretrained(model, file)
@@ -270,10 +271,18 @@ BAD_FILES = {
     "one tensor": (saved(lambda state: torch.ones(3)), "a saved Tensor"),
     "nothing": (saved(lambda state: {}), "nothing"),
     "optimizer": (saved(lambda state: torch.optim.SGD([torch.ones(1)]).state_dict()), "the state of an optimizer"),
-    "unknown wrapper": (saved(lambda state: {"ema": state}), "it has ema"),
-    "unknown prefix": (saved(lambda state: prefixed(state, "net0.")), "unknown prefix"),
+    "two wrappers": (saved(lambda state: {"ema": state, "teacher": state}), r"several networks \(ema, teacher\)"),
+    "two prefixes": (
+        saved(lambda state: prefixed(state, "student.") | prefixed(state, "teacher.")),
+        "prefixes 'student.' and 'teacher.'.*start with 'teacher.'",
+    ),
+    "other names": (
+        saved(lambda state: {f"{name}_": tensor for name, tensor in state.items()}),
+        "without .*proj.weight",
+    ),
     "one unmatched tensor": (saved(lambda state: state | extra("extra.weight")), "unmatched tensors: extra.weight"),
-    "a name twice": (saved(lambda state: state | prefixed(state, "module.")), "unmatched tensors"),
+    "a name twice": (saved(lambda state: state | prefixed(state, "module.")), "prefixes '' and 'module.'"),
+    "a list": (saved(lambda state: [state, state]), "a list of 2 dictionaries"),
     "decoder only": (saved(lambda state: only(state, "decoder")), "with these parts only: decoder"),
     "one missing": (saved(without("decoder3.transp_conv.conv.weight")), r"transp_conv.conv.weight is missing"),
     "first missing": (saved(without("swinViT.patch_embed.proj.weight")), "without .*proj.weight"),
