@@ -23,7 +23,7 @@ from swinunetr.checkpoint_layouts import PARTS, SSL_50K, SSL_50K_FILE, Family, f
 from swinunetr.checkpoint_reading import WeightsFile, existing_file, read_weights
 from swinunetr.errors import CheckpointError
 from swinunetr.files import replacing
-from swinunetr.network import MERGING, merging_of, traits_of
+from swinunetr.network import MERGING, USUAL_DESIGN, merging_of, traits_of, unusual_design
 from swinunetr.tables import Shown, Table
 
 # The checkpoint that can be downloaded.
@@ -32,6 +32,11 @@ SSL_50K_SHA256 = "c3564f40a6a051d3753a6d8fae5cc8eaf21ce8d82a9a3baf80748d15664055
 
 Weights = Mapping[str, Tensor]  # state_dict of a network
 
+OTHER_WEIGHTS = "Choose other weights, or leave pretrained_checkpoint empty to train from random ones."
+UNNOTED = {  # what the report says of the order of patch merging that a file does not note
+    "legacy": ', assumed, as the file notes none; weights trained with MONAI 1.5 or later need merging="current"',
+    "current": ", as given; the file notes none",
+}
 MOST_NAMES = 14  # of classes in one line of a report or message
 
 
@@ -59,7 +64,8 @@ def build_swinunetr(
             uses the order that the file notes, ``"legacy"`` if it notes none, and ``"current"`` without a file.
 
     Raises:
-        CheckpointError: The file cannot be read, is not a known checkpoint, or contradicts an argument.
+        CheckpointError: The file cannot be read, is not a known checkpoint, is of a design that SwinUNETR has no
+            argument for here, such as 2D or other depths, or contradicts an argument.
         ValueError: ``merging`` is none of the values above.
     """
     if merging not in (None, *MERGING):
@@ -193,6 +199,7 @@ class LoadReport(Shown):
         family: Short name of the layout.
         title: Description of the layout.
         merging: ``"legacy"`` or ``"current"``.
+        merging_noted: Whether the file notes it; otherwise it is the argument, or assumed.
         loaded: ``{name in the file: name in the network}``; of the head only the rows in ``head``, if there are any.
         dropped: ``{name in the file: reason}``.
         left_random: ``{name in the network: reason}``.
@@ -200,18 +207,21 @@ class LoadReport(Shown):
         head: Rows of the head that were loaded, by the names of the classes; None if names were not compared or if no
             row was loaded.
         unused: Keys of further networks in the file, such as ``ema``, which were not loaded.
+        names_compared: Whether the names of the network's classes were given.
     """
 
     file: Path
     family: str
     title: str
     merging: str
+    merging_noted: bool
     loaded: Mapping[str, str]
     dropped: Mapping[str, str]
     left_random: Mapping[str, str]
     ignored: tuple[str, ...] = ()
     head: HeadRows | None = None
     unused: tuple[str, ...] = ()
+    names_compared: bool = False
 
     def tables(self) -> list[Table]:
         """Return a table of the number of tensors loaded per part, with notes about the others."""
@@ -222,9 +232,11 @@ class LoadReport(Shown):
             classes = len(self.head.kept) + len(self.head.left_random)
             names["head"] = f"head, {len(self.head.kept)} of {classes} classes"
         rows = [(names[part], f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
-        notes = [f"patch merging: {self.merging}"]
+        notes = [f"patch merging: {self.merging}" + ("" if self.merging_noted else UNNOTED[self.merging])]
         if self.head:
             notes += self.head.notes()
+        elif self.names_compared and loaded["head"]:
+            notes.append("rows of the head: in the order of the file, which names no classes; compare it with your own")
         for heading, reasons in (("dropped", self.dropped), ("stays random", self.left_random)):
             for reason in dict.fromkeys(reasons.values()):
                 names = [name for name in reasons if reasons[name] == reason]
@@ -258,14 +270,34 @@ class _Source:
 
 
 def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
-    """Read and recognise a file; ``merging`` is used if the file does not note its own, None means legacy."""
+    """Read and recognise a file.
+
+    Args:
+        checkpoint: Path.
+        merging: Order of patch merging of a file that notes none; None means legacy.
+
+    Raises:
+        CheckpointError: The file cannot be read or recognised, is of another design of the network, or notes another
+            order of patch merging.
+    """
     weights = read_weights(existing_file(checkpoint))
     family, placed, dropped = recognise(weights.file, list(weights.tensors))
     try:
-        traits = traits_of({target: weights.tensors[name] for name, target in placed.items()})
+        tensors = {target: weights.tensors[name] for name, target in placed.items()}
+        if unusual := unusual_design(tensors):
+            found = f"{family.title}, but with another design: {', '.join(unusual)}"
+            raise refusal(weights.file, found, f"a SwinUNETR like the published ones, {USUAL_DESIGN}", OTHER_WEIGHTS)
+        traits = traits_of(tensors)
     except KeyError as absent:
         raise refusal(weights.file, f"{family.title} without {absent}") from absent
     noted = weights.note("patch_merging")
+    if noted in MERGING and merging not in (None, noted):
+        raise refusal(
+            weights.file,
+            f"weights that note {noted} patch merging",
+            f"{merging} patch merging, as the parameter merging says",
+            "Leave merging empty: the note was written by the run that trained the weights.",
+        )
     traits["merging"] = noted if noted in MERGING else merging or "legacy"
     return _Source(weights, family, placed, dropped, traits, _noted_classes(weights))
 
@@ -298,23 +330,30 @@ def _plan(source: _Source, model: SwinUNETR, decoder: bool = True, classes: Sequ
         shapes |= {target: (len(classes), *shape[1:]) for target, shape in shapes.items() if part_of(target) == "head"}
     own_shapes = {name: tuple(own[name].shape) for name in own if name in shapes or part_of(name) in required}
     own_traits = traits_of(own) | {"merging": merging_of(model)}
-    if wrong := _differences(source.traits, own_traits) or _differences(shapes, own_shapes):
+    if wrong := _differences(source.traits, own_traits):
+        other = source.traits["merging"] != own_traits["merging"]
+        again = f"Use build_swinunetr(classes, {str(source.file)!r}), with in_channels as in the file"
         raise refusal(
             source.file,
             f"{family.title}, where {first_few(wrong)}",
             "a checkpoint that fits the network",
-            f"Use build_swinunetr(classes, {str(source.file)!r}), with in_channels as in the file.",
+            again + (", and the same merging in load_pretrained." if other else "."),
         )
+    if wrong := _differences(shapes, own_shapes):
+        found = f"{family.title}, where {first_few(wrong)}"
+        raise refusal(source.file, found, "all tensors of MONAI's SwinUNETR, of its default options", OTHER_WEIGHTS)
     return LoadReport(
         file=source.file,
         family=family.name,
         title=family.title,
         merging=source.traits["merging"],
+        merging_noted=source.weights.note("patch_merging") in MERGING,
         loaded=loaded,
         dropped=source.dropped | dropped,
         left_random={name: _why_random(name, skipped_parts) for name in own if name not in shapes},
         ignored=source.weights.ignored,
         unused=source.weights.unused,
+        names_compared=bool(classes),
         head=head if any(part_of(target) == "head" for target in loaded.values()) else None,
     )
 
@@ -337,20 +376,24 @@ def _head_for_other_classes(source: _Source, own: Mapping[str, Tensor], head: He
     return reasons
 
 
-def read_ensemble(files: Sequence[str | os.PathLike], classes: Sequence[str]) -> list[Weights]:
+def read_ensemble(
+    files: Sequence[str | os.PathLike], classes: Sequence[str], merging: str | None = None
+) -> list[Weights]:
     """Return the weights of several networks of the same shape, with the head's rows in the order of ``classes``.
 
     Args:
         files: Checkpoints of SwinUNETR with a head.
         classes: Names of the classes, including the background.
+        merging: Order of patch merging of the files that note none, as in ``build_swinunetr``.
 
     Raises:
         CheckpointError: A file cannot be read, or is of another network than the first.
     """
     states, kinds = [], []
     for file in files:
-        network = build_swinunetr(len(classes), file)
-        load_pretrained(network, file, classes=classes)
+        order = None if read_weights(existing_file(file)).note("patch_merging") in MERGING else merging
+        network = build_swinunetr(len(classes), file, merging=order)
+        load_pretrained(network, file, merging=order, classes=classes)
         states.append(network.state_dict())
         kinds.append((merging_of(network), traits_of(states[-1])))
     if others := [file for file, kind in zip(files, kinds, strict=True) if kind != kinds[0]]:
@@ -478,6 +521,33 @@ def network_size(checkpoint: str | os.PathLike) -> dict[str, int]:
     """
     traits = _open(find_checkpoint(checkpoint), None).traits
     return {name: traits[name] for name in ("feature_size", "window_size")}
+
+
+def merging_in(checkpoint: str | os.PathLike) -> str:
+    """Return the order of patch merging that a checkpoint notes, or that is assumed if it notes none.
+
+    Raises:
+        CheckpointError: The file is missing or is not a SwinUNETR's.
+    """
+    return _open(find_checkpoint(checkpoint), None).traits["merging"]
+
+
+def require_buildable(checkpoint: str | os.PathLike, merging: str | None = None) -> None:
+    """Check that a network for images of one channel can be built and filled with a checkpoint, by building one.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        merging: As in ``build_swinunetr``.
+
+    Raises:
+        CheckpointError: The file cannot be read or is of another network; the message says which.
+    """
+    source = _open(find_checkpoint(checkpoint), merging)
+    if (channels := source.traits["in_channels"]) != 1:
+        found = f"{source.family.title}, with {channels} input channels"
+        raise refusal(source.file, found, "weights for images of one channel, as here", OTHER_WEIGHTS)
+    with torch.random.fork_rng(devices=[]):  # the random numbers of the caller stay as they are
+        build_swinunetr(2, source.file, merging=merging)
 
 
 def training_note(checkpoint: str | os.PathLike) -> dict:

@@ -389,8 +389,28 @@ def test_saved_weights_load_in_plain_monai_and_note_their_merging(merging, tmp_p
 def test_merging_that_contradicts_the_file_is_refused(target, tmp_path):
     file = tmp_path / "own.pth"
     save_weights(target, file)
-    with pytest.raises(CheckpointError, match="merging is legacy, but current in the network"):
-        build_swinunetr(14, file, merging="current")
+    for read in (
+        lambda: build_swinunetr(14, file, merging="current"),
+        lambda: load_pretrained(target, file, merging="current"),
+    ):
+        with pytest.raises(CheckpointError, match="note legacy patch merging. Expected current.*Leave merging empty"):
+            read()
+
+
+def test_the_report_says_whether_the_merging_is_noted_given_or_assumed_and_whether_the_head_has_names(target, tmp_path):
+    file = tmp_path / "own.pth"
+    save_weights(target, file, note={"classes": [f"organ {number}" for number in range(14)]})
+    classes = [f"organ {number}" for number in range(14)]
+    text = str(load_pretrained(target, file, classes=classes))
+    assert "patch merging: legacy\n" in text and "rows of the head, kept" in text
+    torch.save(dict(torch.load(file, weights_only=True)), file)  # a copy without notes
+    text = str(load_pretrained(target, file, classes=classes))
+    assert 'legacy, assumed, as the file notes none; weights trained with MONAI 1.5 or later need merging="curr' in text
+    assert "rows of the head: in the order of the file, which names no classes" in text
+    current = build_swinunetr(14, file, merging="current")
+    assert "patch merging: current, as given" in str(load_pretrained(current, file, merging="current"))
+    with pytest.raises(CheckpointError, match="merging is legacy, but current in the network.*same merging in load_pr"):
+        load_pretrained(current, file)
 
 
 def test_failed_save_keeps_the_old_file(target, tmp_path, monkeypatch):
@@ -498,7 +518,7 @@ def test_an_ensemble_has_the_rows_of_all_heads_in_one_order_and_one_kind_of_netw
         networks.append(build_swinunetr(3, feature_size=12, window_size=4))
         save_weights(networks[-1], tmp_path / f"{name}.pth", note={"classes": classes})
     files = [tmp_path / "a.pth", tmp_path / "b.pth"]
-    first, second = read_ensemble(files, orders[0])
+    first, second = read_ensemble(files, orders[0], merging="legacy")  # which both files note otherwise
     head = "out.conv.conv.weight"
     assert torch.equal(first[head], networks[0].state_dict()[head])
     assert torch.equal(second[head], networks[1].state_dict()[head][[0, 2, 1]])
