@@ -123,14 +123,16 @@ class _UnknownPartial:
 
 def _load(file: Path) -> Mapping:
     """Return the dictionary in a file without running code from it."""
-    if found := _not_weights(file):
-        raise refusal(file, found)
     unknown: list[str] = []
-    zipped = zipfile.is_zipfile(file)
     try:
+        if found := _not_weights(file):
+            raise refusal(file, found)
+        zipped = zipfile.is_zipfile(file)
         if zipped:
             check_zip(file)
         content = _load_without(unknown, file, zipped)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         raise _unreadable(file, error) from error
     if isinstance(content, list | tuple) and any(isinstance(part, Mapping) for part in content):
@@ -234,11 +236,17 @@ def _state_refusal(file: Path) -> CheckpointError:
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError:
     """Return the error that refuses a file which could not be read."""
-    name = _refused_name(error)
-    if name:
+    if isinstance(error, OSError):
+        return CheckpointError(f"{file}: cannot be read ({error.strerror or error}). Ask for access, or copy it again.")
+    if name := _refused_name(error):
         return refusal(file, _kind(name), remedy=_trusting(_saving(file, '["state_dict"]')))
-    damage = f" ({error})" if isinstance(error, zipfile.BadZipFile) else ", or not a PyTorch file"
-    return refusal(file, f"a damaged file{damage}", remedy="Copy or download it again.")
+    if isinstance(error, zipfile.BadZipFile):
+        return refusal(file, f"a damaged file ({error})", remedy="Copy or download it again.")
+    if zipfile.is_zipfile(file):  # its checksums are right
+        reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
+        found = f"a pickle that cannot be read without trust ({reason[1] if reason else type(error).__name__})"
+        return refusal(file, found, remedy=_trusting(_saving(file, "")))
+    return refusal(file, "a damaged file, or not a PyTorch file", remedy="Copy or download it again.")
 
 
 def _kind(name: str) -> str:

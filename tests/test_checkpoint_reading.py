@@ -9,6 +9,7 @@ import types
 from collections import Counter, OrderedDict, defaultdict
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 from checkpoint_files import known_network, prefixed, renamed
 from torch.optim.swa_utils import AveragedModel
 
+from swinunetr import checkpoint_reading
 from swinunetr.checkpoint_reading import read_weights
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights, training_note
 from swinunetr.errors import CheckpointError
@@ -143,13 +145,21 @@ def test_an_object_beside_the_weights_is_ignored_and_nothing_of_it_runs(name, ta
     assert load_pretrained(target, tmp_path / "weights.pth").ignored == (name,)
 
 
-@pytest.mark.parametrize("place", ["", "model", "list", "ema"])
+@pytest.mark.parametrize("place", ["", "model", "list", "ema", "protocol 4"])
 def test_the_advice_for_a_file_that_needs_trust_works(place, target, originals, state, tmp_path, monkeypatch):
     module, file = originals["v1"], tmp_path / "whole.pth"
     content = {"": module, "model": {"model": module}, "list": [state, state], "ema": {"a": state, "b": state}}
-    torch.save(content[place], file)
+    torch.save(content.get(place, state), file, pickle_protocol=4 if place == "protocol 4" else 2)
     with pytest.raises(CheckpointError, match="If you trust the file") as caught:
         load_pretrained(target, file)
     monkeypatch.chdir(tmp_path)
     exec(re.search(r"torch\.save\(.*\)", str(caught.value))[0], {"torch": torch})
     assert len(load_pretrained(target, "weights.pth").loaded) == 159
+
+
+def test_a_file_that_the_system_refuses_is_not_called_damaged(state, tmp_path, monkeypatch):
+    torch.save(state, tmp_path / "weights.pth")
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(checkpoint_reading, "stand_in", lambda file: None)
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\). Ask for access"):
+        read_weights(tmp_path / "weights.pth")
