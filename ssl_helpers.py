@@ -17,6 +17,7 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      preprocessing, cache  the training grid, and preprocessed cases on disk
                      batches, threads      crops and augmentation of one step; made while a GPU computes
     network          checkpoints           every public checkpoint: recognised, loaded, saved
+                     checkpoint_reading    what a file holds, without running code from it
                      checkpoint_layouts    how each of them names its tensors
                      network, fast_swin    patch merging, the network on its device, and what makes it fast
     loss             loss                  weights of the classes, ignored voxels; DiceCELoss is in the notebook

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from swinunetr.dataset import Dataset, case_name, is_nifti
 from swinunetr.devices import Hardware, available_memory
-from swinunetr.errors import DatasetError, Fault
-from swinunetr.files import stand_in
+from swinunetr.errors import DatasetError, Fault, InputError
+from swinunetr.files import stamp, stand_in
 from swinunetr.geometry import (
     REVERSED_DEGREES,
     TILT_DEGREES,
@@ -61,6 +61,7 @@ class Scan:
     image: Scan | None = None  # the image that this label belongs to
     label_map: LabelMap | None = None  # of a label; None if its values are the classes
     faults: list[Fault] = field(default_factory=list)
+    stamp: tuple = ()  # of the file when it was checked; see files.stamp
     header: nib.Nifti1Header | None = None  # as stored; nibabel.load changes a spacing of 0 to 1 mm
     affine: np.ndarray | None = None  # (4, 4), voxel to mm
     low: float = 0.0  # smallest value of an image; NaN if any voxel is NaN
@@ -118,6 +119,30 @@ class DatasetReport(Shown):
     warnings: list[str]
     fingerprint: dict[str, str]  # hash of voxels, geometry and map of labels (16 hex digits) by case
     notes: list[str]  # what is as the JSON says, and worth a look
+    stamps: dict[str, tuple]  # of each file, by path; see files.stamp
+
+    def content_of(self, entry: dict) -> str:
+        """Return the hash of the content of a case, from ``fingerprint``.
+
+        Files that were written since are read again, as their content may be the same.
+
+        Args:
+            entry: The case, as in the data set.
+
+        Raises:
+            InputError: The content has changed since it was checked.
+            OSError: A file is missing.
+        """
+        name, paths = entry["name"], [entry[kind] for kind in ("image", "label") if kind in entry]
+        if name in self.fingerprint and all(self.stamps.get(path) == stamp(path) for path in paths):
+            return self.fingerprint[name]
+        content = _read_fingerprint(entry)
+        if content != self.fingerprint.get(name, content):
+            raise InputError(
+                f"Case '{name}' has changed since it was checked: {' or '.join(map(repr, paths))} has other voxels or "
+                "another geometry. Run the cell that checks the files again, and the cells below it."
+            )
+        return content
 
     def tables(self) -> list[Table]:
         """Return a table of the scans and a table of the organ volumes, with warnings and notes below it."""
@@ -317,6 +342,7 @@ def check_header(scan: Scan) -> Fault | None:
     """Read the header and the affine of a file into ``scan``; return the problem found, if any."""
     if not Path(scan.path).is_file():
         return _missing(Path(scan.path))
+    scan.stamp = stamp(scan.path)
     with _open(scan.path) as stream:
         stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
         image = nib.load(scan.path)
@@ -629,6 +655,7 @@ def _report(scans: list[Scan], dataset: Dataset, spacing_mm: Sequence[float]) ->
         warnings=warnings,
         fingerprint=_fingerprint(scans),
         notes=[note for label_map in maps for note in merged_ids(label_map, classes)],
+        stamps={scan.path: scan.stamp for scan in scans},
     )
 
 
@@ -678,6 +705,16 @@ def _fingerprint(scans: list[Scan]) -> dict[str, str]:
         case: hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
         for case, content in contents.items()
     }
+
+
+def _read_fingerprint(entry: dict) -> str:
+    """Return the hash of the present content of one case."""
+    dataset = Dataset(("background",), "", [], [], [entry])
+    scans = _list_scans(dataset)
+    for scan in scans:
+        check_header(scan)
+        check_voxels(scan, dataset)
+    return _fingerprint(scans)[entry["name"]]
 
 
 def _volume_ml(label: Scan, value: int) -> float:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,3 +149,44 @@ def sha256(file: str | Path) -> str:
         while block := opened.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+_intact: set[tuple] = set()  # stamps of the files whose checksums were right in this process
+
+
+def stamp(file: str | Path) -> tuple:
+    """Return what changes when a file is written: its path and, from the system, inode, size and times.
+
+    Copying programs keep the time of modification; they cannot keep that of the last change (ctime).
+
+    Raises:
+        OSError: The file is missing.
+    """
+    stat = os.stat(file)
+    return os.path.realpath(file), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def check_zip(file: str | Path) -> None:
+    """Check the checksums of a zip archive, such as a file of ``torch.save``; ``torch.load`` checks none of them.
+
+    The file is read as a whole, once in this process while it does not change. An archive that was written without
+    checksums, as ``torch.serialization.set_crc32_options(False)`` does, cannot be checked.
+
+    Raises:
+        zipfile.BadZipFile: The file is damaged, or it is no zip archive.
+        OSError: It cannot be read.
+    """
+    present = stamp(file)
+    if present in _intact:
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            checked = any(record.CRC for record in archive.infolist())
+            damaged = archive.testzip() if checked else None
+    except (OSError, zipfile.BadZipFile):
+        raise
+    except Exception as error:  # damaged headers raise many types of error
+        raise zipfile.BadZipFile(f"damaged header: {error}") from error
+    if damaged:
+        raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    _intact.add(present)

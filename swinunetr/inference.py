@@ -25,6 +25,7 @@ from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
+from swinunetr.network import merging_of
 from swinunetr.recipe import AXES, Recipe
 from swinunetr.threads import read_ahead
 
@@ -130,7 +131,7 @@ def segment_cases(
         InputError: A file could not be written, the memory of the GPU is full, or the weights are of other networks.
     """
     reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
-    states = read_ensemble(ensemble, classes) if ensemble else ()
+    states = read_ensemble(ensemble, classes, merging_of(model)) if ensemble else ()
 
     def segment(case: dict) -> tuple[dict, torch.Tensor, np.ndarray]:
         labelled = label_case(model, case, recipe, hardware, states)

@@ -31,7 +31,7 @@ from swinunetr.checkpoints import save_weights
 from swinunetr.colours import save_label_names
 from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, versions
 from swinunetr.errors import InputError, TrainingStopped
-from swinunetr.files import claim_folder, replacing, write_csv, write_json
+from swinunetr.files import check_zip, claim_folder, replacing, write_csv, write_json
 from swinunetr.settings import differences, identity
 
 LEAST_SCALE = 2**-4  # of a loss in float16; it begins at 2^16 and halves where gradients overflow
@@ -441,8 +441,6 @@ def _without_nan(content: object) -> object:
 
 
 def _read_state(file: Path) -> dict:
-    """Read a state without running code from the file, and check its checksums, which ``torch.load`` does not do."""
-    with zipfile.ZipFile(file) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"wrong checksum of {damaged}")
+    """Read a state without running code from the file, and check its checksums."""
+    check_zip(file)
     return torch.load(file, map_location="cpu", weights_only=True)
