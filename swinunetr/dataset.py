@@ -14,7 +14,7 @@ from typing import Any
 from monai.data import partition_dataset
 
 from swinunetr.errors import InputError
-from swinunetr.files import walk_files
+from swinunetr.files import distinct_names, folded, safe_name, walk_files
 from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
 
 SECTIONS = ("training", "validation", "test")
@@ -274,8 +274,11 @@ def _first_existing(file: str, root: Path) -> Path:
 
 
 def case_name(image: str | Path) -> str:
-    """Return the file name of an image without its endings: ``imagesTr/img0035.nii.gz`` is case ``img0035``."""
-    return re.sub(r"(\.nii)?(\.gz)?$", "", Path(image).name, flags=re.IGNORECASE)
+    """Return the file name of an image without its endings: ``imagesTr/img0035.nii.gz`` is case ``img0035``.
+
+    What a name of a file must not hold is replaced, see :func:`files.safe_name`.
+    """
+    return safe_name(re.sub(r"(\.nii)?(\.gz)?$", "", Path(image).name, flags=re.IGNORECASE))
 
 
 def is_nifti(file: str | Path) -> bool:
@@ -284,15 +287,23 @@ def is_nifti(file: str | Path) -> bool:
 
 
 def _set_distinct_names(entries: list[dict[str, str]]) -> None:
-    """Set each case's name to its file name, with as many parent folders as make the names of all images different."""
+    """Set each case's name to its file name, with as many parent folders as make the names of all images different.
+
+    Where no number of folders does, as for ``a_b/c`` and ``a/b_c``, the names that meet end in a hash.
+    """
     images = {entry["image"] for entry in entries}
-    names = {}
-    for depth in range(1, max((len(Path(image).parts) for image in images), default=0) + 1):
-        names = {image: "_".join((*Path(image).parts[-depth:-1], case_name(image))) for image in images}
-        if len(set(names.values())) == len(images):
-            break
+    most = max((len(Path(image).parts) for image in images), default=1)
+    candidates = [{image: _name_below(image, depth) for image in images} for depth in range(most)]
+    best = max(candidates, key=lambda names: len(set(map(folded, names.values()))))  # of equals, the shortest names
+    names = distinct_names(best)
     for entry in entries:
         entry["name"] = names[entry["image"]]
+
+
+def _name_below(image: str, depth: int) -> str:
+    """Return the name of a case from its file name and the last ``depth`` folders above it."""
+    folders = [safe_name(part) for part in Path(image).parts[:-1] if part not in ("/", "..")]
+    return safe_name("_".join((*folders[max(0, len(folders) - depth) :], case_name(image))))
 
 
 def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) -> list[int]:
@@ -334,7 +345,8 @@ def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str
         print(f"Not searched for volumes: '{path}', {reason}.")
     inner = sorted(file.relative_to(root) for file in files if is_nifti(file))
     images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
-    return [{"name": str(file.parent / case_name(file)), "image": str(root / file)} for file in images]
+    paths = {str(file): "/".join((*map(safe_name, file.parts[:-1]), case_name(file))) for file in images}
+    return [{"name": name, "image": str(root / file)} for file, name in distinct_names(paths).items()]
 
 
 def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality: str = "CT") -> Dataset:

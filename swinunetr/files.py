@@ -8,17 +8,54 @@ import json
 import os
 import re
 import secrets
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from swinunetr.errors import InputError
 
+LONGEST_NAME = 200  # bytes; file systems allow 255, of which endings and the prefix of a temporary file need some
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # in file names or in tables
 STAND_INS = (  # pattern of the first bytes, what the file is, what to do
     (rb"$", "an empty file", "copy or download it again"),
     (rb"(\xef\xbb\xbf)?\s*<", "a web page", "log in and download it again"),
     (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
 )
+
+
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file or folder: never empty, hidden or ``..``, at most ``LONGEST_NAME`` bytes.
+
+    Characters that some file systems or tables cannot hold become ``_``. A longer name is cut and ends in its hash.
+    """
+    name = UNSAFE.sub("_", text).strip(" .") or "_"
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{_short_hash(text)}"
+    return name
+
+
+def distinct_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Return names that also differ on disks that ignore case or Unicode form.
+
+    Args:
+        names: Name, which may be a path, by its source. Names that meet get the start of a hash of their source, so
+            that a name does not depend on the order of the others.
+    """
+    count = Counter(map(folded, names.values()))
+    return {
+        source: name if count[folded(name)] == 1 else f"{name}-{_short_hash(source)}" for source, name in names.items()
+    }
+
+
+def folded(text: str) -> str:
+    """Return a text without the differences of case and of Unicode form."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def stand_in(file: str | Path) -> tuple[str, str] | None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import unicodedata
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -71,6 +73,39 @@ def test_case_names_include_folders_where_file_names_are_equal(small_data):
     json_path.write_text(json.dumps(content))
     dataset = read_dataset(json_path, root)
     assert [case["name"] for case in dataset.training + dataset.validation] == ["a_ct_scan", "b_ct_scan", "c_ct_scan"]
+
+
+LONG = "Ä" * 120  # 240 bytes
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        (["a_b/c.nii.gz", "a/b_c.nii.gz", "a_c.nii.gz"], ["c", "b_c", "a_c"]),
+        (["x/a_b/c.nii", "x/a/b_c.nii", "y/c.nii", "y/b_c.nii"], ["a_b_c-", "a_b_c-", "y_c", "y_b_c"]),
+        (["s.nii", "s.nii.gz", "t.nii"], ["s-", "s-", "t"]),
+        (["IMG1.nii.gz", "img1.nii.gz"], ["IMG1-", "img1-"]),
+        (["caf\u00e9.nii", "cafe\u0301.nii"], ["caf\u00e9-", "cafe\u0301-"]),
+        (["/data/1/ct.nii", "/data/2/ct.nii"], ["1_ct", "2_ct"]),
+        (["../1/ct.nii", "1/ct.nii"], ["ct-", "ct-"]),
+        (["...nii.gz", "a|b\n.nii", "J\udcfcrgen.nii"], ["_", "a_b_", "J_rgen"]),
+        ([f"{LONG}1.nii", f"{LONG}2.nii"], ["Ä" * 95 + "-", "Ä" * 95 + "-"]),
+        ([f"{LONG}/1.nii", f"{LONG}/2.nii"], ["1", "2"]),
+    ],
+)
+def test_names_of_cases_are_distinct_names_of_files(images, names, tmp_path):
+    """Whatever the order of the list, and on disks that ignore case or Unicode form."""
+    file = tmp_path / "list.json"
+    for order in (images, images[::-1]):
+        file.write_text(json.dumps({"training": order, "validation": ["other/valid.nii"]}))
+        cases = read_unlabelled(tmp_path, file).training
+        found = {image: case["name"] for image, case in zip(order, cases, strict=True)}
+        for image, expected in zip(images, names, strict=True):
+            hashed = re.escape(expected) + "[0-9a-f]{8}" * expected.endswith("-")
+            assert re.fullmatch(hashed, found[image])
+        folded = {unicodedata.normalize("NFD", name).casefold() for name in found.values()}
+        assert len(folded) == len(images)
+        assert all(len(name.encode()) <= 200 and "/" not in name for name in found.values())
 
 
 @pytest.mark.parametrize(
