@@ -15,7 +15,7 @@ from monai.data import partition_dataset
 
 from swinunetr.errors import InputError
 from swinunetr.files import distinct_names, folded, safe_name, walk_files
-from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
+from swinunetr.label_maps import IGNORED, LabelMap, named, read_label_maps
 
 SECTIONS = ("training", "validation", "test")
 
@@ -29,6 +29,7 @@ NNUNET = (
 )
 MOST_CLASSES = 256  # label ids are stored as uint8
 OTHER_COLUMNS = ("step", "train_loss", "mean_dice")  # of metrics.csv, which has one column per organ
+LABELS = re.compile(r"labels?[-_ ]?(tr|ts|va|val|train|training|test|testing|validation)?", re.IGNORECASE)  # folders
 MOST_HELD_OUT = 24  # volumes, where no validation list is given
 
 
@@ -330,23 +331,44 @@ def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) ->
 
 
 def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str, str]]:
+    """Return a case for every volume in ``root``; a line names each folder that is left out, see :func:`list_volumes`.
+
+    Args:
+        root: The folder.
+        without: Folder to leave out with all that it holds; None leaves none out.
+    """
+    entries, left_out = list_volumes(root, without)
+    for line in left_out:
+        print(line)
+    return entries
+
+
+def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[dict[str, str]], list[str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
-    Subfolders with a name that starts with "label" are skipped, and so are hidden files and folders. A line names each
-    folder that cannot be opened.
+    Subfolders of labels (``LABELS``) and of results of this project are left out, and so are hidden files and folders.
+    The second result are sentences that name them, and folders that cannot be opened.
 
     Args:
         root: The folder.
         without: Folder to leave out with all that it holds; None leaves none out.
     """
     root = Path(root).expanduser()
-    files, closed = walk_files(root, without)
-    for path, reason in closed:
-        print(f"Not searched for volumes: '{path}', {reason}.")
-    inner = sorted(file.relative_to(root) for file in files if is_nifti(file))
-    images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
+    tree = walk_files(root, without)
+    inner = sorted(file.relative_to(root) for file in tree.files if is_nifti(file))
+    of_labels = [file for file in inner if any(LABELS.fullmatch(part) for part in file.parts[:-1])]
+    images = [file for file in inner if file not in set(of_labels)]
     paths = {str(file): "/".join((*map(safe_name, file.parts[:-1]), case_name(file))) for file in images}
-    return [{"name": name, "image": str(root / file)} for file, name in distinct_names(paths).items()]
+    entries = [{"name": name, "image": str(root / file)} for file, name in distinct_names(paths).items()]
+
+    left_out = [f"Not searched for volumes: '{path}', {reason}." for path, reason in tree.closed]
+    if tree.results:
+        places = named([f"'{path}'" for path in tree.results])
+        left_out.append(f"Left out, as made_by.json or a bundle marks them as results of this project: {places}.")
+    if of_labels:
+        folders = named(dict.fromkeys(f"'{file.parent}'" for file in of_labels))
+        left_out.append(f"Left out, as the name of the folder says labels: {len(of_labels)} files in {folders}.")
+    return entries, left_out
 
 
 def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality: str = "CT") -> Dataset:

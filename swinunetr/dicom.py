@@ -129,7 +129,7 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
     if not root.exists():
         raise InputError(f"scans: no file or folder at '{root}'.")
     folder = root if root.is_dir() else root.parent
-    files, closed = walk_files(root, without) if root.is_dir() else ([root], [])
+    files, closed, _ = walk_files(root, without) if root.is_dir() else ([root], [], [])
     groups: dict[tuple[str, ...], list[_Object]] = {}
     for found in _read_objects(files, _dicom_modality(modality)):
         groups.setdefault(found.series, []).append(found)

@@ -380,6 +380,34 @@ def test_a_folder_that_cannot_be_opened_is_named_and_the_others_searched(scans, 
     assert "lost+found', the folder cannot be opened (Permission denied)" in capsys.readouterr().out
 
 
+def test_only_folders_of_labels_are_left_out_and_they_are_named(scans, capsys):
+    for name in ("Labelled", "labels_old", "Label", "LabelsTs", "labels-val"):
+        shutil.copytree(scans / "imagesTr", scans / name)
+    names = [entry["name"] for entry in find_volumes(scans)]
+    assert [name for name in names if name.endswith("1")] == [
+        "Labelled/img0001",
+        "imagesTr/img0001",
+        "labels_old/img0001",
+    ]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "labels: 12 files in 'Label', 'LabelsTs', 'labels-val', 'labelsTr'." in line
+
+
+def test_results_of_this_project_are_left_out_and_named(scans, capsys):
+    expected = find_volumes(scans)
+    for folder in ("out/deep", "bundle/eval", "eval", "bundle/scans"):
+        shutil.copytree(scans / "imagesTr", scans / folder)
+    (scans / "out/made_by.json").write_text("{}")
+    (scans / "bundle/configs").mkdir()
+    (scans / "bundle/configs/metadata.json").write_text("{}")
+    names = {entry["name"].rpartition("/")[0] for entry in find_volumes(scans)}
+    assert names == {"imagesTr", "eval", "bundle/scans"}
+    assert f"results of this project: '{scans}/bundle/eval', '{scans}/out'." in capsys.readouterr().out
+    shutil.rmtree(scans / "eval")
+    shutil.rmtree(scans / "bundle/scans")
+    assert find_volumes(scans) == expected
+
+
 def test_a_link_to_a_missing_volume_is_found_and_named(scans):
     (scans / "imagesTr/img0004.nii.gz").symlink_to(scans / "not fetched.nii.gz")
     entries = find_volumes(scans)
