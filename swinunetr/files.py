@@ -167,7 +167,9 @@ def not_written(path: str | Path, error: OSError) -> WriteError:
         free = f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
     reason = error.strerror or str(error)
     remedy = REMEDIES.get(error.errno or 0, "Check the disk")
-    return WriteError(f"'{path}' could not be written ({reason}{free}). {remedy}, and run again.")
+    short = WriteError(f"'{path}' could not be written ({reason}{free}). {remedy}, and run again.")
+    short.strerror = reason  # as of any OSError, for messages that name the file themselves
+    return short
 
 
 def require_note(note: Path) -> None:
