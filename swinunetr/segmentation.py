@@ -190,7 +190,7 @@ def segment(
     writers = _writers(model, modality, origin, dicom_seg, pictures, uncertainty)
     total, done = len(found) + len(problems), []
     without_object: list[str] = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # threads may write when interrupted
         for scan, prepared, labelled in _labelled(found, model, results, writers, modality, Path(temporary)):
             if isinstance(prepared, InputError):
                 problems.append(f"{scan.name}: {prepared}")

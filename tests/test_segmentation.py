@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ from dicom_files import slice_positions, write_series
 from scipy.ndimage import label as scipy_label
 
 import segment as command_line
-from swinunetr import inference
+from swinunetr import inference, segmentation
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
 from swinunetr.devices import find_hardware
 from swinunetr.dicom_seg import kind_of
@@ -461,3 +462,35 @@ def test_the_command_line_says_by_its_status_whether_all_were_segmented(weights,
     assert "good/series3" in capsys.readouterr().out and kind_of(tmp_path / "out/good/series3.dcm") == "LABELMAP"
     write_body(tmp_path / "scans/gap", "1.2.3.7")[4].unlink()
     assert command_line.main() == 3 and "gap/series3" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_ends_in_one_line_and_leaves_whole_files(weights, scans, tmp_path, monkeypatch, capsys):
+    label, labelled = segmentation.label_case, []
+
+    def interrupted(*args):
+        if labelled:
+            raise KeyboardInterrupt
+        labelled.append(label(*args))
+        return labelled[0]
+
+    monkeypatch.setattr(segmentation, "label_case", interrupted)
+    monkeypatch.setattr(sys, "argv", ["segment.py", str(weights), str(scans), str(tmp_path / "out")])
+    assert command_line.main() == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Interrupted; what was written is complete.")
+    assert [file.name for file in tmp_path.glob("out/**/*.nii.gz")] == ["first.nii.gz"]
+    assert list(json.loads((tmp_path / "out/scans.json").read_text())) == ["first"]
+    monkeypatch.undo()
+    kept = (tmp_path / "out/first.nii.gz").stat().st_mtime_ns
+    assert len(segment(weights, scans, tmp_path / "out")) == 2
+    assert (tmp_path / "out/first.nii.gz").stat().st_mtime_ns == kept
+
+
+def test_a_full_disk_stops_the_command_and_no_scan_is_called_bad(weights, scans, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(segmentation.plots, "plot_segmentation", lambda *_: Mock(savefig=lambda file, dpi: full()))
+    monkeypatch.setattr(segmentation.plt, "close", Mock())
+    with pytest.raises(InputError, match=r"first\.png' could not be written .*No space left.*Free disk space") as error:
+        segment(weights, scans, tmp_path / "out", pictures=True)
+    assert not isinstance(error.value, SomeLeftOut) and not (tmp_path / "out/scans.json").exists()
