@@ -15,7 +15,7 @@ from monai.data import partition_dataset
 
 from swinunetr.errors import InputError
 from swinunetr.files import distinct_names, folded, safe_name, walk_files
-from swinunetr.label_maps import IGNORED, LabelMap, named, read_label_maps
+from swinunetr.label_maps import IGNORE, IGNORED, LabelMap, named, read_label_maps
 
 SECTIONS = ("training", "validation", "test")
 
@@ -28,6 +28,8 @@ NNUNET = (
     'the files under "training" and "validation".'
 )
 MOST_CLASSES = 256  # label ids are stored as uint8
+ALL = "all"  # word for every organ, in place of their names
+BROKEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what files of names and tables cannot hold
 OTHER_COLUMNS = ("step", "train_loss", "mean_dice")  # of metrics.csv, which has one column per organ
 LABELS = re.compile(r"labels?[-_ ]?(tr|ts|va|val|train|training|test|testing|validation)?", re.IGNORECASE)  # folders
 MOST_HELD_OUT = 24  # volumes, where no validation list is given
@@ -173,9 +175,25 @@ def _class_names(labels: object, form: str) -> tuple[str, ...]:
         raise InputError(f'{form}Expected a name for each id in "labels", found {labels[str(unnamed[0])]!r:.200}.')
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{form}Expected a different name for each id in \"labels\", found '{repeated[0]}' twice.")
+    if broken := [name for name in names if BROKEN.search(name)]:
+        raise InputError(
+            f"{form}labels: expected names of one line without tabs, found {broken[0]!r}. Rename the class."
+        )
+    if taken := [name for name in names if _same(name) in (ALL, IGNORE)]:
+        meaning = f"'{ALL}' means every organ in largest_component, and '{IGNORE}' no class in label_maps"
+        raise InputError(f"{form}labels: '{taken[0]}' is not a name: {meaning}. Rename the class.")
+    first: dict[str, str] = {}
+    if alike := [(first[_same(name)], name) for name in names if first.setdefault(_same(name), name) != name]:
+        what = "Expected names that differ in more than case, Unicode form, spaces, _ and -"
+        raise InputError(f'{form}{what} in "labels", found {alike[0][0]!r} and {alike[0][1]!r}. Rename one of them.')
     if taken := [name for name in names if name in OTHER_COLUMNS]:
         raise InputError(f"{form}labels: '{taken[0]}' is the name of another column of the tables. Rename the class.")
     return names
+
+
+def _same(name: str) -> str:
+    """Return what two names of one class have in common; see :func:`checkpoints.load_pretrained`."""
+    return folded(re.sub(r"[\s_-]+", " ", name).strip())
 
 
 def _entries(
@@ -318,11 +336,11 @@ def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) ->
     Raises:
         InputError: A name is not one of the organs.
     """
-    by_name = {organ.lower(): label for label, organ in enumerate(organs, start=1)}
-    wanted = [name.lower() for name in names]
-    if "all" in wanted:
-        return list(by_name.values())
-    if unknown := [name for name in names if name.lower() not in by_name]:
+    by_name = {folded(organ): label for label, organ in enumerate(organs, start=1)}
+    wanted = [folded(name) for name in names]
+    if ALL in wanted:
+        return list(range(1, len(organs) + 1))
+    if unknown := [name for name in names if folded(name) not in by_name]:
         raise InputError(
             f"{parameter}: expected organs of the data set, all, or nothing; unknown: {', '.join(unknown)}. The organs "
             f"are {', '.join(organs)}."

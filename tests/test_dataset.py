@@ -531,3 +531,31 @@ def test_with_folds_a_json_needs_no_validation_list(small_data):
     assert (len(dataset.training), len(dataset.validation)) == (2, 1)
     with pytest.raises(InputError, match='"validation".*or set fold and folds'):
         read_dataset(json_path, root)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["liver\nand", "spleen"], "names of one line without tabs, found 'liver\\\\nand'"),
+        (["a\tb", "spleen"], "without tabs"),
+        (["\udcfc", "spleen"], "found '\\\\udcfc'"),
+        (["All", "spleen"], "'All' is not a name.*largest_component.*Rename"),
+        (["ignore", "spleen"], "'ignore' is not a name"),
+        (["Liver", "liver"], "found 'Liver' and 'liver'. Rename one"),
+        (["caf\u00e9", "cafe\u0301"], "differ in more than case, Unicode form"),
+        (["left_kidney", "left kidney"], "found 'left_kidney' and 'left kidney'"),
+    ],
+)
+def test_names_of_classes_that_files_or_words_cannot_tell_apart_are_refused(small_data, names, message):
+    json_path = with_changes(small_data, labels=dict(enumerate(["background", *names])))
+    with pytest.raises(InputError, match=message):
+        read_dataset(json_path, small_data[1])
+
+
+def test_names_of_classes_may_hold_signs_and_any_script(small_data):
+    names = ["background", 'the "left", $1 | box', "\u809d\u81d3 (liver)"]
+    assert read_dataset(with_changes(small_data, labels=dict(enumerate(names))), small_data[1]).classes == tuple(names)
+
+
+def test_an_organ_is_found_in_any_unicode_form():
+    assert organ_labels(["CAFE\u0301"], ("liver", "caf\u00e9"), "largest_component") == [2]
