@@ -56,6 +56,7 @@ from swinunetr.settings import noted_training, require_one_setup
 from swinunetr.tables import Table
 from swinunetr.threads import read_ahead
 
+MOST_LINES = 6  # of a list in a message
 UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
 
 
@@ -168,7 +169,7 @@ def segment(
     modality = modality or trained_on
     found, problems = _find(scans, output, modality)
     if not found:
-        raise InputError("\n".join(["scans: none can be segmented:", *problems]))
+        raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
     if dicom_seg and not any(scan.series for scan in found):
         raise InputError(
             f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only. Leave out --dicom-seg."
@@ -188,29 +189,50 @@ def segment(
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
     writers = _writers(model, modality, origin, dicom_seg, pictures, uncertainty)
-    total, done = len(found) + len(problems), []
-    without_object: list[str] = []
+    total = len(found) + len(problems)
+    done, left_out, without_object = _segment_all(found, model, results, writers, modality, reduced)
+    problems += left_out
+    if not done:
+        raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
+    if problems or without_object:
+        raise SomeLeftOut(_describe_problems(problems, without_object, total))
+    return done
+
+
+def _segment_all(
+    found: Sequence[Scan],
+    model: Trained,
+    results: Results,
+    writers: Sequence[Writer],
+    modality: str,
+    reduced: Sequence[int],
+) -> tuple[list[Path], list[str], list[str]]:
+    """Segment the scans that have no results yet, one after another, and write what was found.
+
+    Returns:
+        The segmentations, a line for each scan that cannot be segmented, and one for each without an asked file.
+    """
+    done, left_out, incomplete = [], [], []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # threads may write when interrupted
         for scan, prepared, labelled in _labelled(found, model, results, writers, modality, Path(temporary)):
             if isinstance(prepared, InputError):
-                problems.append(f"{scan.name}: {prepared}")
+                left_out.append(f"{scan.name}: {prepared}")
+                tqdm.write(f"left out: {left_out[-1]}")
                 continue
             if labelled:
                 labels = largest_components(labelled.on_own_grid, reduced)
                 segmented = Segmented(scan, prepared.case["source"], labels, labelled.uncertainty)
-                volumes, missing = _write(segmented, writers, results, classes[1:])
+                volumes, missing = _write(segmented, writers, results, model.classes[1:])
                 results.add(scan, prepared.content, volumes)
-                without_object += [f"{scan.name}: {why}" for why in missing]
+                incomplete += (lines := [f"{scan.name}: {why}" for why in missing])
+                for line in lines:
+                    tqdm.write(f"not written: {line}")
                 if scan.series:
                     Path(segmented.source).unlink()
             else:
                 results.note(scan, prepared.content)
             done.append(results.file(scan))
-    if not done:
-        raise InputError("\n".join(["scans: none can be segmented:", *problems]))
-    if problems or without_object:
-        raise SomeLeftOut(_describe_problems(problems, without_object, total))
-    return done
+    return done, left_out, incomplete
 
 
 def _writers(
@@ -236,12 +258,12 @@ def _writers(
             figure.savefig(picture, dpi=110)
         plt.close(figure)
 
-    writers = {
-        ".dcm": (dicom_seg, Writer(".dcm", save_object, has_object)),
-        UNCERTAINTY: (uncertainty, Writer(UNCERTAINTY, save_uncertainty)),
-        ".png": (pictures, Writer(".png", save_picture)),
-    }
-    return [writer for asked, writer in writers.values() if asked]
+    writers = [
+        (dicom_seg, Writer(".dcm", save_object, has_object)),
+        (uncertainty, Writer(UNCERTAINTY, save_uncertainty)),
+        (pictures, Writer(".png", save_picture)),
+    ]
+    return [writer for asked, writer in writers if asked]
 
 
 def _write(
@@ -269,10 +291,16 @@ def _write(
 
 def _describe_problems(problems: Sequence[str], without_object: Sequence[str], scans: int) -> str:
     """Return a message that names the scans that were left out, and those without a DICOM segmentation object."""
-    lines = [f"{len(problems)} of {scans} scans were left out:", *problems] if problems else []
+    lines = [f"{len(problems)} of {scans} scans were left out:", *_first(problems)] if problems else []
     if without_object:
-        lines += [f"{len(without_object)} of {scans} scans have no DICOM segmentation object:", *without_object]
+        what = f"{len(without_object)} of {scans} scans have no DICOM segmentation object:"
+        lines += [what, *_first(without_object, most=3 if problems else MOST_LINES)]
     return "\n".join(lines)
+
+
+def _first(lines: Sequence[str], most: int = MOST_LINES) -> list[str]:
+    """Return at most ``most`` lines, with a last one that counts the others."""
+    return [*lines[:most], *[f"... and {len(lines) - most} more, named above."] * (len(lines) > most)]
 
 
 def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Trained:
@@ -320,7 +348,7 @@ def _find(scans: Path, output: Path, modality: str) -> tuple[list[Scan], list[st
         print(describe_images(valid))
     if series or left_out:
         print(_describe_series(series, left_out))
-    for note in notes:
+    for note in (*notes, *(f"left out: {line}" for line in problems[: len(problems) - len(left_out)])):
         print(note)
     found = [Scan(image.case, Path(image.path), None) for image in valid]
     return found + [Scan(one.name, None, one) for one in series], problems

@@ -162,7 +162,7 @@ def test_weights_that_do_not_note_their_training_are_refused(scans, tmp_path):
         segment(tmp_path / "plain.pth", scans, tmp_path / "out")
 
 
-def test_damaged_scans_are_left_out_and_the_others_segmented(weights, scans, tmp_path):
+def test_damaged_scans_are_left_out_and_the_others_segmented(weights, scans, tmp_path, capsys):
     whole = (scans / "first.nii.gz").read_bytes()
     (scans / "first.nii.gz").write_bytes(whole[: len(whole) // 2])  # its header is whole
     (scans / "page.nii.gz").write_bytes(b"<html>Not found")
@@ -175,6 +175,12 @@ def test_damaged_scans_are_left_out_and_the_others_segmented(weights, scans, tmp
     with pytest.raises(SomeLeftOut, match="1 of 3"):
         segment(weights, scans, tmp_path / "out")
     assert (tmp_path / "out/first.nii.gz").is_file()
+    for number in range(20):
+        shutil.copy(scans / "page.nii.gz", scans / f"page{number}.nii.gz")
+    with pytest.raises(SomeLeftOut) as error:
+        segment(weights, scans, tmp_path / "out")
+    assert len(str(error.value).splitlines()) == 8 and str(error.value).endswith("... and 15 more, named above.")
+    assert capsys.readouterr().out.count("left out: page") >= 21
     for name, bad in (("page", True), ("first", False)):
         content = b"<html>" if bad else whole[: len(whole) // 2]
         (tmp_path / f"{name}.nii.gz").write_bytes(content)
