@@ -125,6 +125,8 @@ class RunFolder:
         threading.excepthook = _keep_event_errors_short
         try:
             self.events = SummaryWriter(self.path, purge_step=self.step + 1)
+        except UnicodeEncodeError:
+            print("No events for TensorBoard are written, which allows only UTF-8 in the name of logdir.")
         except OSError as error:
             raise not_written(self.path / "events.out.tfevents", error) from error
 

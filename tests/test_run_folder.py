@@ -286,6 +286,13 @@ def test_events_that_cannot_be_written_do_not_stop_the_run(tmp_path, capfd):
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 3
 
 
+def test_a_folder_whose_name_is_not_utf8_holds_all_but_events(tmp_path, capsys):
+    run, _ = run_steps(tmp_path / os.fsdecode(b"J\xfcrgen"), 10)
+    run.open_predictions(("background", "liver"))
+    run.write_summary()
+    assert (run.path / "summary.json").is_file() and "No events for TensorBoard" in capsys.readouterr().out
+
+
 def test_what_only_affects_inference_may_change(tmp_path):
     run_steps(tmp_path, 10, settings=settings_with())
     run = open_run(tmp_path, settings_with(test_time_flips=True, windows_per_batch=1))
