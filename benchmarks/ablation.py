@@ -97,7 +97,7 @@ def collect(folder: Path, given: dict[str, object], data: list[str] | None) -> l
             print(f"{run}: left out, as there is no variant of this name.")
             continue
         if not is_done(file.parent, parameters(name, int(seed), given)):
-            print(f"{run}: left out, as it is of other settings.")
+            print(f"{run}: left out, as it has not ended or is of other settings.")
             continue
         found = summary(file.parent)
         scores = {"mean_dice": found["mean_dice"], "hd95_mm": found["mean_hd95_mm_all"], "seconds": found["seconds"]}

@@ -224,13 +224,25 @@ def image_faults(path: str | Path, modality: str, padding: Collection[float] = (
     Raises:
         InputError: The modality is not clear; see :func:`swinunetr.modality.is_ct`.
     """
+    return check_image(path, modality, padding).faults
+
+
+def check_image(path: str | Path, modality: str, padding: Collection[float] = ()) -> Scan:
+    """Return one image file with its problems as of :func:`image_faults`, and with what it holds, as far as read."""
     is_ct(modality)
     scan = Scan("test", Path(path).name, "image", str(path))
     dataset = Dataset(("background",), modality, [], [], [])
     for check in (check_header, lambda scan: check_voxels(scan, dataset, padding)):
         if scan.valid and (fault := _found_problem(check, scan)):
             scan.faults.append(fault)
-    return scan.faults
+    return scan
+
+
+def check_headers(cases: Sequence[dict[str, str]]) -> list[Scan]:
+    """Return the image of each case with the problem of its header, if any; no voxels are read."""
+    scans = _list_scans(Dataset(("background",), "", [], [], list(cases)))
+    _run_check(check_header, scans, None, "Checking headers")
+    return scans
 
 
 def _found_problem(check: Callable[[Scan], Fault | None], scan: Scan) -> Fault | None:
@@ -653,10 +665,15 @@ def _report(scans: list[Scan], dataset: Dataset, spacing_mm: Sequence[float]) ->
         cache_bytes=cache_bytes,
         memory_bytes=memory_bytes,
         warnings=warnings,
-        fingerprint=_fingerprint(scans),
+        fingerprint=fingerprints(scans),
         notes=[note for label_map in maps for note in merged_ids(label_map, classes)],
         stamps={scan.path: scan.stamp for scan in scans},
     )
+
+
+def describe_images(scans: list[Scan], modality: str) -> Table:
+    """Return a table of images with valid headers: number, shapes, spacings, orientations and how they are scaled."""
+    return _report(scans, Dataset(("background",), modality, [], [], []), (1, 1, 1)).tables()[0]
 
 
 def _class_warnings(scans: list[Scan], classes: tuple[str, ...]) -> list[str]:
@@ -695,11 +712,11 @@ def _map_warnings(maps: dict[LabelMap, int], classes: tuple[str, ...]) -> list[s
     return warnings
 
 
-def _fingerprint(scans: list[Scan]) -> dict[str, str]:
-    """Return a hash of image and label by case."""
+def fingerprints(scans: list[Scan]) -> dict[str, str]:
+    """Return a hash of image and label by case; files whose voxels were not read are left out."""
     read = _read_scans(scans)
     contents: dict[str, dict[str, tuple]] = {}
-    for scan in scans:
+    for scan in filter(lambda scan: scan.key in read, scans):
         contents.setdefault(scan.case, {})[scan.kind] = read[scan.key].content
     return {
         case: hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
@@ -714,7 +731,7 @@ def _read_fingerprint(entry: dict) -> str:
     for scan in scans:
         check_header(scan)
         check_voxels(scan, dataset)
-    return _fingerprint(scans)[entry["name"]]
+    return fingerprints(scans)[entry["name"]]
 
 
 def _volume_ml(label: Scan, value: int) -> float:

@@ -156,7 +156,8 @@ def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardw
         truth = read_labels(case["label_source"], case.get("label_map"))
         truth, labels = map(torch.from_numpy, clear_ignored(case.get("label_map"), truth, labels))
         dice.append(dice_per_organ(confusion_matrix(labels, truth, classes)))
-    return dict(zip(organs, organ_means(np.stack(hardware.gather(dice))).tolist(), strict=True))
+    dice = np.array(hardware.gather(dice)).reshape(-1, len(organs))
+    return dict(zip(organs, organ_means(dice).tolist(), strict=True))
 
 
 def read_labels(file: str | Path, label_map: LabelMap | None = None) -> np.ndarray:
@@ -212,9 +213,11 @@ def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -
     need the organ in the prediction.
 
     Args:
-        rows: Rows from :func:`score_case` of all cases.
+        rows: Rows from :func:`score_case` of all cases; without rows there is a note in place of the tables.
         ceiling: What the resolution allows by organ, from :func:`resolution_ceiling`; None omits the column.
     """
+    if not rows:
+        return Tables([Table((), (), ["No case was scored."])])
     organs = list(dict.fromkeys(row["organ"] for row in rows))
     heads = ["organ", "Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "ml / true", "cases"]
     lines, absent, ratios = [], [], {}
@@ -278,6 +281,8 @@ def describe_components(rows: list[dict]) -> Table:
     Args:
         rows: Rows from :func:`score_case` of all cases.
     """
+    if not rows:
+        return Table((), ())
     organs = list(dict.fromkeys(row["organ"] for row in rows))
     digits = {"dice_own_grid": 2, "surface_dice": 2, "hd95_mm": 1}
     columns = [(f"{name}_{kind}", digits[name]) for name in COMPARED for kind in ("all", "largest")]

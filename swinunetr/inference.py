@@ -286,12 +286,7 @@ def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, st
     for name in {"descrip", "aux_file", "intent_name", "db_name"} & set(header):  # free text, may name the patient
         header[name] = b""
     header.extensions.clear()  # which may hold the whole DICOM header
-    try:
-        with replacing(path) as temporary:
-            volume = type(scan)(labels, scan.affine, header)  # NIfTI-1 or NIfTI-2
-            volume.header.set_slope_inter(step, 0)  # the constructor resets it
-            nib.save(volume, temporary)
-    except OSError as error:
-        raise InputError(
-            f"'{path}' could not be written ({error}). Earlier predictions are intact. Free disk space and run again."
-        ) from error
+    with replacing(path) as temporary:
+        volume = type(scan)(labels, scan.affine, header)  # NIfTI-1 or NIfTI-2
+        volume.header.set_slope_inter(step, 0)  # the constructor resets it
+        nib.save(volume, temporary)

@@ -163,3 +163,10 @@ def test_the_upper_bound_of_the_resolution_is_lower_for_thin_organs(tmp_path):
     cases = prepare_cases([{"name": "c", **files}], choose_recipe("demo", spacing_mm=5), "CT")
     ceiling = resolution_ceiling(cases, ("left box", "right box"), find_hardware())
     assert 0.3 < ceiling["right box"] < ceiling["left box"] - 0.05 < 0.95
+
+
+def test_without_cases_the_tables_say_so_and_means_are_nan(recwarn):
+    assert "No case was scored." in repr(describe_scores([])) and repr(describe_worst_cases([])) == ""
+    assert np.isnan(summarise([], ["liver"])["mean_dice"]) and worst_and_best([]) == {}
+    assert np.isnan(resolution_ceiling([], ["liver"], find_hardware())["liver"])
+    assert not recwarn.list
