@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import math
 import os
@@ -58,7 +57,7 @@ OTHER_UNITS = {"MGML": "mg/ml", "OD": "optical density", "Z_EFF": "effective ato
 OTHER_UNITS |= dict.fromkeys(("ED", "EDW"), "electron density")
 # In ImageType: maps of a material or of blood flow, and images in Hounsfield units from which a material was removed.
 MAP = re.compile(
-    r"IODINE|Z[ _]?EFF|EFF_ATOMIC|ELECTRON[ _]?DENSITY|MAT_(SPECIFIC|FRACTIONAL|VALUE_BASED)|PERFUSION"
+    r"IODINE|Z[ _]?EFF|EFF_ATOMIC|ELECTRON[ _]?DENSITY|MAT_(SPECIFIC|FRACTIONAL|VALUE_BASED)"
     r"|(?<![A-Z])(MD|CBF|CBV|MTT|TTP|TMAX)(?![A-Z])"
 )
 REMOVED = re.compile(r"REMOVED|SUPPRESS|VNC|VUE|NON[ _-]?CONTRAST")
@@ -99,6 +98,7 @@ class Series:
         padding: Values of the NIfTI file that mark voxels outside the field of view, as the headers say.
         calibrated: Whether the headers say how stored values become those of the modality. If not, as in a CT without
             RescaleIntercept, :func:`write_nifti` compares the voxels with Hounsfield units.
+        distinct: Whether no other series that was found has images of the same UIDs and other content.
         notes: What a user should know of a series that is a volume all the same.
     """
 
@@ -110,6 +110,7 @@ class Series:
     affine: tuple[tuple[float, ...], ...]
     padding: tuple[float, ...] = field(default=(), repr=False)
     calibrated: bool = True
+    distinct: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -193,9 +194,13 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
         if only_list or each.other != LIST_ONLY:
             groups.setdefault(each.series, []).append(each)
     objects = _join_slices([part for group in groups.values() for part in _separate(group)])
+    held = Counter(uid for group in objects for uid in {each.instance[0] for each in group if each.planes})
     volumes, left_out = [], []
     for name, group in sorted(zip(_names(objects, folder), objects, strict=True), key=lambda pair: pair[0]):
         result = _volume(name, group)
+        if isinstance(result, Series) and any(held[each.instance[0]] > 1 for each in group):
+            note = "another series here has images of the same UIDs and other content"
+            result = replace(result, distinct=False, notes=(*result.notes, note))
         volumes += [result] if isinstance(result, Series) else []
         left_out += [LeftOut(name, result)] if isinstance(result, str) else []
     left_out += [LeftOut(_clean(Path(os.path.relpath(path, folder))), reason) for path, reason in closed]
@@ -553,25 +558,25 @@ def _without_copies(group: list[_Object]) -> tuple[list[_Object], list[_Object]]
 
 
 def _distinct(copies: list[_Object]) -> list[_Object]:
-    """Return the objects whose content differs, without those that cannot be decoded if others can."""
-    distinct: list[_Object] = []
-    for each in copies:
-        if not any(_equal(each, other) for other in distinct):
-            distinct.append(each)
-    readable = [each for each in distinct if _voxels(each) is not None] if len(distinct) > 1 else []
-    return readable or distinct
+    """Return the objects at one place whose content differs, without those that cannot be decoded if others can."""
 
+    def content_of(file: Path) -> str:
+        try:
+            return sha256(file)
+        except OSError:  # as on a damaged disc; it cannot be decoded either
+            return str(file)
 
-def _equal(one: _Object, other: _Object) -> bool:
-    """Return whether two objects at one place have equal pixels and equal values in the header that matter."""
-    if (one.values, one.modality, one.multiframe) != (other.values, other.modality, other.multiframe):
-        return False
-    if _difference([*one.planes, *other.planes]):
-        return False
-    if filecmp.cmp(one.file, other.file, shallow=False):
-        return True
-    voxels = _voxels(one), _voxels(other)  # compressed in different ways, or with other identifiers
-    return voxels[0] is not None and np.array_equal(*voxels)
+    files = {content_of(each.file): each for each in reversed(copies)}
+    if len(files) == 1:
+        return copies[:1]
+    contents: dict[tuple | None, _Object] = {}
+    for each in reversed(files.values()):  # compressed in different ways, or with other identifiers
+        voxels = _voxels(each)
+        spacings = tuple((plane.spacing, plane.shape) for plane in each.planes)
+        content = None if voxels is None else (voxels.tobytes(), each.values, each.modality, spacings)
+        contents.setdefault(content, each)
+    undecoded = contents.pop(None, None)
+    return list(contents.values()) or [undecoded]
 
 
 def _voxels(each: _Object) -> np.ndarray | None:
@@ -596,8 +601,11 @@ def _join_slices(groups: list[list[_Object]]) -> list[list[_Object]]:
             orientation = tuple(round(x, 3) for x in plane.orientation)
             key = (first.file.parent, first.number, first.values.image_type, orientation, plane.spacing, plane.shape)
         joined.setdefault(key, []).extend(group)
-    whole = [group for group in joined.values() if len(group) >= LEAST_SLICES or len({e.series for e in group}) == 1]
-    return whole + [[each] for group in joined.values() if group not in whole for each in group]
+    series = []
+    for group in joined.values():
+        whole = len(group) >= LEAST_SLICES or len({each.series for each in group}) == 1
+        series += [group] if whole else [[each] for each in group]
+    return series
 
 
 def _names(groups: list[list[_Object]], root: Path) -> list[str]:
@@ -652,7 +660,7 @@ def _volume(name: str, group: list[_Object]) -> Series | str:
         _affine(planes[order[0]], axes, (places[order[-1], 2] - places[order[0], 2]) / (len(planes) - 1)),
         _padding(slices),
         slices[0].values.calibrated,
-        _notes(slices),
+        notes=_notes(slices),
     )
 
 
@@ -836,8 +844,8 @@ def _require_hounsfield(series: Series, voxels: np.ndarray) -> None:
     if not (min(air, water) >= LEAST_SHARE and metal <= bone):
         raise InputError(
             "the header does not say how stored values become Hounsfield units (RescaleSlope, RescaleIntercept, "
-            f"RescaleType), and they are none: {air:.0%} are like air, {water:.0%} like soft tissue; export the "
-            "original series"
+            f"RescaleType), and the values are not these: {air:.0%} are like air, {water:.0%} like soft tissue, "
+            f"{bone:.0%} like bone, {metal:.0%} like metal; export the original series"
         )
 
 

@@ -200,8 +200,13 @@ def _check_uids(sources: list[Dataset], series: Series) -> None:
             raise InputError(f"{series.name}: its {len(sources)} files have {count} {name}s, expected one. {remedy}")
     if (count := len({source.SOPInstanceUID for source in sources})) < len(sources):
         raise InputError(
-            f"{series.name}: its {len(sources)} files have {count} different SOPInstanceUIDs, so that a segmentation "
-            f"would point at the wrong images. {remedy}"
+            f"{series.name}: expected a SOPInstanceUID for each of its {len(sources)} files, found {count}, so that a "
+            f"segmentation would point at the wrong images. {remedy}"
+        )
+    if not series.distinct:
+        raise InputError(
+            f"{series.name}: another series has images of the same UIDs and other content, so that an archive could "
+            f"show the segmentation on those. {remedy}"
         )
 
 
@@ -213,7 +218,7 @@ def _is_valid(dataset: Dataset, tag: str | int) -> bool:
             return all(_is_valid(item, inner.tag) for item in element.value for inner in item)
         for value in (element.value if element.VM > 1 else [element.value]) if element.VR in TEXTS else []:
             validate_value(element.VR, "" if value is None else str(value), config.RAISE)
-    except (ValueError, TypeError, OverflowError):
+    except Exception:  # values that pydicom cannot convert raise many types of error
         return False
     return True
 

@@ -469,7 +469,7 @@ def test_a_missing_slice_thickness_is_the_distance(labels, tmp_path, kind, multi
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("SOPInstanceUID", lambda number: "1.2.3.9", "8 files have 1 different SOPInstanceUIDs"),
+        ("SOPInstanceUID", lambda number: "1.2.3.9", "SOPInstanceUID for each of its 8 files, found 1"),
         ("SeriesInstanceUID", lambda number: f"1.2.{number}", "8 files have 8 SeriesInstanceUIDs, expected one"),
         ("FrameOfReferenceUID", lambda number: f"1.2.{number}", "8 files have 8 FrameOfReferenceUIDs, expected one"),
         ("StudyInstanceUID", lambda number: "1.02.anonymous", "has a StudyInstanceUID that is no valid UID"),
@@ -486,6 +486,12 @@ def test_identifiers_that_would_mislead_an_archive_are_named(labels, tmp_path, n
     with pytest.raises(InputError, match=message):
         write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
     assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_a_series_whose_uids_another_one_has_too_gets_no_object(labels, tmp_path):
+    series = replace(write_series(tmp_path / "scan"), distinct=False)
+    with pytest.raises(InputError, match="another series has images of the same UIDs"):
+        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
 
 
 @pytest.mark.parametrize("kind", KINDS)
