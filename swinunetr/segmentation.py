@@ -239,7 +239,10 @@ def _find(scans: Path, output: Path, modality: str, recipe: Recipe) -> tuple[lis
 
 
 def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
-    rows = [(one.name, f"{len(one.frames) or len(one.files)} slices of {one.modality}") for one in series]
+    rows = [
+        (one.name, "; ".join([f"{len(one.frames) or len(one.files)} slices of {one.modality}", *one.notes]))
+        for one in series
+    ]
     rows += [(one.name, f"left out: {one.reason}") for one in left_out]
     return Table(("DICOM series", "found"), rows)
 
