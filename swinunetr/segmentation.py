@@ -355,7 +355,10 @@ def _find(scans: Path, output: Path, modality: str) -> tuple[list[Scan], list[st
 
 
 def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
-    rows = [(one.name, f"{len(one.frames) or len(one.files)} slices of {one.modality}") for one in series]
+    rows = [
+        (one.name, "; ".join([f"{len(one.frames) or len(one.files)} slices of {one.modality}", *one.notes]))
+        for one in series
+    ]
     rows += [(one.name, f"left out: {one.reason}") for one in left_out]
     return Table(("DICOM series", "found"), rows)
 
@@ -413,7 +416,7 @@ def _prepare(
     if scan.series:
         file = temporary / f"{content}.nii"
         write_nifti(scan.series, file)
-        faults = image_faults(file, modality)
+        faults = image_faults(file, modality, scan.series.padding)
         _require_valid(faults)
     for fault in faults:
         tqdm.write(f"warning: {scan.name}: {fault.what}; {fault.remedy}")

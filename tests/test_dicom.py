@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,7 @@ from dicom_files import (
     write_enhanced,
     write_series,
 )
+from pydicom.data import get_testdata_file
 
 from swinunetr.dicom import find_series, fingerprint, write_nifti
 from swinunetr.errors import InputError
@@ -258,7 +260,7 @@ def test_a_tree_of_five_series_and_many_other_things(tmp_path):
     expected = {
         "missing": "2 missing slices, between 35.0 and 42.5 mm; copy or export the series again",
         "uneven": "slices at uneven distances (1.00 to 3.00 mm)",
-        "tilt": "gantry tilt of 12.0 degrees; resample it",
+        "tilt": "gantry tilt of 12.0 degrees; convert it with dcm2niix and give its file with _Tilt in the name",
         "phases": "16 slices at 8 different positions, for example phases or time points in one series; export each",
         "orientation": "slices of different orientation; export",
         "short": "3 slices, expected at least 5",
@@ -360,25 +362,307 @@ def test_no_folder(tmp_path):
         find_series(tmp_path / "none")
 
 
+# ------------------------------------------------------------------------------------------------------- identifiers
+
+ONE_UID = {"SOPInstanceUID": "1.2.3.4.5"}  # of all files
+
+
+def assert_two_volumes(folder: Path, first: np.ndarray, second: np.ndarray) -> None:
+    found, left_out = find_series(folder)
+    assert len(found) == 2 and not left_out, (found, left_out)
+    assert not any(series.distinct for series in found)
+    for series, voxels in zip(found, (first, second), strict=True):
+        np.testing.assert_array_equal(np.asarray(written(series, folder).dataobj), voxels.transpose(2, 1, 0) - 1024)
+
+
+@pytest.mark.parametrize("patients", [("P1", "P2"), ("ANON", "ANON")])
+@pytest.mark.parametrize("offset", [0, 8], ids=["overlapping", "continuing"])
+def test_two_patients_with_the_same_identifiers_are_two_volumes(tmp_path, patients, offset):
+    at, first = slice_positions(20), stored_voxels()
+    second = stored_voxels(6)[:, ::-1]
+    write_series(tmp_path / "a", voxels=first, positions=at[:8], PatientID=patients[0], **ONE_UID)
+    write_series(tmp_path / "b", voxels=second, positions=at[offset : offset + 6], PatientID=patients[1], **ONE_UID)
+    assert_two_volumes(tmp_path, first, second)
+
+
+def test_two_patients_in_one_folder_are_told_apart_by_their_id(tmp_path):
+    first, second = stored_voxels(), stored_voxels()[:, ::-1]
+    write_series(tmp_path, voxels=first, PatientID="P1", **ONE_UID)
+    write_series(tmp_path, voxels=second, PatientID="P2", names=[f"x{n}" for n in range(8)], **ONE_UID)
+    assert_two_volumes(tmp_path, first, second)
+
+
+@pytest.mark.parametrize("part", ["", "1/"])
+def test_an_original_and_a_processed_copy_are_two_volumes(tmp_path, part):
+    files = write_series(tmp_path / f"original/{part}")
+    processed = stored_voxels()
+    processed[3] += 1  # one slice is enough
+    for file, voxels in zip(files, processed, strict=True):
+        dataset = pydicom.dcmread(file)
+        save(add_pixels(dataset, voxels), tmp_path / f"processed/{part}" / file.name)
+    assert_two_volumes(tmp_path, stored_voxels(), processed)
+    shutil.copytree(tmp_path / "original", tmp_path / "processed/again")  # copies of both
+    assert [series.name.split("/")[0] for series in find_series(tmp_path)[0]] == ["original", "processed", "processed"]
+
+
+def test_copies_with_another_rescale_are_another_volume(tmp_path):
+    files = write_series(tmp_path / "a")
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        dataset.RescaleIntercept = 0
+        save(dataset, tmp_path / "b" / file.name)
+    assert len(find_series(tmp_path)[0]) == 2
+
+
+def test_different_slices_at_one_place_in_one_folder_are_named(tmp_path):
+    files = write_series(tmp_path)
+    dataset = pydicom.dcmread(files[2])
+    save(add_pixels(dataset, stored_voxels()[7]), tmp_path / "denoised")
+    expected = "9 slices at 8 different positions: different slices at 35.0 mm ('IM0002' and 'denoised'); remove"
+    assert only_reason(tmp_path).startswith(expected)
+
+
+def test_copies_count_once_though_their_compression_and_identifiers_differ(tmp_path):
+    for file in write_series(tmp_path / "a"):
+        dataset = pydicom.dcmread(file)
+        dataset.SOPInstanceUID = pydicom.uid.generate_uid()
+        save(dataset, tmp_path / "b" / file.name, rle=True)
+    assert len(only_series(tmp_path).files) == 8
+
+
+def test_folders_of_other_geometry_are_other_volumes(tmp_path):
+    write_series(tmp_path / "a")
+    write_series(tmp_path / "b", PixelSpacing=[1, 1])
+    found, _ = find_series(tmp_path)
+    assert [(series.name, series.distinct) for series in found] == [("a/series3", True), ("b/series3", True)]
+
+
+@pytest.mark.parametrize("rle", [False, True])
+def test_an_intact_copy_takes_the_place_of_a_damaged_one(tmp_path, rle):
+    file = write_series(tmp_path / "a", rle=rle)[3]
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    damage(file) if rle else file.write_bytes(file.read_bytes()[:-60])
+    image = written(only_series(tmp_path), tmp_path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), VOXELS.transpose(2, 1, 0))
+
+
+def test_a_damaged_slice_with_the_uid_of_all_others_is_not_lost(tmp_path):
+    file = write_series(tmp_path, InstanceNumber=None, **ONE_UID)[7]
+    file.write_bytes(file.read_bytes()[: file.read_bytes().index(b"\x28\x00\x10\x00")])
+    assert only_reason(tmp_path).startswith("file 'IM0007' has a header that cannot be read")
+
+
+def test_slices_with_a_series_uid_of_their_own_are_joined_by_position(tmp_path):
+    for number, file in enumerate(write_series(tmp_path)):
+        dataset = pydicom.dcmread(file)
+        dataset.SeriesInstanceUID = f"1.2.{number}"
+        save(dataset, file)
+    series = only_series(tmp_path)
+    assert series.notes == ("each slice has a series instance UID of its own; joined by position",)
+    np.testing.assert_array_equal(np.asarray(written(series, tmp_path).dataobj), VOXELS.transpose(2, 1, 0))
+    (tmp_path / "IM0003").unlink()
+    assert only_reason(tmp_path).startswith("1 missing slice")  # one row, not seven
+    dataset.PatientID = "another"
+    save(dataset, file)
+    assert only_reason(tmp_path).startswith("7 slices with identifiers of patient, study and series of their own")
+
+
+def test_series_of_one_slice_in_several_folders_are_not_joined(tmp_path):
+    for number, position in enumerate(slice_positions()):
+        write_series(tmp_path / str(number), f"1.2.{number}", positions=[position])
+    assert len(find_series(tmp_path)[1]) == 8
+
+
+def test_a_slice_that_is_there_twice_counts_once(tmp_path):
+    files = write_series(tmp_path)
+    dataset = pydicom.dcmread(files[5])
+    dataset.SOPInstanceUID, dataset.InstanceNumber = pydicom.uid.generate_uid(), 9
+    save(dataset, tmp_path / "again")
+    assert len(only_series(tmp_path).files) == 8
+
+
+def test_slices_without_a_place_of_their_own_are_no_phases(tmp_path):
+    write_series(tmp_path, ImagePositionPatient=[0, 0, 0])
+    assert only_reason(tmp_path) == "all 8 slices have the same position in the header; export the original series"
+
+
+# ------------------------------------------------------------------------------------------------------------- units
+
+
+def abdomen() -> np.ndarray:
+    """Return Hounsfield units of air, soft tissue and some bone (slices, rows, columns)."""
+    values = np.random.default_rng(0).normal(40, 30, (8, 12, 16))
+    values[:, :4], values[:, -1] = -1000, 400
+    return values.astype(np.int16)
+
+
+@pytest.mark.parametrize("removed", [("RescaleSlope", "RescaleIntercept"), ("RescaleIntercept",)])
+def test_a_ct_without_rescale_is_judged_by_its_values(tmp_path, removed):
+    tags = dict.fromkeys(removed)
+    write_series(tmp_path / "hu", voxels=abdomen(), **tags)
+    series = only_series(tmp_path / "hu")
+    assert not series.calibrated and "the voxels decide" in series.notes[0]
+    np.testing.assert_array_equal(np.asarray(written(series, tmp_path).dataobj), abdomen().transpose(2, 1, 0))
+    write_series(tmp_path / "stored", voxels=abdomen() + np.int16(1024), **tags)
+    with pytest.raises(InputError, match="0% are like air, 33% like soft tissue, 0% like bone, 58% like metal"):
+        written(only_series(tmp_path / "stored"), tmp_path)
+    padded = abdomen() + np.int16(1024)
+    padded[:, :2] = -1000
+    write_series(tmp_path / "padded", voxels=padded, PixelPaddingValue=-1000, **tags)
+    with pytest.raises(InputError, match="not these: 0% are like air"):
+        written(only_series(tmp_path / "padded"), tmp_path)
+    write_series(tmp_path / "mixed", voxels=abdomen()[:3], positions=slice_positions()[:3], **tags)
+    write_series(tmp_path / "mixed", positions=slice_positions()[3:], names=list("abcde"))
+    assert only_reason(tmp_path / "mixed").startswith("3 of 8 files do not say how their values become Hounsfield")
+
+
+def test_an_mr_needs_no_rescale(tmp_path):
+    write_series(tmp_path, Modality="MR", RescaleSlope=None, RescaleIntercept=None)
+    series = only_series(tmp_path, "MR")
+    assert series.calibrated and not series.notes
+    assert np.asarray(written(series, tmp_path).dataobj).max() == stored_voxels().max()
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"RescaleType": "MGML"}, "a map of mg/ml (RescaleType), expected Hounsfield units; export"),
+        ({"RescaleType": "Z_EFF"}, "a map of effective atomic number (RescaleType)"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "GSI MD IODINE"]}, "a map of a material or of blood flow"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "CBF"]}, "a map of a material or of blood flow"),
+        ({"RescaleSlope": 0}, "file 'IM0000' (and 7 more of 8 files) has no valid rescale slope"),
+        ({"RescaleType": "US"}, ""),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MONO_70KEV"]}, ""),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "IODINE_REMOVED"], "RescaleType": "HU_MOD"}, ""),
+    ],
+)
+def test_maps_in_other_units_are_no_ct(tmp_path, tags, reason):
+    write_series(tmp_path / "scan", voxels=abdomen() + np.int16(1024), **tags)
+    if reason:
+        assert only_reason(tmp_path).startswith(reason)
+    else:
+        image = written(only_series(tmp_path), tmp_path)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), abdomen().transpose(2, 1, 0))
+
+
+def test_a_multiframe_map_is_no_ct(tmp_path):
+    file = write_enhanced(tmp_path / "IM", per_frame=True)
+    dataset = pydicom.dcmread(file)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.CTImageFrameTypeSequence = item(FrameType=["DERIVED", "PRIMARY", "VOLUME", "MAT_SPECIFIC"])
+    save(dataset, file)
+    assert only_reason(tmp_path).startswith("a map of a material")
+
+
+@pytest.mark.parametrize(
+    ("tags", "padding"),
+    [
+        ({}, ()),
+        ({"PixelPaddingValue": -2000}, (-3024.0,)),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 3}, (-1024.0, -1023.0, -1022.0, -1021.0)),
+        ({"PixelPaddingValue": 10, "RescaleSlope": 0.5}, (-1019.0,)),
+    ],
+)
+def test_padding_is_known_after_the_rescale(tmp_path, tags, padding):
+    write_series(tmp_path, **tags)
+    assert only_series(tmp_path).padding == padding
+
+
+def test_signed_padding_may_be_written_as_unsigned(tmp_path):
+    for file in write_series(tmp_path):
+        dataset = pydicom.dcmread(file)
+        dataset.add_new("PixelPaddingValue", "US", -2000 % 2**16)
+        save(dataset, file)
+    assert only_series(tmp_path).padding == (-3024.0,)
+
+
+def test_padding_that_would_look_like_metal_is_written_as_air(tmp_path):
+    voxels = stored_voxels(dtype="uint16")
+    voxels[:, 0] = 63536
+    write_series(tmp_path / "scan", voxels=voxels, PixelPaddingValue=63536)
+    series = only_series(tmp_path)
+    assert series.padding == (-2000.0, 62512.0)
+    image = written(series, tmp_path)
+    assert image.get_data_dtype() == np.int16
+    expected = VOXELS.copy()
+    expected[:, 0] = -2000
+    np.testing.assert_array_equal(np.asarray(image.dataobj), expected.transpose(2, 1, 0))
+
+
+# ------------------------------------------------------------------------------------------------------- other files
+
+
+def test_big_endian_files_without_preamble_are_read(tmp_path):
+    for file in write_series(tmp_path / "old"):
+        dataset = pydicom.dcmread(file)
+        dataset.PixelData = dataset.pixel_array.astype(">i2").tobytes()
+        pydicom.dcmwrite(file, pydicom.Dataset(dict(dataset.items())), little_endian=False, implicit_vr=False)
+    assert (tmp_path / "old/IM0000").read_bytes().startswith(b"\x00\x08\x00")
+    image = written(only_series(tmp_path), tmp_path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), VOXELS.transpose(2, 1, 0))
+
+
+def test_a_dicomdir_alone_is_named(tmp_path):
+    save(base("", "1.2.840.10008.1.3.10"), tmp_path / "DICOMDIR")
+    assert only_reason(tmp_path).startswith("a DICOMDIR, which only lists files; give the folder that holds them")
+    write_series(tmp_path / "images")
+    assert only_series(tmp_path).name == "images/series3"
+
+
+def test_archives_with_scans_are_named_and_other_zip_files_are_not(tmp_path):
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in/scan.zip", "w") as archive:
+        archive.write(write_series(tmp_path / "out")[0], "a/IM0000")
+    with zipfile.ZipFile(tmp_path / "in/papers.zip", "w") as archive:
+        archive.writestr("a/notes.txt", "no scan")
+    assert only_reason(tmp_path / "in") == "an archive of several files or a compressed file; unpack it"
+    assert find_series(tmp_path / "in")[1][0].name == "scan.zip"
+    assert find_series(tmp_path / "in/papers.zip") == ([], [])
+
+
 # --------------------------------------------------------------------------------------------------- errors and hash
 
 
 @pytest.mark.parametrize("rle", [False, True])
-def test_truncated_pixels_name_series_and_file(tmp_path, rle):
+def test_truncated_pixels_are_named_before_any_are_decoded(tmp_path, rle):
     file = write_series(tmp_path / "scan", rle=rle)[4]
     file.write_bytes(file.read_bytes()[:-60])
+    assert only_reason(tmp_path) == "file 'IM0004' ends before its last pixel (truncated); copy it again"
+
+
+@pytest.mark.parametrize("rle", [False, True])
+def test_a_truncated_multiframe_is_named(tmp_path, rle):
+    file = write_enhanced(tmp_path / "IM", rle=rle)
+    file.write_bytes(file.read_bytes()[:-60])
+    assert only_reason(tmp_path) == "file 'IM' ends before its last pixel (truncated); copy it again"
+
+
+def damage(file: Path) -> None:
+    """Overwrite the start of the compressed pixels, so that nothing is missing but they cannot be decoded."""
+    content = bytearray(file.read_bytes())
+    start = content.rindex(b"\xfe\xff\x00\xe0") + 8
+    content[start : start + 64] = b"\xff" * 64
+    file.write_bytes(content)
+
+
+def test_damaged_pixels_name_series_and_file(tmp_path):
+    damage(write_series(tmp_path / "scan", rle=True)[4])
     with pytest.raises(InputError, match=r"Series 'scan/series3'.*IM0004.*truncated or damaged"):
         write_nifti(only_series(tmp_path), tmp_path / "volume.nii")
     assert not (tmp_path / "volume.nii").exists()
 
 
-@pytest.mark.filterwarnings("ignore:End of file")
-@pytest.mark.parametrize("rle", [False, True])
-def test_truncated_multiframe_names_series_and_file(tmp_path, rle):
-    file = write_enhanced(tmp_path / "IM", rle=rle)
-    file.write_bytes(file.read_bytes()[:-60])
-    with pytest.raises(InputError, match=r"Series 'series4'.*IM.*truncated or damaged"):
-        write_nifti(only_series(tmp_path), tmp_path / "volume.nii")
+def test_12_bit_jpeg_is_decoded_without_output_of_its_library(tmp_path, capfd):
+    jpeg = pydicom.dcmread(get_testdata_file("JPEG-lossy.dcm", download=False))
+    for file in write_series(tmp_path, RescaleIntercept=0):
+        dataset = pydicom.dcmread(file)
+        for name in ("Rows", "Columns", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"):
+            dataset[name] = jpeg[name]
+        dataset.file_meta.TransferSyntaxUID = jpeg.file_meta.TransferSyntaxUID
+        dataset.save_as(file)
+    image = written(only_series(tmp_path), tmp_path)
+    assert np.asarray(image.dataobj).max() > 255
+    assert capfd.readouterr().err == ""
 
 
 def test_unknown_compression_is_named_without_output_of_gdcm(tmp_path, capfd):

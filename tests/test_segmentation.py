@@ -366,15 +366,24 @@ def test_objects_and_pictures_follow_the_options_and_the_scan(weights, tmp_path)
     assert [file.is_file() for file in results] == [True, False, False, False]
 
 
+def test_notes_on_a_series_are_in_the_table(weights, tmp_path, capsys):
+    for number, file in enumerate(write_body(tmp_path / "scans")):
+        dataset = pydicom.dcmread(file)
+        dataset.SeriesInstanceUID = f"1.2.{number}"
+        dataset.save_as(file)
+    segment(weights, tmp_path / "scans", tmp_path / "out")
+    assert "12 slices of CT; each slice has a series instance UID of its own; joined" in capsys.readouterr().out
+
+
 def test_a_series_that_allows_no_segmentation_object_has_a_nifti_file(weights, tmp_path, recwarn):
     write_body(tmp_path / "scans/good")
-    write_body(tmp_path / "scans/dated", "1.2.3.5", StudyDate="2020-1-1")
+    write_body(tmp_path / "scans/invalid", "1.2.3.5", FrameOfReferenceUID="1.2.a")
     with pytest.raises(SomeLeftOut) as error:
         segment(weights, tmp_path / "scans", tmp_path / "out", dicom_seg="LABELMAP")
     headline, line = str(error.value).splitlines()
-    assert headline == "1 of 2 scans have no DICOM segmentation object:" and line.startswith("dated/series3")
-    assert (tmp_path / "out/dated/series3.nii.gz").is_file() and (tmp_path / "out/good/series3.dcm").is_file()
-    assert "dated/series3,left box" in (tmp_path / "out/volumes.csv").read_text()
+    assert headline == "1 of 2 scans have no DICOM segmentation object:" and line.startswith("invalid/series3")
+    assert (tmp_path / "out/invalid/series3.nii.gz").is_file() and (tmp_path / "out/good/series3.dcm").is_file()
+    assert "invalid/series3,left box" in (tmp_path / "out/volumes.csv").read_text()
 
 
 def test_nothing_that_names_the_patient_is_written_without_a_segmentation_object(weights, tmp_path, capsys):
