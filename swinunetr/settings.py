@@ -291,7 +291,8 @@ def run_settings(
                     f"pretrained_checkpoint: '{file}' was trained on {noted}, and the data set is of modality "
                     f"{dataset.modality}. Use weights of the same modality, or correct the modality in the JSON."
                 )
-    if merging and {merging_in(file) for file in files} != ({merging} if files else set()):
+    orders = {merging_in(file) for file in files} or {"current"}  # of random weights
+    if merging and orders != {merging}:
         choices["merging"] = merging
     hashes = [sha256(file) for file in files]
     if ensemble:

@@ -249,7 +249,7 @@ def test_merging_is_a_choice_for_weights_that_note_none_and_part_of_the_run(tmp_
     save_weights(network, noted)
     torch.save(network.state_dict(), plain)
 
-    def merging(file: Path, given: object) -> tuple[str | None, str | None]:
+    def merging(file: Path | str, given: object) -> tuple[str | None, str | None]:
         options, recipe = read_parameters(**NOTEBOOK | {"pretrained_checkpoint": file, "merging": given})
         settings = run_settings(recipe, data, options.checkpoint, merging=options.merging)
         return options.merging, settings.get("merging")
@@ -258,6 +258,7 @@ def test_merging_is_a_choice_for_weights_that_note_none_and_part_of_the_run(tmp_
     assert merging(plain, "legacy") == ("legacy", None)  # what is assumed anyway: the same run
     assert merging(plain, "") == merging(plain, "none") == merging(noted, "") == (None, None)
     assert merging(noted, "current") == ("current", None)
+    assert merging("", "legacy") == ("legacy", "legacy") and merging("", "current") == ("current", None)
     with pytest.raises(CheckpointError, match="note current patch merging. Expected legacy.*Leave merging empty"):
         merging(noted, "legacy")
     with pytest.raises(InputError, match="merging: expected legacy, current or nothing, found 'new'"):
