@@ -14,7 +14,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from swinunetr.dataset import Dataset
 from swinunetr.devices import Hardware, available_memory
-from swinunetr.errors import DatasetError
-from swinunetr.files import stand_in
+from swinunetr.errors import DatasetError, InputError
+from swinunetr.files import sha256, stand_in
 from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
 from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
@@ -67,16 +67,15 @@ class Scan:
     digest: bytes = b""  # hash of the stored voxels
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept from stored to scaled values
     value_counts: dict[float, int] = field(default_factory=dict)  # voxels that count, by class; by id before mapping
+    file: str = ""  # path with links resolved, on the machine of rank 0
+
+    def __post_init__(self) -> None:
+        self.file = self.file or os.path.realpath(self.path)
 
     @property
     def valid(self) -> bool:
         """Whether no error was found so far."""
         return not any(fault.stops for fault in self.faults)
-
-    @property
-    def file(self) -> str:
-        """Path with links resolved."""
-        return os.path.realpath(self.path)
 
     @property
     def key(self) -> tuple:
@@ -157,10 +156,13 @@ def check_dataset(
     Raises:
         DatasetError: Some files have errors that would stop training or make its result wrong, or no validation label
             contains an organ. The message lists all of them.
+        InputError: The ranks have different lists of cases.
     """
     scans = _list_scans(dataset)
     _run_check(check_header, scans, workers, "Checking headers")
-    same_list = _validates_on_training_cases(dataset)
+    if hardware and hardware.ranks > 1:
+        _agree(scans, hardware)
+    same_list = _validates_on_training_cases(scans)
     valid = [scan for scan in scans if scan.valid]
     readable = _flag_repeats(valid, lambda s: s.key, "file", same_list)
     _run_check(check_pair, [s for s in readable if s.image and s.image.valid], 1, "Comparing images and labels")
@@ -218,6 +220,52 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
         scan.faults += [fault] if fault else []
 
 
+def _agree(scans: list[Scan], hardware: Hardware) -> None:
+    """Let all ranks go on with the same files and problems, whatever the paths and links on their machines are.
+
+    Every rank takes over which files are one file from rank 0, and the problems of headers from the first rank with
+    one. On several machines, a file whose bytes differ between them gets a problem.
+
+    Raises:
+        InputError: The ranks have different lists of cases.
+    """
+    listed = [(scan.split, scan.case, scan.kind) for scan in scans]
+    if other := hardware.first_other(listed):
+        rank, expected, found = other
+        first, second = next(pair for pair in itertools.zip_longest(expected, found) if pair[0] != pair[1])
+        raise InputError(
+            f"json_path: expected the same cases on all ranks, found {len(expected)} files on rank 0 and {len(found)} "
+            f"on rank {rank}. The first difference: {_listed(first)} on rank 0, {_listed(second)} on rank {rank}. Give "
+            "all machines the same JSON and the same data."
+        )
+    ranks = hardware.gather([[(scan.file, scan.faults) for scan in scans]])
+    for number, scan in enumerate(scans):
+        scan.file = ranks[0][number][0]
+        rank, faults = next(((r, files[number][1]) for r, files in enumerate(ranks) if files[number][1]), (0, []))
+        scan.faults = [replace(fault, what=f"{fault.what} (rank {rank})") if rank else fault for fault in faults]
+    if hardware.several_machines:
+        _flag_other_bytes(scans, hardware)
+
+
+def _listed(scan: tuple[str, str, str] | None) -> str:
+    return "{} case {}, {}".format(*scan) if scan else "nothing"
+
+
+def _flag_other_bytes(scans: list[Scan], hardware: Hardware) -> None:
+    """Add a problem to each file that differs between machines, whose ranks have hashed a part of the files each."""
+    numbers = [number for number, scan in enumerate(scans) if scan.valid]
+    own = numbers[hardware.local_rank :: hardware.local_ranks]
+    hashes = in_threads(sha256, [scans[number].path for number in own], "Comparing the files of the machines")
+    seen: dict[int, dict[str, int]] = {}  # first rank with each hash, by scan
+    for number, digest, rank in hardware.gather([(*pair, hardware.rank) for pair in zip(own, hashes, strict=True)]):
+        seen.setdefault(number, {}).setdefault(digest, rank)
+    for number, ranks in seen.items():
+        if len(ranks) > 1:
+            first, other = list(ranks.values())[:2]
+            what = f"another file on the machine of rank {other} than on that of rank {first}"
+            scans[number].faults.append(Fault(what, "copy the data set to all machines again"))
+
+
 def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
     """Take over what the other ranks found in the voxels of their shares."""
     names = ("faults", "digest", "scaling", "value_counts", "low", "high")
@@ -226,9 +274,9 @@ def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
         vars(scan).update(found[scan.key])
 
 
-def _validates_on_training_cases(dataset: Dataset) -> bool:
+def _validates_on_training_cases(scans: list[Scan]) -> bool:
     """Return whether both lists are the same, as in a trial run; a partial overlap is an error instead."""
-    images = [[os.path.realpath(entry["image"]) for entry in cases] for cases in (dataset.training, dataset.validation)]
+    images = [[s.file for s in scans if s.kind == "image" and s.split == part] for part in ("training", "validation")]
     return bool(images[0]) and images[0] == images[1] and len(images[0]) == len(set(images[0]))
 
 

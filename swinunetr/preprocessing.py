@@ -118,7 +118,7 @@ def prepare_cases(
         InputError: A case, which the message names, cannot be read or preprocessed, or there are more cases than files
             that the system can map.
     """
-    shared = cache_dir and hardware is not None and hardware.ranks > 1
+    shared = hardware is not None and hardware.ranks > 1 and all(hardware.gather([bool(cache_dir)]))
     in_memory = in_memory and not shared
     if cache_dir and not in_memory:
         _require_mappings(len(entries))
