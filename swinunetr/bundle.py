@@ -19,6 +19,7 @@ import torch
 from monai.networks.nets import SwinUNETR
 from torch.export import Dim
 
+from swinunetr import resampling
 from swinunetr.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights
 from swinunetr.colours import save_label_names
 from swinunetr.errors import InputError
@@ -26,6 +27,7 @@ from swinunetr.inference import evaluating
 from swinunetr.network import LegacyPatchMerging, merging_of, traits_of
 from swinunetr.preprocessing import intensity_window
 from swinunetr.recipe import Recipe
+from swinunetr.resampling import LabelsOnScand
 from swinunetr.settings import noted_training
 
 LICENSE = Path(__file__).parent.parent / "LICENSE"
@@ -40,6 +42,7 @@ REFERENCES = (
     "Tang, Y. et al.: Self-Supervised Pre-Training of Swin Transformers for 3D Medical Image Analysis. "
     "https://arxiv.org/abs/2111.14791",
 )
+MERGING_FILE = "legacy_patch_merging.py"
 MERGING_HEADER = '''"""Patch merging in the order with which the weights were trained; MONAI 1.5 changed it."""
 
 from __future__ import annotations
@@ -183,7 +186,7 @@ def _trained_model(weights: str | Path) -> tuple[SwinUNETR, dict, Recipe]:
 
 
 def _write_files(folder: Path, model: SwinUNETR, noted: Mapping, recipe: Recipe) -> None:
-    for name in ("configs", "models", "docs"):
+    for name in ("configs", "models", "docs", "scripts"):
         (folder / name).mkdir(parents=True)
     configs = {
         "metadata": metadata(noted, recipe),
@@ -191,10 +194,10 @@ def _write_files(folder: Path, model: SwinUNETR, noted: Mapping, recipe: Recipe)
     }
     for name, content in configs.items():
         (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    shutil.copy(resampling.__file__, folder / "scripts")
     if merging_of(model) == "legacy":
-        (folder / "scripts").mkdir()
         code = MERGING_HEADER + inspect.getsource(LegacyPatchMerging)
-        (folder / "scripts/legacy_patch_merging.py").write_text(code, encoding="utf-8")
+        (folder / "scripts" / MERGING_FILE).write_text(code, encoding="utf-8")
     save_weights(model, folder / "models/model.pt", note={name: noted[name] for name in KEPT_NOTES})
     export_program(model, recipe.crop_size, folder / "models/model.pt2")
     shutil.copyfile(LICENSE, folder / "LICENSE")
@@ -235,23 +238,19 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
         **traits_of(model.state_dict()),
         "downsample": "merging",
     }
-    imports = ["$import glob", "$import os", "$import sys"]
-    patch_merging = {}
+    own_code = {"labels_on_scan": _from_script(Path(resampling.__file__).name, LabelsOnScand)}
     if merging_of(model) == "legacy":
-        # By its path, since programs that run bundles do not always have the bundle's folder on Python's path.
-        imports.append("$from pydoc import importfile as load_file")
-        file = "@bundle_root + '/scripts/legacy_patch_merging.py'"
-        patch_merging = {"patch_merging": f"$load_file({file}).{LegacyPatchMerging.__name__}"}
+        own_code["patch_merging"] = _from_script(MERGING_FILE, LegacyPatchMerging)
         network["downsample"] = "@patch_merging"
     return {
-        "imports": imports,
+        "imports": ["$import glob", "$import os", "$import sys", "$from pydoc import importfile as load_file"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/scans'",
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": "$sorted(sum((glob.glob(os.path.join(glob.escape(str(@dataset_dir)), '*' + ending)) "
         "for ending in ('.nii', '.nii.gz')), []))",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        **patch_merging,
+        **own_code,
         "network_def": network,
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(modality, recipe)},
@@ -272,16 +271,7 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-                {
-                    "_target_": "ResampleToMatchd",
-                    "keys": "pred",
-                    "key_dst": "scan",
-                    "mode": "bilinear",
-                    "padding_mode": "zeros",
-                    "dtype": "$np.float32",
-                },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {"_target_": "@labels_on_scan", "keys": "pred"},
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
@@ -289,6 +279,7 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
                     "output_postfix": "seg",
                     "output_dtype": "$np.uint8",
                     "separate_folder": False,
+                    "resample": False,
                 },
             ],
         },
@@ -317,6 +308,14 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
     }
 
 
+def _from_script(file: str, of: type) -> str:
+    """Return the expression of a class in a file of ``scripts``.
+
+    It has the file's path, since programs that run bundles do not always have the bundle's folder on Python's path.
+    """
+    return f"$load_file(@bundle_root + '/scripts/{file}').{of.__name__}"
+
+
 def _preprocessing(modality: str, recipe: Recipe) -> list[dict]:
     """Return the transforms of an image from its file to float32 on the training grid, rounded to float16 first."""
     window = intensity_window(recipe, modality)
@@ -325,12 +324,13 @@ def _preprocessing(modality: str, recipe: Recipe) -> list[dict]:
         if window
         else {"_target_": "ScaleIntensityRangePercentilesd", "lower": 0.5, "upper": 99.5}
     )
+    to_spacing = {"_target_": "Spacing", "pixdim": list(recipe.spacing_mm), "mode": "bilinear", "dtype": "$np.float32"}
     transforms = [
         {"_target_": "LoadImaged", "reader": "NibabelReader", "simple_keys": True},
         {"_target_": "EnsureChannelFirstd"},
-        {"_target_": "CopyItemsd", "names": "scan"},  # whose grid the segmentation gets
         {"_target_": "Orientationd", "axcodes": "RAS", "labels": [["L", "R"], ["P", "A"], ["I", "S"]]},
-        {"_target_": "Spacingd", "pixdim": list(recipe.spacing_mm), "mode": "bilinear", "dtype": "$np.float32"},
+        # Not Spacingd, which takes each key that begins with "image_" for a dictionary: MONAI Label has a path there.
+        {"_target_": "Lambdad", "func": to_spacing},
         to_unit | {"b_min": 0.0, "b_max": 1.0, "clip": True},
         {"_target_": "CropForegroundd", "source_key": "image"},
         {"_target_": "SpatialPadd", "spatial_size": list(recipe.crop_size)},

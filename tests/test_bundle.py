@@ -82,6 +82,7 @@ def test_a_bundle_has_the_files_that_monai_expects(written):
         "models/model.pt",
         "models/model.pt2",
         "scripts/legacy_patch_merging.py",
+        "scripts/resampling.py",
     }
     readme = (written / "docs/README.md").read_text()
     assert (
@@ -130,7 +131,7 @@ def test_the_bundles_preprocessing_is_that_of_training(weights, tmp_path, modali
 def test_the_config_builds_the_network_that_was_trained(tmp_path, no_export, merging):
     weights = save_random_weights(tmp_path / "best_model.pth", merging)
     folder = write_bundle(weights, tmp_path / "bundle")
-    assert (folder / "scripts").exists() == (merging == "legacy")
+    assert (folder / "scripts/legacy_patch_merging.py").exists() == (merging == "legacy")
     config = ConfigParser(json.loads((folder / "configs/inference.json").read_text()))
     config["bundle_root"] = str(folder)
     network = config.get_parsed_content("network_def").eval()
