@@ -33,6 +33,9 @@ from swinunetr.settings import noted_training
 LICENSE = Path(__file__).parent.parent / "LICENSE"
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 RUNNERS = {"pytorch-ignite": "0.4.11", "fire": "0.5.0"}  # what `monai.bundle run` needs and this project does not
+LABEL_PACKAGES = ("pydicom<3", "dicomweb-client<0.60", "pynetdicom<3")  # which MONAI Label does not bound
+LABEL_TRIED = """The server was tried on 2026-11-28 with MONAI Label 0.8.5, MONAI 1.6.1 and PyTorch 2.13 on Python 3.11:
+no voxel differed from `segment.py` of the project that wrote the bundle. 3D Slicer was not tried."""
 KEPT_NOTES = ("recipe", "classes", "modality")  # in model.pt; without the names of cases, which may be private
 
 INTENDED_USE = "Research only, not for clinical use"
@@ -74,8 +77,8 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir /d
 `scan.nii.gz` gives `scan_seg.nii.gz` with the ids above, on the scan's own voxels. From another folder, add
 `--bundle_root` with the path of this one. A GPU is used if PyTorch finds one; the network computes in float32.
 
-Main memory must hold the class probabilities, 4 bytes per class and voxel of the scan: a scan of 512 x 512 x 100 voxels
-with 14 classes took 2.4 GB in all.
+Main memory must hold the class probabilities on the grid of step 1 below, 4 bytes per class and voxel, and the scan
+several times.
 
 ## What it computes
 
@@ -101,6 +104,7 @@ Data: {data}. Start: {start}. Settings:
 | `configs/metadata.json` | versions, classes, format of input and output |
 | `models/model.pt` | state dict of MONAI's `SwinUNETR` |
 | `models/model.pt2` | the same network as a `torch.export` program |
+| `scripts/resampling.py` | step 4 above, in slabs of the scan, which saves memory |
 | `scripts/legacy_patch_merging.py` | if present: the network's order of patch merging, not in MONAI 1.5 and later |
 | `docs/labels.ctbl`, `docs/labels_itksnap.txt` | names and colours of the classes for 3D Slicer and ITK-SNAP |
 
@@ -115,19 +119,25 @@ logits = network(crops)  # float32 (any number, 1, {shape}), with intensities as
 
 ## 3D Slicer and MONAI Label
 
-MONAI Label serves the model, and its module in 3D Slicer shows the result. Its app `monaibundle` takes bundles from its
-folder `model`; here the bundle is called `my_model`:
+MONAI Label serves the model, and its module in 3D Slicer shows the result. It needs a virtual environment of its own,
+with older packages for DICOM. In the folder that holds this bundle, here called `my_model`:
 
 ```bash
-pip install monailabel
+python3 -m venv server
+source server/bin/activate
+pip install "monai>={monai},<1.7" monailabel {label_packages}
 monailabel apps --download --name monaibundle --output workspace
+mkdir -p workspace/monaibundle/model
 cp -r my_model workspace/monaibundle/model/
-monailabel start_server --app workspace/monaibundle --studies /data/scans --conf models my_model
+monailabel start_server --app workspace/monaibundle --studies /data/scans --host 127.0.0.1 \\
+    --conf models my_model --conf zoo_source local --conf sam2 false
 ```
 
-Then install the extension MONAILabel in 3D Slicer, enter the server's address, load a scan and run the model. MONAI
-Label requires a version of MONAI of its own; the bundle was made with {monai}, and versions before 1.5 build another
-network. This has not been tried with MONAI Label itself.
+The server answers this machine only; `--host 0.0.0.0` opens it to all, without a password. The last two settings keep
+it from downloading other models. Then install the extension MONAILabel in 3D Slicer, enter the server's address,
+http://127.0.0.1:8000, load a scan and run the model.
+
+{label_tried}
 
 Without a server, run the command above and open the scan and its `_seg.nii.gz` as a segmentation in 3D Slicer. The
 extension MONAIAuto3DSeg offers the models of its own list only.
@@ -422,5 +432,7 @@ def readme(noted: Mapping, recipe: Recipe) -> str:
         monai=_release("monai"),
         torch=_release("torch"),
         use=INTENDED_USE,
+        label_packages=" ".join(f'"{package}"' for package in LABEL_PACKAGES),
+        label_tried=LABEL_TRIED,
         references="\n".join(f"- {reference}" for reference in REFERENCES),
     )

@@ -23,7 +23,7 @@ from monai.data.utils import correct_nifti_header_if_necessary
 from tqdm.auto import tqdm
 
 from swinunetr.dataset import Dataset
-from swinunetr.devices import Hardware, available_memory
+from swinunetr.devices import Hardware, available_memory, most_workers
 from swinunetr.errors import DatasetError, InputError
 from swinunetr.files import sha256, stand_in
 from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
@@ -34,6 +34,7 @@ from swinunetr.threads import in_threads
 THICK_SLICE_MM = 8.0
 USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extended scale reaches about 30 000
 MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
+CHECKED_COPIES = 3  # of the stored voxels of a file in memory while they are checked, at most
 CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
 ERROR_ROWS = 9  # of the table of errors; with its heading and its last line, the message has at most 12 lines
 WARNING_ROWS = 16  # longest list of warnings that is shown in full
@@ -150,7 +151,7 @@ def check_dataset(
         dataset: Cases to check.
         spacing_mm: Voxel spacing of the training grid in mm along x, y, z (right, anterior, superior), used to
             estimate the memory that preprocessed cases need.
-        workers: Number of files that are read at the same time; None means one per CPU core.
+        workers: Number of files that are read at the same time; None means as many as cores and memory allow.
         hardware: Ranks that check the same data set; each reads the voxels of its share. None means one rank.
 
     Raises:
@@ -169,7 +170,9 @@ def check_dataset(
     if not all(scan.valid for scan in scans):
         tqdm.write(f"{_error_table(scans)}\nChecking the voxels of the other files; interrupt to correct these first.")
     share = hardware.share(readable) if hardware else readable
-    _run_check(lambda scan: check_voxels(scan, dataset), share, workers, "Checking voxels")
+    largest = max((np.prod(s.shape) * s.header.get_data_dtype().itemsize for s in share), default=0)
+    threads = workers or most_workers(CHECKED_COPIES * largest)
+    _run_check(lambda scan: check_voxels(scan, dataset), share, threads, "Checking voxels")
     if hardware:
         _exchange(readable, share, hardware)
     images = [scan for scan in readable if scan.kind == "image" and scan.digest]

@@ -343,7 +343,7 @@ def cpu_cores() -> int:
     return cores
 
 
-def workers(item_bytes: float = 0) -> int:
+def most_workers(item_bytes: float = 0) -> int:
     """Return how many items to make at the same time: as many as this process's share of cores and memory allows.
 
     Processes that ``torchrun`` starts on one machine share both.

@@ -13,7 +13,7 @@ from conftest import PROJECT, write_small_data
 from torch.torch_version import TorchVersion
 
 from swinunetr import devices
-from swinunetr.devices import Hardware, parallel, workers
+from swinunetr.devices import Hardware, most_workers, parallel
 from swinunetr.errors import InputError
 
 
@@ -155,11 +155,11 @@ def test_cores_are_those_that_the_process_may_use(names, texts, cores, tmp_path,
 def test_processes_of_a_machine_share_its_cores_and_memory(monkeypatch):
     monkeypatch.setattr(devices, "cpu_cores", lambda: 16)
     monkeypatch.setattr(devices, "available_memory", lambda: 24e9)
-    assert (workers(), workers(4e9), workers(50e9)) == (16, 6, 1)
+    assert (most_workers(), most_workers(4e9), most_workers(50e9)) == (16, 6, 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert (workers(), workers(4e9)) == (4, 1)
+    assert (most_workers(), most_workers(4e9)) == (4, 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
-    assert workers() == 1
+    assert most_workers() == 1
 
 
 @pytest.mark.parametrize(
