@@ -8,6 +8,8 @@ writes the results of the run. At the end `segment_case` segments each scan and 
     choices          parameters, settings  notebook parameters by type, and what identifies a run
                      recipe                the recipes and their bounds
     data             dataset, checks       JSON and folders; all problems of the files in one table
+                     geometry              one affine of a scan for all its uses, and the volume of a voxel
+                     modality, hounsfield  whether a scan is CT, and whether its intensities are Hounsfield units
                      dicom                 DICOM series of a folder; their voxels as NIfTI
                      label_maps            partial labels, and label files that number organs otherwise
                      phantoms              synthetic CT where there are no data
@@ -90,7 +92,7 @@ from swinunetr.loss import class_weights, skip_ignored
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
 from swinunetr.network import describe_speed, place_network
 from swinunetr.phantoms import write_phantoms, write_unlabelled_phantoms
-from swinunetr.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing
+from swinunetr.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing, require_organs
 from swinunetr.pretraining import (
     PretrainingNetwork,
     evaluate_tasks,

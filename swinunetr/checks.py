@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -19,34 +20,35 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.data.utils import correct_nifti_header_if_necessary
 from tqdm.auto import tqdm
 
-from swinunetr.dataset import Dataset
+from swinunetr.dataset import Dataset, case_name, is_nifti
 from swinunetr.devices import Hardware, available_memory, most_workers
-from swinunetr.errors import DatasetError, InputError
+from swinunetr.errors import DatasetError, Fault, InputError
 from swinunetr.files import sha256, stand_in
-from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs
+from swinunetr.geometry import (
+    REVERSED_DEGREES,
+    TILT_DEGREES,
+    TURNED_DEGREES,
+    other_spacing,
+    tilt_degrees,
+    turned_degrees,
+    voxel_volume_mm3,
+)
+from swinunetr.hounsfield import STEPS, WHOLE_RANGE, histogram, hounsfield_faults
+from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs, whole_ids
+from swinunetr.modality import is_ct
 from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
 from swinunetr.threads import in_threads
 
 THICK_SLICE_MM = 8.0
-USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extended scale reaches about 30 000
+PERCENTILES = "no CT, so each scan is scaled from its 0.5th to its 99.5th percentile"
 MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
 CHECKED_COPIES = 3  # of the stored voxels of a file in memory while they are checked, at most
 CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
 ERROR_ROWS = 9  # of the table of errors; with its heading and its last line, the message has at most 12 lines
 WARNING_ROWS = 16  # longest list of warnings that is shown in full
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A problem of one file and what to do about it: an error if it ``stops`` training, otherwise a warning."""
-
-    what: str
-    remedy: str
-    stops: bool = True
 
 
 @dataclass
@@ -61,11 +63,11 @@ class Scan:
     label_map: LabelMap | None = None  # of a label; None if its values are the classes
     faults: list[Fault] = field(default_factory=list)
     header: nib.Nifti1Header | None = None  # as stored; nibabel.load changes a spacing of 0 to 1 mm
-    stored_affine: np.ndarray | None = None  # (4, 4), voxel to mm
-    affine: np.ndarray | None = None  # (4, 4), as used in training: MONAI ignores an sform that contradicts pixdim
+    affine: np.ndarray | None = None  # (4, 4), voxel to mm
     low: float = 0.0  # smallest value of an image; NaN if any voxel is NaN
     high: float = 0.0  # largest value of an image; NaN if any voxel is NaN
     digest: bytes = b""  # hash of the stored voxels
+    counts: bytes = b""  # hash of an image's numbers of voxels, in the order of their intensities
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept from stored to scaled values
     value_counts: dict[float, int] = field(default_factory=dict)  # voxels that count, by class; by id before mapping
     file: str = ""  # path with links resolved, on the machine of rank 0
@@ -106,6 +108,7 @@ class DatasetReport(Shown):
     """Contents of a data set without errors; printed, it is a short table."""
 
     cases: dict[str, int]  # by split
+    modality: str
     shapes: np.ndarray  # (images, 3)
     spacings: np.ndarray  # (images, 3), mm
     orientations: dict[str, int]  # number of images by orientation, such as "LAS"
@@ -123,6 +126,7 @@ class DatasetReport(Shown):
             ("shape", f"{_ranges(self.shapes)} voxels"),
             ("spacing", f"{_ranges(self.spacings)} mm"),
             ("orientation", _counts(self.orientations)),
+            ("intensities", f"{self.modality}: {'Hounsfield units' if is_ct(self.modality) else PERCENTILES}"),
         ]
         if self.cache_bytes:
             caching, available = self.cache_bytes / 1e9, self.memory_bytes / 1e9
@@ -155,10 +159,11 @@ def check_dataset(
         hardware: Ranks that check the same data set; each reads the voxels of its share. None means one rank.
 
     Raises:
-        DatasetError: Some files have errors that would stop training or make its result wrong, or no validation label
-            contains an organ. The message lists all of them.
-        InputError: The ranks have different lists of cases.
+        DatasetError: Some files have errors that would stop training or make its result wrong, or no label of a
+            list contains an organ. The message lists all of them.
+        InputError: The modality is not clear, see :func:`swinunetr.modality.is_ct`; or the ranks have different lists.
     """
+    is_ct(dataset.modality)  # raises before any file is read
     scans = _list_scans(dataset)
     _run_check(check_header, scans, workers, "Checking headers")
     if hardware and hardware.ranks > 1:
@@ -176,20 +181,32 @@ def check_dataset(
     if hardware:
         _exchange(readable, share, hardware)
     images = [scan for scan in readable if scan.kind == "image" and scan.digest]
-    _flag_repeats(images, lambda s: (s.shape, s.digest), "voxels", same_list)
-    _flag_validation_without_organs(scans)
+    originals = _originals(images)
+    _flag_repeats(images, lambda s: originals[id(s)], "voxels", same_list)
+    _flag_lists_without_organs(scans)
     if not all(scan.valid for scan in scans):
         raise DatasetError(_error_table(scans))
-    report = _report(scans, dataset.classes, spacing_mm)
+    report = _report(scans, dataset, spacing_mm)
     if same_list:
         report.warnings.insert(0, "validation cases are the training cases: their Dice says nothing about other scans")
     return report
 
 
-def image_faults(path: str | Path, modality: str) -> list[Fault]:
-    """Return the problems of one image file: the first of its header and, if that does not stop, of its voxels."""
+def image_faults(path: str | Path, modality: str, padding: Collection[float] = ()) -> list[Fault]:
+    """Return the problems of one image file: of its header and, if none of them stops, of its voxels.
+
+    Args:
+        path: NIfTI file.
+        modality: Modality of the image.
+        padding: Intensities that stand for no measurement, such as DICOM's padding value after rescale.
+
+    Raises:
+        InputError: The modality is not clear; see :func:`swinunetr.modality.is_ct`.
+    """
+    is_ct(modality)
     scan = Scan("test", Path(path).name, "image", str(path))
-    for check in (check_header, lambda scan: check_voxels(scan, Dataset(("background",), modality, [], [], []))):
+    dataset = Dataset(("background",), modality, [], [], [])
+    for check in (check_header, lambda scan: check_voxels(scan, dataset, padding)):
         if scan.valid and (fault := _found_problem(check, scan)):
             scan.faults.append(fault)
     return scan.faults
@@ -226,8 +243,8 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
 def _agree(scans: list[Scan], hardware: Hardware) -> None:
     """Let all ranks go on with the same files and problems, whatever the paths and links on their machines are.
 
-    Every rank takes over which files are one file from rank 0, and the problems of headers from the first rank with
-    one. On several machines, a file whose bytes differ between them gets a problem.
+    Every rank takes over which files are one file from rank 0, and the problems of a header from the first rank with an
+    error, or else with a warning. On several machines, a file whose bytes differ between them gets a problem.
 
     Raises:
         InputError: The ranks have different lists of cases.
@@ -244,7 +261,8 @@ def _agree(scans: list[Scan], hardware: Hardware) -> None:
     ranks = hardware.gather([[(scan.file, scan.faults) for scan in scans]])
     for number, scan in enumerate(scans):
         scan.file = ranks[0][number][0]
-        rank, faults = next(((r, files[number][1]) for r, files in enumerate(ranks) if files[number][1]), (0, []))
+        found = [(rank, files[number][1]) for rank, files in enumerate(ranks)]
+        rank, faults = max(found, key=lambda pair: (any(fault.stops for fault in pair[1]), len(pair[1]) > 0))
         scan.faults = [replace(fault, what=f"{fault.what} (rank {rank})") if rank else fault for fault in faults]
     if hardware.several_machines:
         _flag_other_bytes(scans, hardware)
@@ -271,7 +289,7 @@ def _flag_other_bytes(scans: list[Scan], hardware: Hardware) -> None:
 
 def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
     """Take over what the other ranks found in the voxels of their shares."""
-    names = ("faults", "digest", "scaling", "value_counts", "low", "high")
+    names = ("faults", "digest", "scaling", "value_counts", "low", "high", "counts")
     found = dict(hardware.gather([(scan.key, {name: getattr(scan, name) for name in names}) for scan in share]))
     for scan in scans:
         vars(scan).update(found[scan.key])
@@ -299,13 +317,43 @@ def _flag_repeats(scans: list[Scan], key: Callable[[Scan], tuple], same: str, sa
     return list(first.values())
 
 
-def _flag_validation_without_organs(scans: list[Scan]) -> None:
-    """Make it an error if no label of the validation cases has an organ: every Dice of the run would be NaN."""
-    labels = [scan for scan in scans if scan.split == "validation" and scan.kind == "label"]
+def _originals(images: list[Scan]) -> dict[int, int]:
+    """Return for the ``id`` of each image that of the first one with the same voxels, however these are stored.
+
+    Only images with the same numbers of voxels by intensity are compared, so that few are read again.
+    """
+    alike: dict[tuple, list[Scan]] = {}
+    originals = {}
+    for image in images:
+        others = alike.setdefault((*sorted(image.shape[:3]), image.counts), [])
+        original = next((other for other in others if _same_voxels(image, other)), image)
+        if original is image:
+            others.append(image)
+        originals[id(image)] = id(original)
+    return originals
+
+
+def _same_voxels(image: Scan, other: Scan) -> bool:
+    """Return whether two images have the same intensities along x, y, z, up to the rounding of their storage."""
+    if (image.shape, image.digest, image.scaling) == (other.shape, other.digest, other.scaling):
+        return True
+    step = max((image.high - image.low) / STEPS, 0.5 if image.high - image.low >= WHOLE_RANGE[0] else 0)
+    first, second = (
+        np.asarray(nib.as_closest_canonical(nib.load(scan.path)).dataobj).squeeze() for scan in (image, other)
+    )
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1.1 * step)
+
+
+def _flag_lists_without_organs(scans: list[Scan]) -> None:
+    """Make it an error if no label of a list has an organ: nothing could be learned, or every Dice would be NaN."""
     read = _read_scans(scans)
-    if labels and all(s.key in read and not any(read[s.key].value_counts) for s in labels):
-        remedy = "label these cases or validate on others; every Dice would be NaN"
-        labels[0].faults.append(Fault("no validation label contains an organ", remedy))
+    for split, remedy in (
+        ("training", "label these cases or train on others; the network would learn background alone"),
+        ("validation", "label these cases or validate on others; every Dice would be NaN"),
+    ):
+        labels = [scan for scan in scans if scan.split == split and scan.kind == "label"]
+        if labels and all(s.key in read and not any(read[s.key].value_counts) for s in labels):
+            labels[0].faults.append(Fault(f"no {split} label contains an organ", remedy))
 
 
 def _read_scans(scans: list[Scan]) -> dict[tuple, Scan]:
@@ -319,7 +367,7 @@ def _read_scans(scans: list[Scan]) -> dict[tuple, Scan]:
 def check_header(scan: Scan) -> Fault | None:
     """Read the header and the affine of a file into ``scan``; return the problem found, if any."""
     if not Path(scan.path).is_file():
-        return Fault("file is missing", "check data_root and the name in the JSON")
+        return _missing(Path(scan.path))
     with _open(scan.path) as stream:
         stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
         image = nib.load(scan.path)
@@ -327,9 +375,29 @@ def check_header(scan: Scan) -> Fault | None:
             return Fault(f"not NIfTI but {type(image).__name__}", "convert it to .nii.gz")
         stream.seek(0)
         scan.header = type(image.header).from_fileobj(stream, check=False)
-    scan.stored_affine = image.affine.copy()
-    scan.affine = correct_nifti_header_if_necessary(image).affine
-    return _volume_fault(scan) or _geometry_fault(scan) or _geometry_warning(scan)
+    scan.affine = image.affine
+    if fault := _volume_fault(scan) or _geometry_fault(scan) or _direction_fault(image.header):
+        return fault
+    scan.faults += _geometry_warnings(scan, image.header)
+    return None
+
+
+def _missing(path: Path) -> Fault:
+    """Return that a file is missing, with the name of one that is meant: of nnU-Net, in other letters or endings."""
+    wanted = _plain_name(path.name)
+    names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
+    alike = next((name for name in names if is_nifti(name) and _plain_name(name) == wanted), None)
+    remedy = "check data_root and the name in the JSON"
+    if alike and unicodedata.normalize("NFC", alike) == unicodedata.normalize("NFC", path.name):
+        remedy = "its folder has this name in another Unicode form (NFC or NFD): copy the name from there"
+    elif alike:
+        remedy = f"its folder has '{alike}': write that name in the JSON"
+    return Fault("file is missing", remedy)
+
+
+def _plain_name(file: str) -> str:
+    """Return a file name without endings, the number of nnU-Net's first channel, case and Unicode form."""
+    return unicodedata.normalize("NFC", case_name(file)).casefold().removesuffix("_0000")
 
 
 def _open(path: str):
@@ -383,27 +451,45 @@ def _volume_fault(scan: Scan) -> Fault | None:
 def _geometry_fault(scan: Scan) -> Fault | None:
     least, most = SPACING_LIMITS_MM
     remedy = "correct the header or convert the scan again"
-    matrix, pixdim = scan.stored_affine[:3, :3], scan.header["pixdim"][1:4]
-    lengths = np.linalg.norm(matrix, axis=0)  # mm
-    if not np.isfinite(scan.stored_affine).all():
+    lengths, pixdim = scan.spacing, scan.header["pixdim"][1:4]
+    if not np.isfinite(scan.affine).all():
         return Fault("affine contains NaN or infinity", remedy)
     for mm in (lengths, np.abs(pixdim)):
         if not ((mm >= least) & (mm <= most)).all():  # written so that NaN is an error too
             return Fault(f"spacing {_dimensions(mm)} mm, expected {least:g} to {most:g}", remedy)
-    if abs(np.linalg.det(matrix)) < 0.01 * lengths.prod():
+    if voxel_volume_mm3(scan.affine) < 0.01 * lengths.prod():
         return Fault("affine is singular: its axes lie in one plane", remedy)
     return None
 
 
-def _geometry_warning(scan: Scan) -> Fault | None:
-    if not (scan.header["sform_code"] or scan.header["qform_code"]):
-        return Fault("neither sform nor qform is set", "check left and right in a viewer", stops=False)
-    if not np.allclose(scan.affine, scan.stored_affine, atol=1e-3):
-        what = f"sform contradicts pixdim; training uses {_dimensions(scan.spacing)} mm"
-        return Fault(what, "correct the header if that is wrong", stops=False)
+def _direction_fault(header: nib.Nifti1Header) -> Fault | None:
+    if (angle := turned_degrees(header)) <= REVERSED_DEGREES:
+        return None
+    what = f"sform and qform contradict each other by {angle:.0f} degrees: left and right are in doubt"
+    return Fault(what, "compare both with the original in a viewer, then store the right one as both")
+
+
+def _geometry_warnings(scan: Scan, header: nib.Nifti1Header) -> list[Fault]:
+    """Return what is unusual in the geometry of a scan; ``header`` is its header as nibabel corrected it."""
+    found = []
+    if not (header["sform_code"] or header["qform_code"]):
+        found.append(("neither sform nor qform is set", "check left and right in a viewer"))
+    if (pixdim := other_spacing(header, scan.affine)) is not None:
+        what = (
+            f"the spacing of the sform, {_dimensions(scan.spacing)} mm, is used; pixdim says {_dimensions(pixdim)} mm"
+        )
+        found.append((what, "correct the sform if pixdim is right: volumes and distances depend on it"))
+    tilt, turned = tilt_degrees(scan.affine), turned_degrees(header)
+    if tilt > TILT_DEGREES:
+        what = f"axes are {tilt:.1f} degrees from right angles (gantry tilt); volumes and distances allow for it"
+        remedy = "viewers that cannot show it need the resampled file, which dcm2niix names with _Tilt"
+        found.append((what, remedy))
+    elif turned > TURNED_DEGREES:
+        what = f"sform and qform differ by {turned:.1f} degrees; the sform is used"
+        found.append((what, "check left and right in a viewer"))
     if scan.spacing.max() > THICK_SLICE_MM:
-        return Fault(f"slices are {scan.spacing.max():g} mm thick", "small organs may be missed", stops=False)
-    return None
+        found.append((f"slices are {scan.spacing.max():g} mm thick", "small organs may be missed"))
+    return [Fault(what, remedy, stops=False) for what, remedy in found]
 
 
 def check_pair(label: Scan) -> Fault | None:
@@ -426,10 +512,10 @@ def check_pair(label: Scan) -> Fault | None:
 # ----------------------------------------------------------------------------------------------------------- voxels
 
 
-def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
+def check_voxels(scan: Scan, dataset: Dataset, padding: Collection[float] = ()) -> Fault | None:
     """Read all voxels of a file and check their values; return the problem found, if any.
 
-    Voxels keep their stored data type, which saves memory.
+    Voxels keep their stored data type, which saves memory. ``padding`` is that of :func:`image_faults`.
     """
     with _open(scan.path) as stream:
         proxy = type(nib.load(scan.path)).from_stream(stream).dataobj  # Nifti1Image or Nifti2Image
@@ -444,12 +530,28 @@ def check_voxels(scan: Scan, dataset: Dataset) -> Fault | None:
             return fault
         scan.value_counts = class_counts(scan.value_counts, scan.label_map)
         return _empty_fault(scan)
-    scan.low, scan.high = sorted(float(value) * slope + inter for value in (voxels.min(), voxels.max()))
-    return _image_fault(scan, dataset.modality)
+    return _check_intensities(scan, voxels, dataset.modality, padding)
+
+
+def _check_intensities(scan: Scan, voxels: np.ndarray, modality: str, padding: Collection[float]) -> Fault | None:
+    """Judge the intensities of an image; return the error, if any, and add warnings to the scan."""
+    slope, inter = scan.scaling
+    if not np.isfinite([voxels.min(), voxels.max()]).all():
+        return Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)")
+    found = histogram(voxels, slope, inter)
+    scan.low, scan.high = found.values[[0, -1]]
+    scan.counts = hashlib.blake2b(found.counts.tobytes()).digest()
+    if scan.low == scan.high:
+        return Fault(f"all voxels are {scan.low:g}", "convert the scan again")
+    faults = hounsfield_faults(found, padding) if is_ct(modality) else []
+    scan.faults += [fault for fault in faults if not fault.stops]
+    return next((fault for fault in faults if fault.stops), None)
 
 
 def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, int]:
     """Return the number of voxels of each scaled value, up to the plane where there are too many different values.
+
+    Whole numbers that storage has changed are whole again; see :func:`swinunetr.label_maps.whole_ids`.
 
     Args:
         voxels: Stored values of a volume. It is counted plane by plane, since sorting all of it at once needs several
@@ -461,39 +563,19 @@ def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, 
     for plane in voxels.T:
         values, numbers = np.unique(plane, return_counts=True)
         # float32, as in MONAI: there 30 * 0.1 is exactly 3, in float64 it is not.
-        scaled = (values * slope + inter).astype(np.float32)
-        counts.update(dict(zip(scaled.tolist(), numbers.tolist(), strict=True)))
+        scaled = whole_ids((values * slope + inter).astype(np.float32), slope if voxels.dtype.kind in "iu" else 0.0)
+        for value, number in zip(scaled.tolist(), numbers.tolist(), strict=True):
+            counts[value] += number
         if len(counts) > MOST_LABEL_VALUES:
             break
     return dict(counts)
 
 
-def _image_fault(scan: Scan, modality: str) -> Fault | None:
-    if not np.isfinite([scan.low, scan.high]).all():
-        return Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)")
-    if scan.low == scan.high:
-        return Fault(f"all voxels are {scan.low:g}", "convert the scan again")
-    return _hounsfield_fault(scan.low, scan.high) if modality.upper().startswith("CT") else None
-
-
-def _hounsfield_fault(low: float, high: float) -> Fault | None:
-    """Check a range of intensities in HU, where air is -1000, fat -100, water 0 and bone several hundred."""
-    found = f"intensities {low:g} to {high:g}"
-    if low >= 0 and high > 1000:
-        return Fault(f"{found} cannot be HU: no air below 0", "apply the rescale intercept (often: subtract 1024)")
-    if low >= 0 or high <= 0 or high - low < 300:
-        return Fault(f"{found} cannot be HU", "convert from DICOM again, without normalising")
-    if low > -200:
-        return Fault(f"{found}: no air", "expected if the scan was cropped or clipped on purpose", stops=False)
-    if low < USUAL_HU[0] or high > USUAL_HU[1]:
-        return Fault(f"{found} are unusual for HU", "look at the scan", stops=False)
-    return None
-
-
 def _id_fault(ids: Collection[float], label_map: LabelMap | None, last: int) -> Fault | None:
     """Check the ids of a label file against its map, or without one against the classes from 0 to ``last``."""
     if broken := [value for value in ids if not value.is_integer()]:  # includes NaN and infinity
-        return Fault(f"label ids are not whole numbers: {_smallest(broken)}", "resample labels with nearest neighbour")
+        shown = _first([f"{value:.7g}" for value in sorted(broken)])
+        return Fault(f"label ids are not whole numbers: {shown}", "resample labels with nearest neighbour")
     if len(ids) > MOST_LABEL_VALUES and label_map:  # counted only in part
         return Fault(f"more than {MOST_LABEL_VALUES} different label ids", "give a label, not a scan")
     unknown = label_map.unknown(ids) if label_map else [value for value in ids if not 0 <= value <= last]
@@ -508,10 +590,12 @@ def _id_fault(ids: Collection[float], label_map: LabelMap | None, last: int) -> 
 
 
 def _empty_fault(scan: Scan) -> Fault | None:
-    """Check that a label has an organ among the voxels that count."""
+    """Check that a label has an organ among the voxels that count; collections of tumours have cases without one."""
     if any(scan.value_counts):
         return None
-    what = "label is empty: " + ("no organ" if scan.value_counts else "all voxels are ignored")
+    if scan.value_counts:
+        return Fault("label is empty: no organ", "label the case, unless it has none", stops=False)
+    what = "label is empty: all voxels are ignored"
     return Fault(what, "label the case or remove it", stops=scan.split == "training")
 
 
@@ -566,7 +650,8 @@ def _error_table(scans: list[Scan]) -> str:
     )
 
 
-def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[float]) -> DatasetReport:
+def _report(scans: list[Scan], dataset: Dataset, spacing_mm: Sequence[float]) -> DatasetReport:
+    classes = dataset.classes
     images = [scan for scan in scans if scan.kind == "image"]
     labels = [scan for scan in scans if scan.kind == "label" and scan.value_counts]
     organ_ml = {
@@ -583,6 +668,7 @@ def _report(scans: list[Scan], classes: tuple[str, ...], spacing_mm: Sequence[fl
         )
     return DatasetReport(
         cases=dict(Counter(scan.split for scan in images)),
+        modality=dataset.modality,
         shapes=np.array([scan.shape[:3] for scan in images]),
         spacings=np.array([scan.spacing for scan in images]),
         orientations=dict(Counter("".join(nib.aff2axcodes(scan.affine)) for scan in images)),
@@ -645,7 +731,7 @@ def _fingerprint(scans: list[Scan]) -> dict[str, str]:
 
 def _volume_ml(label: Scan, value: int) -> float:
     """Return the volume of one class in ml."""
-    return float(label.value_counts[value] * abs(np.linalg.det(label.affine[:3, :3])) / 1000)
+    return float(label.value_counts[value] * voxel_volume_mm3(label.affine) / 1000)
 
 
 def _training_voxels(scan: Scan, spacing_mm: Sequence[float]) -> int:

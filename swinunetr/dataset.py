@@ -16,6 +16,7 @@ from monai.data import partition_dataset
 from swinunetr.errors import InputError
 from swinunetr.files import walk_files
 from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
+from swinunetr.modality import is_ct
 
 SECTIONS = ("training", "validation", "test")
 
@@ -134,13 +135,30 @@ def read_datalist(
         raise InputError(NNUNET.format(json_path))
     classes = _class_names(labels, form)
     sections = {name: _entries(content, name, json_path, ("image", "label")) for name in ("training", "validation")}
+    hints = _auto3dseg_hints(content)
     for name, entries in sections.items():
         if not entries and name in needed:
             remedy = "If it has none, move some cases there" + " or set fold and folds." * (name == "validation")
-            raise InputError(form + f'Expected a list of cases under "{name}". {remedy.rstrip(".")}.')
+            raise InputError(
+                " ".join([f'{form}Expected a list of cases under "{name}". {remedy.rstrip(".")}.', *hints])
+            )
+    for hint in hints:
+        print(f"note: {hint}")
     sections["test"] = _entries(content, "test", json_path, ("image",), ("label",))
     _set_label_maps([case for cases in sections.values() for case in cases], read_label_maps(content, classes, form))
     return content | sections, classes
+
+
+def _auto3dseg_hints(content: dict) -> list[str]:
+    """Return sentences about what a list of Auto3DSeg holds and this project does not read."""
+    hints = []
+    training = content.get("training")
+    if isinstance(training, list) and any(isinstance(entry, dict) and "fold" in entry for entry in training):
+        what = 'The "fold" of a case is not read: fold and folds draw the parts at random.'
+        hints.append(f'{what} To keep the parts, list the cases of one fold under "validation" instead.')
+    if content.get("testing") and not content.get("test"):
+        hints.append('The list "testing" is not read; call it "test" to segment its images at the end.')
+    return hints
 
 
 def _set_label_maps(cases: list[dict[str, Any]], maps: dict[str, LabelMap]) -> None:
@@ -212,6 +230,10 @@ def _modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> st
         name = next(iter(given.values())) if isinstance(given, dict) else given
         if not (isinstance(name, str) and name.strip()):
             raise InputError(f'json_path: expected "{key}" in \'{json_path}\' as {{"0": "CT"}}, found {given!r:.200}.')
+        try:
+            is_ct(name)
+        except InputError as error:  # the name is of two modalities
+            raise InputError(f"json_path: '{json_path}': {error}") from None
         return name.strip()
     return otherwise
 

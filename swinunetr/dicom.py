@@ -21,6 +21,7 @@ from nibabel.affines import from_matvec
 
 from swinunetr.errors import InputError
 from swinunetr.files import sha256, walk_files
+from swinunetr.modality import dicom_modality
 from swinunetr.threads import in_threads
 
 LEAST_SLICES = 5
@@ -31,7 +32,6 @@ UNIT_TOLERANCE = 1e-3  # of the length of the orientation vectors, and of their 
 SAME_TOLERANCE = 1e-4  # orientation and pixel spacing (mm) of slices of one volume
 MOST_WITHOUT_BAR = 300  # files; more are read with a progress bar
 
-MODALITIES = {"MRI": "MR", "PET": "PT"}  # other names of DICOM's modalities
 DICOMDIR = "1.2.840.10008.1.3.10"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 SEGMENTATIONS = "Segmentation Storage", "RT Structure Set"  # in the names of SOP classes
@@ -131,7 +131,7 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
     folder = root if root.is_dir() else root.parent
     files, closed = walk_files(root, without) if root.is_dir() else ([root], [])
     groups: dict[tuple[str, ...], list[_Object]] = {}
-    for found in _read_objects(files, _dicom_modality(modality)):
+    for found in _read_objects(files, dicom_modality(modality)):
         groups.setdefault(found.series, []).append(found)
     objects = [_without_copies(group) for group in groups.values()]
     volumes, left_out = [], []
@@ -317,12 +317,6 @@ def _numbers(dataset: pydicom.Dataset, name: str, count: int) -> tuple[float, ..
     except (TypeError, ValueError):
         return None
     return values if len(values) == count and all(map(math.isfinite, values)) else None
-
-
-def _dicom_modality(modality: str) -> str:
-    """Return DICOM's name of a modality: ``CT`` for "CT scan", ``MR`` for "MRI"."""
-    upper = modality.strip().upper()
-    return "CT" if upper.startswith("CT") else MODALITIES.get(upper, upper)
 
 
 # ------------------------------------------------------------------------------------------------------------ series

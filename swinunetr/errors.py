@@ -1,5 +1,18 @@
 """Errors that a user can correct: Jupyter and papermill show only their message, without a traceback."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A problem of one file and what to do about it: an error if it ``stops`` the work, otherwise a warning."""
+
+    what: str
+    remedy: str
+    stops: bool = True
+
 
 class ShortError(Exception):
     """Base of errors that are shown without a traceback.

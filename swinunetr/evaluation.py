@@ -8,12 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.affines import voxel_sizes
 from scipy.ndimage import find_objects
 from tqdm.auto import tqdm
 
 from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
+from swinunetr.geometry import voxel_volume_mm3
 from swinunetr.inference import largest_components, predict, to_source_grid
 from swinunetr.label_maps import LabelMap, clear_ignored, to_classes
 from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_means, surface_scores
@@ -94,7 +94,7 @@ def _scores(
 ) -> dict[int, dict[str, float]]:
     """Return the ``SCORES`` of some labels of a segmentation, given on the training grid and on the scan's own."""
     affine = np.asarray(case["image"].meta["original_affine"], dtype=float)
-    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    voxel_ml = voxel_volume_mm3(affine) / 1000
     coarse_truth, coarse = clear_ignored(
         case.get("label_map"), case["label"].as_tensor()[0], torch.from_numpy(prediction)
     )
@@ -110,7 +110,7 @@ def _scores(
         true, predicted = int(counts[label].sum()), int(counts[:, label].sum())
         surface_dice, hd95 = (0.0, np.nan) if true else (np.nan, np.nan)
         if true and predicted:
-            surface_dice, hd95 = surface_scores(labels[box] == label, truth[box] == label, voxel_sizes(affine))
+            surface_dice, hd95 = surface_scores(labels[box] == label, truth[box] == label, affine)
         values = (dice[label - 1], own_dice[label - 1], surface_dice, hd95, true * voxel_ml, predicted * voxel_ml)
         found[label] = dict(zip(SCORES, map(float, values), strict=True))
     return found

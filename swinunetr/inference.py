@@ -231,12 +231,12 @@ def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, st
     header = scan.header.copy()
     header.set_data_dtype(np.uint8)
     header["cal_min"], header["cal_max"] = 0, 0  # the scan's display range, which does not suit labels
-    for name in ("descrip", "aux_file", "intent_name", "db_name"):  # free text, which may name the patient
+    for name in {"descrip", "aux_file", "intent_name", "db_name"} & set(header):  # free text, may name the patient
         header[name] = b""
     header.extensions.clear()  # which may hold the whole DICOM header
     try:
         with replacing(path) as temporary:
-            volume = nib.Nifti1Image(labels, scan.affine, header)
+            volume = type(scan)(labels, scan.affine, header)  # NIfTI-1 or NIfTI-2
             volume.header.set_slope_inter(step, 0)  # the constructor resets it
             nib.save(volume, temporary)
     except OSError as error:

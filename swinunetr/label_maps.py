@@ -19,6 +19,7 @@ from swinunetr.errors import InputError
 IGNORED = 255  # label of a voxel that does not count
 LAST_ID = 65_535  # largest id in a label file with a map
 IGNORE, OTHER = "ignore", "other"  # words of the JSON: in place of a class, and in place of an id
+STORAGE_ERROR, MOST_STORAGE_ERROR = 1e-3, 0.05  # of a whole number; the larger one in integers with a slope
 MOST_NAMED = 8  # ids or classes in one message
 
 Volume = TypeVar("Volume", np.ndarray, torch.Tensor)
@@ -48,10 +49,23 @@ class LabelMap:
         return sorted(i for i in ids if not 0 <= i <= LAST_ID or (self.other is None and i not in known))
 
 
+def whole_ids(values: np.ndarray, slope: float = 0.0) -> np.ndarray:
+    """Return the values of a label file, whole where they differ from a whole number by no more than storage does.
+
+    Args:
+        values: Floating-point numbers of any shape.
+        slope: Step between the stored integers, which can be off by half of it; 0 for floating-point numbers.
+    """
+    tolerance = max(STORAGE_ERROR, min(abs(slope) / 2, MOST_STORAGE_ERROR))
+    whole = np.rint(values) + 0.0  # which makes -0.0 equal to 0.0
+    return np.where(np.abs(values - whole) <= tolerance, whole, values)
+
+
 def to_classes(volume: np.ndarray, label_map: LabelMap | None) -> np.ndarray:
     """Return the classes of a label volume.
 
     Fractions are rounded, because a header slope is float32: with a slope of 0.7, a stored 10 is read as 6.9999999.
+    The check of a data set refuses label files with other fractions.
 
     Args:
         volume: Values of a label file, of any shape and data type.

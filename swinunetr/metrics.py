@@ -11,6 +11,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
 SURFACE_TOLERANCE_MM = 2.0  # within it, surfaces count as equal; about one voxel of the published training grid
+ROUNDING_MM = 1e-4  # of a distance of exactly the tolerance, along axes that a float32 affine turns
 
 
 def confusion_matrix(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> np.ndarray:
@@ -81,7 +82,7 @@ def organ_volumes(labels: np.ndarray, voxel_ml: float, organs: Sequence[str]) ->
     ]
 
 
-def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[float]) -> tuple[float, float]:
+def surface_scores(prediction: np.ndarray, truth: np.ndarray, affine: np.ndarray) -> tuple[float, float]:
     """Return the normalised surface Dice and the 95th percentile Hausdorff distance in mm of two masks.
 
     The surface of a mask is its outermost voxels. Surface Dice is the share of the voxels of both surfaces that lie
@@ -92,9 +93,9 @@ def surface_scores(prediction: np.ndarray, truth: np.ndarray, spacing_mm: Sequen
     Args:
         prediction: Mask (X, Y, Z), bool, not empty.
         truth: Ground truth, a mask of the same shape, not empty.
-        spacing_mm: Size of a voxel along each axis.
+        affine: Matrix (4, 4) from voxels to mm. Its axes need not be at right angles.
     """
-    surfaces = [np.argwhere(mask & ~binary_erosion(mask)) * spacing_mm for mask in (prediction, truth)]
+    surfaces = [np.argwhere(mask & ~binary_erosion(mask)) @ affine[:3, :3].T for mask in (prediction, truth)]
     there, back = (KDTree(b).query(a)[0] for a, b in (surfaces, surfaces[::-1]))
-    near = np.concatenate([there, back]) <= SURFACE_TOLERANCE_MM
+    near = np.concatenate([there, back]) <= SURFACE_TOLERANCE_MM + ROUNDING_MM
     return float(near.mean()), float(max(np.percentile(there, 95), np.percentile(back, 95)))

@@ -29,7 +29,9 @@ from tqdm.auto import tqdm
 from swinunetr.cache import cache_file, read_cache, write_cache
 from swinunetr.devices import Hardware, most_workers
 from swinunetr.errors import InputError
+from swinunetr.geometry import NiftiReader
 from swinunetr.label_maps import clear_ignored, to_classes
+from swinunetr.modality import is_ct
 from swinunetr.recipe import CommonRecipe
 from swinunetr.threads import in_threads
 
@@ -68,7 +70,7 @@ def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = (
     )
     return Compose(
         [
-            LoadImaged(keys, reader="NibabelReader", simple_keys=True),
+            LoadImaged(keys, reader=NiftiReader, simple_keys=True),
             EnsureChannelFirstd(keys),
             Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             Spacingd(keys, pixdim=recipe.spacing_mm, mode=modes, dtype=np.float32),
@@ -82,7 +84,7 @@ def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = (
 
 def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:
     """Return the intensities in HU that become 0 and 1; None for other modalities than CT, which use percentiles."""
-    return recipe.hu_window if modality.upper().startswith("CT") else None
+    return recipe.hu_window if is_ct(modality) else None
 
 
 def prepare_cases(
@@ -190,6 +192,26 @@ def _require_mappings(volumes: int) -> None:
         )
 
 
+def require_organs(cases: Sequence[dict], spacing_mm: Sequence[float], name: str) -> None:
+    """Raise an error if no case of a list has an organ left on the training grid.
+
+    Args:
+        cases: Results of :func:`prepare_cases`; cases without a label are left out.
+        spacing_mm: Spacing of the training grid.
+        name: What the list is for, such as "validation".
+
+    Raises:
+        InputError: Some cases have a label, and no label has a voxel of an organ.
+    """
+    labelled = [case for case in cases if "balanced_voxels" in case]
+    if labelled and not any(len(case["balanced_voxels"]) for case in labelled):
+        raise InputError(
+            f"spacing_mm: no organ of the {len(labelled)} {name} cases has a voxel left on the training grid of "
+            f"{' x '.join(f'{mm:g}' for mm in spacing_mm)} mm, so nothing could be learned from them or scored on "
+            "them. Choose a finer spacing_mm, or cases with larger organs."
+        )
+
+
 def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
     """Return at most six lines of warnings on label ids that the training grid has lost."""
     grid = " x ".join(f"{mm:g}" for mm in spacing_mm)
@@ -206,7 +228,7 @@ def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> d
     transforms = preprocessing(recipe, modality, keys)
     try:
         case = transforms({key: entry[key] for key in keys}, end=1)  # as loaded from the files
-        if label_map:
+        if "label" in case:
             case["label"].copy_(torch.from_numpy(to_classes(case["label"].numpy(), label_map)))
         ids = _label_ids(*clear_ignored(label_map, case["label"].as_tensor())) if "label" in case else []
         case = transforms(case, start=1)
@@ -241,7 +263,7 @@ def _cache_file(entry: dict[str, Any], recipe: CommonRecipe, modality: str, cach
     if "label_map" in entry:
         settings.append(entry["label_map"].content)
     code = (preprocessing, intensity_window, _preprocess, to_classes, clear_ignored, _label_ids, crop_centres)
-    code += (_as_many_of_each,)
+    code += (_as_many_of_each, NiftiReader)
     try:
         return cache_file(cache_dir, files, settings, code)
     except OSError:  # a file is missing; preprocessing it names it

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nibabel as nib
-import numpy as np
 import torch
-from nibabel.affines import voxel_sizes
 from tqdm.auto import tqdm
 
 from swinunetr import plots
@@ -34,6 +32,7 @@ from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nif
 from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing, sha256, write_csv, write_json
+from swinunetr.geometry import voxel_volume_mm3
 from swinunetr.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.label_maps import named
 from swinunetr.metrics import organ_volumes
@@ -181,8 +180,8 @@ def segment(
                 save_prediction(labelled.uncertainty, case["source"], output / f"{scan.name}{UNCERTAINTY}", 1 / 255)
             if pictures:
                 _save_picture(scan.name, case["source"], file, model, modality)
-            sizes = voxel_sizes(nib.load(file).affine)
-            results.add(scan, organ_volumes(labels, float(np.prod(sizes)) / 1000, classes[1:]))
+            voxel_ml = voxel_volume_mm3(nib.load(file).affine) / 1000
+            results.add(scan, organ_volumes(labels, voxel_ml, classes[1:]))
             if scan.series:
                 Path(case["source"]).unlink()
     if problems or without_object:

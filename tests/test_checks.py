@@ -5,6 +5,7 @@ import gzip
 import itertools
 import os
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from swinunetr import checks, devices
-from swinunetr.checks import check_dataset
+from swinunetr.checks import check_dataset, image_faults
 from swinunetr.dataset import Dataset, case_name
 from swinunetr.errors import DatasetError, InputError
 from swinunetr.label_maps import LabelMap
@@ -85,6 +86,11 @@ def flip_byte(path: str, place: int) -> None:
     Path(path).write_bytes(content)
 
 
+def mirrored() -> np.ndarray:
+    """Return pixdim with -1 in front, which turns the last axis of the qform."""
+    return np.array([-1, *SPACING, 1, 1, 1, 1])
+
+
 RGB = np.zeros((16, 16, 16), [("R", "u1"), ("G", "u1"), ("B", "u1")])
 QFORM = {"sform_code": 0, "qform_code": 1}
 
@@ -118,6 +124,11 @@ BROKEN_IMAGES = {
     "spacing 0 in sform": (lambda p: write(p, ct(1), srow_z=np.zeros(4)), "spacing 1.5 x 1.5 x 0 mm"),
     "spacing 0 in pixdim": (lambda p: write(p, ct(1), pixdim=np.zeros(8), **QFORM), "spacing 0 x 0 x 0 mm"),
     "pixdim NaN": (lambda p: write(p, ct(1), pixdim=np.full(8, np.nan)), "spacing nan x nan x nan mm"),
+    "qform mirrored": (lambda p: write(p, ct(1), qform_code=1, pixdim=mirrored()), "left and right are in doubt"),
+    "qform turned by 180 degrees": (
+        lambda p: write(p, ct(1), qform_code=1, quatern_d=1),
+        "contradict each other by 180",
+    ),
     "spacing in metres": (lambda p: write(p, ct(1), affine(x0=0.0015, y1=0.0015, z2=0.002)), "spacing 0.0015"),
     "spacing in micrometres": (lambda p: write(p, ct(1), affine(x0=1500, y1=1500, z2=2000)), "spacing 1500"),
     "NaN voxel": (lambda p: write(p, changed(ct(1), np.nan)), "voxels are NaN or infinite"),
@@ -140,9 +151,10 @@ BROKEN_LABELS = {
     "mirrored": (lambda p: write(p, organs(), affine(x0=-1.5)), "corners up to 45 mm apart"),
     "id too large": (lambda p: write(p, changed(organs(), 14)), "ids outside the JSON's 0 to 2: 14"),
     "negative id": (lambda p: write(p, changed(organs(), -1)), "ids outside the JSON's 0 to 2: -1"),
-    "fraction": (lambda p: write(p, changed(organs(), 0.5)), "not whole numbers: 0.5"),
+    "fraction": (lambda p: write(p, changed(organs(), 0.5)), "not whole numbers: 0.5 "),
+    "nearly whole": (lambda p: write(p, changed(organs(), 1.002)), "not whole numbers: 1.002 "),
+    "fraction of a slope": (lambda p: write(p, organs(), scl_slope=0.7, scl_inter=0), "not whole numbers: 0.7, 1.4 "),
     "NaN": (lambda p: write(p, changed(organs(), np.nan)), "not whole numbers: nan"),
-    "empty": (lambda p: write(p, np.zeros_like(organs())), "label is empty"),
     "a CT": (lambda p: write(p, ct(1)), "ids outside the JSON's 0 to 2: -1000"),
 }
 
@@ -161,6 +173,29 @@ def test_error_names_the_broken_label_and_the_problem(good, damage, message):
     error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
     assert message in error and "label0001.nii.gz" in error
     assert len(error.splitlines()) == 3
+
+
+MEANT = {
+    "number of nnU-Net's channel": ("img0001_0000.nii.gz", "its folder has 'img0001_0000.nii.gz': write that name"),
+    "other case": ("IMG0001.nii.gz", "its folder has 'IMG0001.nii.gz': write that name"),
+    "not compressed": ("img0001.nii", "its folder has 'img0001.nii': write that name"),
+    "something else": ("img0001_1.nii.gz", "check data_root and the name in the JSON"),
+}
+
+
+@pytest.mark.parametrize(("name", "remedy"), MEANT.values(), ids=MEANT)
+def test_the_name_that_is_meant_for_a_missing_file_is_shown(good, name, remedy):
+    path = Path(good.training[0]["image"])
+    path.rename(path.with_name(name))
+    with pytest.raises(DatasetError, match=f"file is missing  {re.escape(remedy)}"):
+        check_dataset(good, SPACING)
+
+
+def test_a_name_in_another_unicode_form_is_named_as_one(good, tmp_path):
+    good.training[0]["image"] = str(tmp_path / unicodedata.normalize("NFC", "Jürgen.nii.gz"))
+    write(str(tmp_path / unicodedata.normalize("NFD", "Jürgen.nii.gz")), ct(1))
+    with pytest.raises(DatasetError, match="file is missing  its folder has this name in another Unicode form"):
+        check_dataset(good, SPACING)
 
 
 def test_one_error_lists_the_problems_of_all_files(good, capfd):
@@ -192,6 +227,7 @@ def test_jupyter_shows_the_table_without_a_traceback(good):
     assert error._render_traceback_() == [f"DatasetError: {error}"]
 
 
+OTHER_AXES = np.array([[0, 1.5, 0, 0], [0, 0, 1.5, 0], [-2.0, 0, 0, 30], [0, 0, 0, 1]])  # inferior, right, anterior
 REPEATS = {
     "twice in a list": (lambda d: d.training.append(d.training[0]), "same file as training case img0001"),
     "validation case used in training": (
@@ -203,6 +239,23 @@ REPEATS = {
         "same file as training case img0001",
     ),
     "copied": (lambda d: write(d.training[1]["image"], ct(1)), "same voxels as training case img0001"),
+    "saved again as float32": (
+        lambda d: write(d.validation[0]["image"], ct(2).astype(np.float32)),
+        "same voxels as training case img0002",
+    ),
+    "saved again with a slope": (
+        lambda d: write(
+            d.validation[0]["image"], ((ct(2) + 1000) * 4).astype(np.uint16), scl_slope=0.25, scl_inter=-1000
+        ),
+        "same voxels as training case img0002",
+    ),
+    "saved again along other axes": (
+        lambda d: [
+            write(d.validation[0][kind], volume.transpose(2, 0, 1)[::-1], OTHER_AXES)
+            for kind, volume in (("image", ct(2)), ("label", organs()))
+        ],
+        "same voxels as training case img0002",
+    ),
     "copied to validation": (lambda d: write(d.validation[0]["image"], ct(2)), "same voxels as training case img0002"),
 }
 
@@ -211,6 +264,26 @@ REPEATS = {
 def test_repeated_case_is_refused(good, repeat, message):
     repeat(good)
     with pytest.raises(DatasetError, match=message):
+        check_dataset(good, SPACING)
+
+
+def test_scans_with_the_same_numbers_of_voxels_by_intensity_are_compared_in_place(good):
+    write(good.validation[0]["image"], ct(2)[::-1])
+    assert check_dataset(good, SPACING).warnings == []
+
+
+def test_copies_of_small_intensities_are_recognised_too(good):
+    mr = replace(good, modality="MR")
+    write(mr.training[1]["image"], (ct(2) / 7000).astype(np.float32))
+    write(mr.validation[0]["image"], ct(2), scl_slope=1 / 7000, scl_inter=0)
+    with pytest.raises(DatasetError, match="same voxels as training case img0002"):
+        check_dataset(mr, SPACING)
+
+
+def test_training_labels_without_any_organ_are_refused(good):
+    for case in good.training:
+        write(case["label"], organs() * 0)
+    with pytest.raises(DatasetError, match="img0001 .* no training label contains an organ .* background alone"):
         check_dataset(good, SPACING)
 
 
@@ -296,7 +369,19 @@ def test_folder_that_cannot_be_entered_is_one_row(good, monkeypatch):
 
 UNUSUAL = {
     "no sform or qform": (lambda d: write_both(d, sform_code=0, qform_code=0), "neither sform nor qform"),
-    "sform against pixdim": (lambda d: write_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]), "sform contradicts pixdim"),
+    "sform against pixdim": (
+        lambda d: write_both(d, pixdim=[1, 2, 2, 2, 1, 1, 1, 1]),
+        "the spacing of the sform, 1.5 x 1.5 x 2 mm, is used; pixdim says 2 x 2 x 2 mm",
+    ),
+    "sform against qform and pixdim": (
+        lambda d: write_both(d, pixdim=[1, 1.5, 1.5, 2.5, 1, 1, 1, 1], qform_code=1),
+        "the spacing of the sform, 1.5 x 1.5 x 2 mm, is used; pixdim says 1.5 x 1.5 x 2.5 mm",
+    ),
+    "gantry tilt": (lambda d: write_both(d, affine(y2=0.7)), "axes are 19.3 degrees from right angles (gantry tilt)"),
+    "sform turned against qform": (
+        lambda d: write_both(d, qform_code=1, quatern_d=0.05),
+        "sform and qform differ by 5.7 degrees; the sform is used",
+    ),
     "thick slices": (lambda d: write_both(d, matrix=affine(z2=9)), "slices are 9 mm thick"),
     "windowed": (lambda d: write(d.training[0]["image"], changed(ct(1).clip(-175), 250)), "no air"),
     "metal": (lambda d: write(d.training[0]["image"], changed(ct(1), 40_000)), "unusual for HU"),
@@ -308,6 +393,10 @@ UNUSUAL = {
     "test image used in training": (
         lambda d: d.test.append({k: d.training[0][k] for k in ("name", "image")}),
         "same file as",
+    ),
+    "one empty label in training": (
+        lambda d: write(d.training[0]["label"], organs() * 0),
+        "label is empty: no organ; label the case, unless it has none",
     ),
     "one empty label in validation": (
         lambda d: (d.validation.append(d.training.pop()), write(d.validation[0]["label"], organs() * 0)),
@@ -335,7 +424,6 @@ BROKEN_MAPPED = {
     "negative id": (numbered(two=-6), replace(MAP, other=0), "label_map 'other hospital' lacks: -6"),
     "fraction": (changed(numbered(), 0.5), MAP, "not whole numbers: 0.5"),
     "all ignored": (numbered(zero=9, one=9, two=9), MAP, "label is empty: all voxels are ignored"),
-    "no organ": (numbered(one=0, two=9), MAP, "label is empty: no organ"),
     "a scan": (np.arange(4096).reshape(16, 16, 16).astype(np.int16), replace(MAP, other=0), "more than 1000 different"),
     "id that is neither class nor ignore": (changed(organs(), 254), IGNORE, "the JSON's 0 to 2 and 255 (ignore): 254"),
 }
@@ -413,6 +501,25 @@ def test_ids_that_one_map_merges_are_noted_once(good):
     assert str(report).endswith(report.notes[0]) and len(report.warnings) == 1  # no training case has the right box
 
 
+ODD_HEADERS = {
+    "qform not set, pixdim with three digits": {
+        "pixdim": [1, 1.5004, 1.4996, 2, 1, 1, 1, 1],
+        "srow_x": [1.5003, 0, 0, 7],
+    },
+    "qform not set and mirrored": {"pixdim": [-1, *SPACING, 1, 1, 1, 1]},
+    "qform alone": {"sform_code": 0, "qform_code": 1, "srow_x": np.zeros(4), "qoffset_x": 7},
+    "qform without a direction of its axes": {"qform_code": 1, "pixdim": [0, *SPACING, 1, 1, 1, 1]},
+    "qform that is no rotation": {"qform_code": 1, "quatern_b": 3},
+    "oblique, rounded to three digits": {"srow_x": [1.495, -0.125, 0, 0], "srow_y": [0.125, 1.495, 0, 0]},
+}
+
+
+@pytest.mark.parametrize("header", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_odd_but_valid_headers_give_no_warning(good, header):
+    write_both(good, **header)
+    assert check_dataset(good, SPACING).warnings == []
+
+
 def write_both(dataset: Dataset, matrix=None, **header) -> None:
     write(dataset.training[0]["image"], ct(1), matrix, **header)
     write(dataset.training[0]["label"], organs(), matrix, **header)
@@ -424,6 +531,11 @@ def test_unusual_data_give_a_warning(good, change, message):
     report = check_dataset(good, SPACING)
     assert any(message in warning for warning in report.warnings)
     assert message in str(report)
+
+
+def test_volumes_of_a_sheared_scan_are_by_the_determinant(good):
+    write_both(good, affine(y2=0.7))
+    np.testing.assert_allclose(check_dataset(good, SPACING).organ_ml["left box"], [0.45] * 3)
 
 
 def test_report_of_correct_data_has_counts_and_no_warning(good):
@@ -449,6 +561,30 @@ def test_equivalent_files_give_no_warning(good):
     np.testing.assert_allclose(report.organ_ml["right box"], [0.09] * 3)
 
 
+STORED = {
+    "float32 just below": ((organs() * np.float32(0.9999999)).astype(np.float32), {}),
+    "float32 off by 3e-5": (organs() * np.float32(0.999969), {}),
+    "integers with the slope of a CT": (
+        np.rint(organs() / (2 / 65_535)).astype(np.uint16),
+        {"scl_slope": 2 / 65_535 * 1.0001, "scl_inter": 0},
+    ),
+    "bytes with a slope of 13 / 255": (
+        np.rint(organs() / (13 / 255)).astype(np.uint8),
+        {"scl_slope": 13 / 255, "scl_inter": 0},
+    ),
+    "-0.0": (np.where(organs() == 0, -0.0, organs()).astype(np.float32), {}),
+}
+
+
+@pytest.mark.parametrize(("voxels", "header"), STORED.values(), ids=STORED)
+def test_whole_labels_that_storage_changed_are_whole(good, voxels, header):
+    write(good.training[0]["label"], voxels, **header)
+    report = check_dataset(good, SPACING)
+    assert report.warnings == []
+    np.testing.assert_allclose(report.organ_ml["left box"], [0.45] * 3)
+    np.testing.assert_allclose(report.organ_ml["right box"], [0.09] * 3)
+
+
 def test_nifti2_and_uncompressed_files_are_read(good, tmp_path):
     first, second = good.training
     nib.save(nib.Nifti2Image(ct(1), affine()), first["image"])
@@ -461,6 +597,36 @@ def test_hu_are_not_checked_in_other_modalities(good):
     for number, case in enumerate([*good.training, *good.validation, *good.test]):
         write(case["image"], ct(number) + 1000)
     assert check_dataset(replace(good, modality="MRI"), SPACING).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("modality", "line"),
+    {"Computed Tomography": "Computed Tomography: Hounsfield units", "MR": "MR: no CT, so each scan is scaled"}.items(),
+)
+def test_report_says_how_intensities_are_scaled(good, modality, line):
+    assert f"intensities  {line}" in str(check_dataset(replace(good, modality=modality), SPACING))
+
+
+def test_hu_are_checked_whatever_ct_is_called(good):
+    write(good.training[0]["image"], ct(1) + 1024)
+    for modality in ("NCCT", "contrast-enhanced CT"):
+        with pytest.raises(DatasetError, match="cannot be HU"):
+            check_dataset(replace(good, modality=modality), SPACING)
+    for check in (
+        lambda: check_dataset(replace(good, modality="PET/CT"), SPACING),
+        lambda: image_faults(good.training[0]["image"], "PET/CT"),
+    ):
+        with pytest.raises(InputError, match="names two modalities"):
+            check()
+
+
+def test_known_padding_of_an_image_is_not_judged(good):
+    voxels = np.random.default_rng(0).normal(0, 20, (16, 16, 16))
+    voxels[:2], voxels[3, 3, :2] = -1024, 300
+    write(good.training[0]["image"], voxels.astype(np.int16))
+    assert image_faults(good.training[0]["image"], "CT") == []
+    (fault,) = image_faults(good.training[0]["image"], "CT", padding=[-1024])
+    assert fault.stops and "cannot be HU" in fault.what
 
 
 def test_memory_estimate_uses_the_axes_of_the_file(good):

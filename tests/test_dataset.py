@@ -112,6 +112,7 @@ MALFORMED = {
     "modality in a list": ({"modality": ["CT"]}, r"\"modality\" in .* found \['CT'\]"),
     "modality that is a number": ({"modality": 1}, '"modality" in .* found 1'),
     "modality that is a number in a mapping": ({"modality": {"0": 1}}, "\"modality\" in .* found {'0': 1}"),
+    "modality of two": ({"modality": {"0": "PET/CT"}}, "'PET/CT' names two modalities"),
     "empty modality": ({"modality": ""}, "\"modality\" in .* found ''"),
     "channel that is a number": ({"modality": {}, "channel_names": {"0": 1}}, '"channel_names" in '),
     "test that is not a list": ({"test": {"image": "a.nii.gz"}}, 'a list of cases under "test"'),
@@ -219,6 +220,22 @@ def test_test_label_that_is_null_is_left_out(small_data):
     entry = {"image": "imagesTr/img0001.nii.gz", "label": None}
     (case,) = read_dataset(with_changes(small_data, test=[entry]), small_data[1]).test
     assert set(case) == {"name", "image"}
+
+
+def test_keys_of_auto3dseg_are_named(small_data, capsys):
+    content = json.loads(small_data[0].read_text())
+    training = [entry | {"fold": number} for number, entry in enumerate(content["training"])]
+    json_path = with_changes(small_data, training=training, testing=[{"image": "imagesTs/img0061.nii.gz"}])
+    read_dataset(json_path, small_data[1])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith('note: The "fold" of a case is not read') and second.startswith('note: The list "testing"')
+    plain = {name: content[name] for name in ("training", "validation")} | {"testing": None}
+    with pytest.raises(InputError, match='under "validation".*list the cases of one fold under "validation" instead'):
+        read_dataset(with_changes(small_data, training=training, validation=None), small_data[1])
+    read_dataset(
+        with_changes(small_data, training=content["training"], validation=content["validation"]), small_data[1]
+    )
+    assert capsys.readouterr().out == ""
 
 
 NNUNET = {"channel_names": {"0": "MRI"}, "numTraining": 2, "file_ending": ".nii.gz"}

@@ -277,6 +277,22 @@ def test_only_the_largest_piece_of_the_chosen_organs_is_kept():
     np.testing.assert_array_equal(labels, before)
 
 
+@pytest.mark.parametrize("form", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("axes", [3, 4])
+def test_a_prediction_has_the_format_of_its_scan(tmp_path, form, axes):
+    names = write_case(tmp_path, 1)
+    scan = nib.load(tmp_path / names["image"])
+    voxels = np.asarray(scan.dataobj).reshape(*scan.shape, *[1] * (axes - 3))
+    nib.save(form(voxels, scan.affine), tmp_path / "scan.nii")
+    (case,) = prepare_cases([{"name": "c", "image": str(tmp_path / "scan.nii")}], SMALL, "CT")
+    labels = np.ones(tuple(case["image"].meta["spatial_shape"]), np.uint8)
+    inference.save_prediction(labels, tmp_path / "scan.nii", tmp_path / "out.nii.gz")
+    saved = nib.load(tmp_path / "out.nii.gz")
+    assert type(saved) is form and saved.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(saved.dataobj, labels)
+    np.testing.assert_allclose(saved.affine, scan.affine)
+
+
 def test_free_text_of_the_scan_is_not_copied_into_a_prediction(tmp_path):
     case, files = preprocessed_case(tmp_path)
     scan = nib.load(files["image"])

@@ -26,6 +26,7 @@ from swinunetr.label_maps import (
     read_label_maps,
     to_classes,
     unlabelled_organs,
+    whole_ids,
 )
 from swinunetr.preprocessing import prepare_cases
 
@@ -267,3 +268,10 @@ def test_validation_counts_ignored_voxels_as_background(both, monkeypatch):
     organ = int((truth == 2).sum())
     counts = evaluate(Mock(), [case], SMALL, find_hardware())
     assert counts[0].tolist() == [[truth.numel() - organ, 0, 0], [0, 0, 0], [organ // 2, 0, organ // 2]]
+
+
+def test_values_near_a_whole_number_are_whole():
+    values = np.array([0.9995, 1.0005, 1.002, 0.5, -0.0, np.nan], np.float32)
+    np.testing.assert_array_equal(whole_ids(values), np.array([1, 1, values[2], 0.5, 0, np.nan], np.float32))
+    assert whole_ids(np.array([1.019]), slope=0.05).item() == 1
+    assert whole_ids(np.array([1.3]), slope=0.7).item() == 1.3

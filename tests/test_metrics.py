@@ -55,7 +55,7 @@ def test_surface_scores_of_shifted_cubes_counted_by_hand():
     truth, prediction = np.zeros((2, 12, 12, 12), bool)
     truth[2:6, 2:6, 2:6], prediction[2:6, 2:6, 3:7] = True, True
     spacing = (1, 1, 5)  # the cubes are shifted by 5 mm, so their surfaces are near only where the cubes overlap
-    surface_dice, hd95 = surface_scores(prediction, truth, spacing)
+    surface_dice, hd95 = surface_scores(prediction, truth, np.diag([*spacing, 1]))
     # The surface of each cube has 56 voxels: 16 in its first slice, 12 in each of the two inner slices, 16 in its last
     # slice. Three of the four slices overlap with the other cube. There, every surface voxel is on the other surface or
     # at most 1 mm from it. The 16 voxels of the remaining slice are 5 mm away.
@@ -72,8 +72,17 @@ def test_surface_scores_equal_those_of_monai(shift):
         compute_surface_dice(*masks, [SURFACE_TOLERANCE_MM], include_background=True, spacing=spacing),
         compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing),
     )
-    found = surface_scores(prediction, truth, spacing)
+    found = surface_scores(prediction, truth, np.diag([*spacing, 1]))
     np.testing.assert_allclose(found, [float(value) for value in expected], rtol=1e-5)
+
+
+def test_distances_in_a_sheared_scan_are_those_in_mm():
+    truth, prediction = np.zeros((2, 9, 9, 9), bool)
+    truth[1, 1, 1], prediction[1, 1, 4] = True, True
+    sheared = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])  # a slice is 1 mm to the side, 2 up
+    assert surface_scores(prediction, truth, sheared) == (0, pytest.approx(np.hypot(3, 6)))
+    prediction[1, 1, 4], prediction[4, 1, 4] = False, True
+    assert surface_scores(prediction, truth, sheared) == (0, pytest.approx(np.hypot(6, 6)))
 
 
 def test_volumes_of_organs_and_whether_they_touch_the_border_counted_by_hand():

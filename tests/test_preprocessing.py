@@ -13,7 +13,8 @@ from swinunetr import devices, preprocessing
 from swinunetr.batches import augmentation, training_batch
 from swinunetr.dataset import read_dataset
 from swinunetr.errors import InputError
-from swinunetr.preprocessing import CENTRES_PER_ORGAN, MOST_CENTRES, crop_centres, prepare_cases
+from swinunetr.evaluation import read_labels
+from swinunetr.preprocessing import CENTRES_PER_ORGAN, MOST_CENTRES, crop_centres, prepare_cases, require_organs
 
 
 def test_hu_window_is_mapped_to_0_to_1_and_air_is_removed(small_data):
@@ -92,6 +93,40 @@ def test_organ_that_vanishes_on_the_training_grid_gives_a_warning(tmp_path, caps
         assert capsys.readouterr().out == warning
     prepare_cases(entries, SMALL, "CT")
     assert capsys.readouterr().out == ""
+
+
+def test_labels_that_storage_changed_are_rounded(small_data):
+    dataset = read_dataset(*small_data)
+    (expected,) = prepare_cases(dataset.training[:1], SMALL, "CT")
+    label = nib.load(dataset.training[0]["label"])
+    below = np.asarray(label.dataobj) * np.float32(0.9999)  # which a cast to uint8 would make 0 and 1
+    nib.save(nib.Nifti1Image(below, label.affine), dataset.training[0]["label"])
+    (case,) = prepare_cases(dataset.training[:1], SMALL, "CT")
+    assert case["label"].equal(expected["label"])
+    np.testing.assert_array_equal(read_labels(dataset.training[0]["label"]), np.rint(below))
+
+
+def test_a_list_without_an_organ_on_the_training_grid_is_refused(tmp_path):
+    entry = write_tiny_organ(tmp_path, 1)
+    label = nib.load(entry["label"])
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj) // 3, label.affine), entry["label"])  # the tiny organ alone
+    other = {"name": "img2"} | {key: str(tmp_path / file) for key, file in write_case(tmp_path, 2).items()}
+    cases = prepare_cases([entry, other], COARSE, "CT")
+    require_organs(cases, COARSE.spacing_mm, "validation")
+    message = "spacing_mm: no organ of the 1 validation cases has a voxel left on the training grid of 4 x 4 x 4 mm"
+    with pytest.raises(InputError, match=message):
+        require_organs(cases[:1], COARSE.spacing_mm, "validation")
+    require_organs(prepare_cases([entry], SMALL, "CT"), SMALL.spacing_mm, "validation")
+    require_organs([{"name": "unlabelled"}], SMALL.spacing_mm, "validation")
+
+
+def test_crops_of_a_case_without_an_organ_are_background(small_data):
+    dataset = read_dataset(*small_data)
+    label = nib.load(dataset.training[0]["label"])
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj) * 0, label.affine), dataset.training[0]["label"])
+    cases = prepare_cases(dataset.training[:1], SMALL, "CT")
+    images, labels, _ = training_batch(cases, augmentation(SMALL), seed=0, step=1)
+    assert images.shape == labels.shape == (2, 1, 64, 64, 64) and not labels.any() and images.any()
 
 
 def test_warning_of_vanished_organs_has_at_most_six_lines(tmp_path, capsys):

@@ -1,0 +1,51 @@
+"""Names of modalities: whether one is CT, whose intensities are Hounsfield units, and DICOM's name of it."""
+
+from __future__ import annotations
+
+import re
+
+from swinunetr.errors import InputError
+
+CT = re.compile(r"ct.*|(nc|ne|ce|cb|hr|ld|uld|md|ms|de|pc|sd|q)ct(a|pa)?")  # CT scan, CTA, NCCT, CECT, CBCT, ...
+OTHERS = {  # words that name another modality, by DICOM's name of it
+    "MR": {"mr", "mri", "mrt", "mra", "magnetic", "mrct"},
+    "PT": {"pt", "pet", "positron", "petct", "ptct"},
+    "NM": {"nm", "spect", "photon", "spectct"},
+    "US": {"us", "ultrasound", "sonography"},
+}
+TWO_IN_ONE = {"mrct", "petct", "ptct", "spectct"}
+
+
+def is_ct(modality: str) -> bool:
+    """Return whether a modality is CT, by any of its usual names, such as "CT", "NCCT" or "Computed Tomography".
+
+    Raises:
+        InputError: The name is of CT and of another modality, as "PET/CT" is: their intensities differ.
+    """
+    words = _words(modality)
+    if not (any(map(CT.fullmatch, words)) or words & TWO_IN_ONE or {"computed", "tomography"} <= words):
+        return False
+    if "emission" in words and not any(map(CT.fullmatch, words)):  # single photon emission computed tomography
+        return False
+    if words & set.union(*OTHERS.values()):
+        raise InputError(
+            f"modality: '{modality}' names two modalities, whose intensities differ. Write CT for scans in Hounsfield "
+            "units, or the other one, such as PT, for its own scans."
+        )
+    return True
+
+
+def dicom_modality(modality: str) -> str:
+    """Return DICOM's name of a modality: ``CT`` for "CT scan", ``MR`` for "MRI"; another name in capitals.
+
+    Raises:
+        InputError: The name is of CT and of another modality.
+    """
+    if is_ct(modality):
+        return "CT"
+    words = _words(modality)
+    return next((name for name, others in OTHERS.items() if words & others), modality.strip().upper())
+
+
+def _words(modality: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", re.sub(r"computeri[sz]ed", "computed", modality.lower())))
