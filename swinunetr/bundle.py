@@ -23,6 +23,7 @@ from swinunetr import resampling
 from swinunetr.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights
 from swinunetr.colours import save_label_names
 from swinunetr.errors import InputError
+from swinunetr.geometry import NiftiReader
 from swinunetr.inference import evaluating
 from swinunetr.network import LegacyPatchMerging, merging_of, traits_of
 from swinunetr.preprocessing import intensity_window
@@ -54,6 +55,20 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets.swin_unetr import PatchMerging
 from torch import Tensor
+
+
+'''
+READER_FILE = "nifti_reader.py"
+READER_HEADER = '''"""Reader of NIfTI files whose affine is nibabel's: the sform if it is set, else the qform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+import nibabel as nib
+from monai.data import NibabelReader
+from monai.utils import ensure_tuple
 
 
 '''
@@ -104,6 +119,7 @@ Data: {data}. Start: {start}. Settings:
 | `configs/metadata.json` | versions, classes, format of input and output |
 | `models/model.pt` | state dict of MONAI's `SwinUNETR` |
 | `models/model.pt2` | the same network as a `torch.export` program |
+| `scripts/nifti_reader.py` | MONAI's reader of NIfTI without its corrections of headers |
 | `scripts/resampling.py` | step 4 above, in slabs of the scan, which saves memory |
 | `scripts/legacy_patch_merging.py` | if present: the network's order of patch merging, not in MONAI 1.5 and later |
 | `docs/labels.ctbl`, `docs/labels_itksnap.txt` | names and colours of the classes for 3D Slicer and ITK-SNAP |
@@ -204,10 +220,12 @@ def _write_files(folder: Path, model: SwinUNETR, noted: Mapping, recipe: Recipe)
     }
     for name, content in configs.items():
         (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
-    shutil.copy(resampling.__file__, folder / "scripts")
+    scripts = {READER_FILE: READER_HEADER + inspect.getsource(NiftiReader)}
     if merging_of(model) == "legacy":
-        code = MERGING_HEADER + inspect.getsource(LegacyPatchMerging)
-        (folder / "scripts" / MERGING_FILE).write_text(code, encoding="utf-8")
+        scripts[MERGING_FILE] = MERGING_HEADER + inspect.getsource(LegacyPatchMerging)
+    for name, code in scripts.items():
+        (folder / "scripts" / name).write_text(code, encoding="utf-8")
+    shutil.copy(resampling.__file__, folder / "scripts")
     save_weights(model, folder / "models/model.pt", note={name: noted[name] for name in KEPT_NOTES})
     export_program(model, recipe.crop_size, folder / "models/model.pt2")
     shutil.copyfile(LICENSE, folder / "LICENSE")
@@ -248,7 +266,10 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
         **traits_of(model.state_dict()),
         "downsample": "merging",
     }
-    own_code = {"labels_on_scan": _from_script(Path(resampling.__file__).name, LabelsOnScand)}
+    own_code = {
+        "nifti_reader": _from_script(READER_FILE, NiftiReader),
+        "labels_on_scan": _from_script(Path(resampling.__file__).name, LabelsOnScand),
+    }
     if merging_of(model) == "legacy":
         own_code["patch_merging"] = _from_script(MERGING_FILE, LegacyPatchMerging)
         network["downsample"] = "@patch_merging"
@@ -336,7 +357,7 @@ def _preprocessing(modality: str, recipe: Recipe) -> list[dict]:
     )
     to_spacing = {"_target_": "Spacing", "pixdim": list(recipe.spacing_mm), "mode": "bilinear", "dtype": "$np.float32"}
     transforms = [
-        {"_target_": "LoadImaged", "reader": "NibabelReader", "simple_keys": True},
+        {"_target_": "LoadImaged", "reader": "@nifti_reader", "simple_keys": True},
         {"_target_": "EnsureChannelFirstd"},
         {"_target_": "Orientationd", "axcodes": "RAS", "labels": [["L", "R"], ["P", "A"], ["I", "S"]]},
         # Not Spacingd, which takes each key that begins with "image_" for a dictionary: MONAI Label has a path there.
