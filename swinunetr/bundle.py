@@ -35,7 +35,7 @@ LICENSE = Path(__file__).parent.parent / "LICENSE"
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 RUNNERS = {"pytorch-ignite": "0.4.11", "fire": "0.5.0"}  # what `monai.bundle run` needs and this project does not
 LABEL_PACKAGES = ("pydicom<3", "dicomweb-client<0.60", "pynetdicom<3")  # which MONAI Label does not bound
-LABEL_TRIED = """The server was tried on 2026-11-28 with MONAI Label 0.8.5, MONAI 1.6.1 and PyTorch 2.13 on Python 3.11:
+LABEL_TRIED = """The server was tried on 2026-11-28 with MONAI Label 0.8.5, MONAI 1.6.1 and PyTorch 2.15 on Python 3.11:
 no voxel differed from `segment.py` of the project that wrote the bundle. 3D Slicer was not tried."""
 KEPT_NOTES = ("recipe", "classes", "modality")  # in model.pt; without the names of cases, which may be private
 
