@@ -7,14 +7,29 @@ Run from the project's root; the folder must not exist:
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 
-from swinunetr.bundle import write_bundle
-from swinunetr.errors import InputError
+INTERRUPTED = 130  # exit status
 
 
 def main() -> None:
     """Run :func:`swinunetr.bundle.write_bundle` from the command line."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        print("Interrupted; no bundle was written.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _main() -> None:
+    # Loading takes seconds, in which Ctrl-C as an exception would end in a traceback or in an abort of PyTorch.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    from swinunetr.bundle import write_bundle
+    from swinunetr.errors import InputError
+
+    signal.signal(signal.SIGINT, before)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", help="best_model.pth of a fine-tuning run")
     parser.add_argument("folder", help="folder of the bundle, which is made")

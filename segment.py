@@ -4,24 +4,37 @@ Scans are NIfTI files or DICOM series. The segmentations are on the scans' own g
 each organ. With several weights, their probabilities are averaged. Run from the project's root; run again to continue
 after a stop:
     .venv/bin/python segment.py runs/finetune/best_model.pth SCANS OUTPUT [--dicom-seg] [--pictures]
-Exit status: 0 all scans were segmented, 1 none was, 3 some were left out.
+Exit status: 0 all scans were segmented, 1 none was, 3 some were left out, 130 it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 
-from swinunetr.dicom_seg import KINDS
-from swinunetr.errors import InputError
-from swinunetr.parameters import names
-from swinunetr.segmentation import SomeLeftOut, segment
-
-LEFT_OUT = 3  # exit status
+LEFT_OUT, INTERRUPTED = 3, 130  # exit status
 
 
 def main() -> int:
-    """Run :func:`segment` from the command line, and return the exit status."""
+    """Run :func:`swinunetr.segmentation.segment` from the command line, and return the exit status."""
+    try:
+        return _main()
+    except KeyboardInterrupt:
+        print("Interrupted; what was written is complete. Run again to continue.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main() -> int:
+    # Loading takes seconds, in which Ctrl-C as an exception would end in a traceback or in an abort of PyTorch.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    from swinunetr.dicom_seg import KINDS
+    from swinunetr.errors import InputError
+    from swinunetr.parameters import names
+    from swinunetr.segmentation import SomeLeftOut, segment
+
+    signal.signal(signal.SIGINT, before)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+", help="best_model.pth of a fine-tuning run; several are averaged")
     parser.add_argument("scans", help="a scan, or a folder that is searched with its subfolders")
@@ -48,6 +61,7 @@ def main() -> int:
         "--uncertainty", action="store_true", help="write how uncertain each voxel is, from 0 to 1, best of an ensemble"
     )
     options = vars(parser.parse_args())
+    sys.stdout.reconfigure(errors="backslashreplace")  # for names of folders that are not UTF-8
     try:
         written = segment(**options)
     except InputError as error:

@@ -17,11 +17,13 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      preprocessing, cache  the training grid, and preprocessed cases on disk
                      batches, threads      crops and augmentation of one step; made while a GPU computes
     network          checkpoints           every public checkpoint: recognised, loaded, saved
+                     checkpoint_reading    what a file holds, without running code from it
                      checkpoint_layouts    how each of them names its tensors
                      network, fast_swin    patch merging, the network on its device, and what makes it fast
     loss             loss                  weights of the classes, ignored voxels; DiceCELoss is in the notebook
                      supervision           a loss on coarser levels of the decoder as well
                      averaging             averaged weights
+                     calibration           a head with which organs have the right volume
     hardware         devices               GPU or CPU, precision, processes that train together
     the run          run_folder            state, metrics, weights; resuming after a stop
     results          inference             sliding window over a case
@@ -52,6 +54,7 @@ from swinunetr.batches import (
     training_batches,
     without_metadata,
 )
+from swinunetr.calibration import calibrated
 from swinunetr.checkpoints import (
     LoadReport,
     build_swinunetr,

@@ -43,6 +43,7 @@ CHOICES = {
     "beta2 0.95": ("beta2 0.999", ("adam_beta2",)),
     "cosine schedule, clipped gradient": ("constant rate, no clipping", ("schedule", "clip_norm")),
     "rare classes weighted": ("equal class weights", ("class_balance",)),
+    "calibrated volumes": ("no calibration", ("calibration_cases",)),
     "no flips": ("flips", ("flip_probability",)),
     "Gaussian windows, overlap 0.5": ("flat windows, overlap 0.25", ("window_weights", "overlap")),
 }
@@ -96,11 +97,11 @@ def collect(folder: Path, given: dict[str, object], data: list[str] | None) -> l
             print(f"{run}: left out, as there is no variant of this name.")
             continue
         if not is_done(file.parent, parameters(name, int(seed), given)):
-            print(f"{run}: left out, as it is of other settings.")
+            print(f"{run}: left out, as it has not ended or is of other settings.")
             continue
         found = summary(file.parent)
         scores = {"mean_dice": found["mean_dice"], "hd95_mm": found["mean_hd95_mm_all"], "seconds": found["seconds"]}
-        scores["test_dice"] = None
+        scores |= {"volume_ratio": found.get("volume_ratio"), "test_dice": None}  # earlier versions noted no ratio
         if data and is_done(tested := folder / TESTED / run, scoring_parameters(folder, run, data)):
             scores["test_dice"] = summary(tested)["mean_dice_own_grid"]
         distances = _distances(file.with_name("evaluation.csv"))
@@ -126,15 +127,18 @@ def describe(rows: list[dict[str, object]]) -> Table:
         if not own:
             continue
         pairs = [(row, base) for row in own if name != recipe and (base := scores.get((recipe, row["seed"])))]
-        dice, hd95, tested = (_numbers(row[key] for row in own) for key in ("mean_dice", "hd95_mm", "test_dice"))
+        names = ("mean_dice", "hd95_mm", "volume_ratio", "test_dice")
+        dice, hd95, ratio, tested = (_numbers(row[name] for row in own) for name in names)
         gains = _numbers(row["mean_dice"] - base["mean_dice"] for row, base in pairs)
         further = _numbers(_further(row["distances"], base["distances"]) for row, base in pairs)
         differences = (spread(gains, 1), f"{further.mean():+.1f}") if pairs else ("", "")
         missed = f"{np.mean([row['not_found'] for row in own]):.1f}"
         on_test = spread(tested, 1) if np.isfinite(tested).all() else ""
         distance = (missed, f"{hd95.mean():.1f}", differences[1])
-        lines.append((name, len(own), spread(dice, 1), differences[0], *distance, on_test))
-    heads = ("variant", "seeds", "Dice, %", "difference", "not found", "HD95, mm", "difference", "Dice on the test, %")
+        volume = f"{ratio.mean():.2f}" if np.isfinite(ratio).all() else ""
+        lines.append((name, len(own), spread(dice, 1), differences[0], volume, *distance, on_test))
+    heads = ("variant", "seeds", "Dice, %", "difference", "ml / true", "not found", "HD95, mm", "difference")
+    heads += ("Dice on the test, %",)
     notes = [
         "Not found: organs of all cases without a voxel in the prediction, per run. They have no HD95; its difference "
         "is over the organs and cases that both models found."

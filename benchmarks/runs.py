@@ -33,7 +33,7 @@ def run_notebook(logdir: Path, parameters: Mapping[str, object]) -> bool:
         logdir: Folder of the run.
         parameters: Parameters of the notebook by name; a dictionary is passed as JSON.
     """
-    if (logdir / "summary.json").is_file():
+    if _has_ended(logdir):
         if others := differing(logdir, parameters):
             print("\n".join([f"{logdir.name}: it is of another run. Delete it, or choose another --folder.", *others]))
         return not others
@@ -53,7 +53,12 @@ def run_notebook(logdir: Path, parameters: Mapping[str, object]) -> bool:
 
 def is_done(logdir: Path, parameters: Mapping[str, object]) -> bool:
     """Return whether the run of these parameters is done."""
-    return (logdir / "summary.json").is_file() and not differing(logdir, parameters)
+    return _has_ended(logdir) and not differing(logdir, parameters)
+
+
+def _has_ended(logdir: Path) -> bool:
+    """Return whether a run has trained to its end and was evaluated; an earlier version did not note the former."""
+    return (logdir / "summary.json").is_file() and summary(logdir).get("finished", True)
 
 
 def differing(logdir: Path, parameters: Mapping[str, object]) -> list[str]:

@@ -56,6 +56,7 @@ def without_papermill(monkeypatch, tmp_path):
             dice = DICE[variant] + 0.1 * seed * ("with" in variant)
             hd95 = 100 * dice if "with" in variant else (100 * dice + 200) / 2
             found |= {"mean_dice": dice, "mean_hd95_mm_all": hd95, "dice_per_organ": {"liver": dice}}
+            found |= {"volume_ratio": 1 + dice} if recipe.class_balance else {}  # an earlier version noted none
             rows = ["case,organ,volume_true_ml,hd95_mm_all", f"a,liver,9,{100 * dice}"]
             rows.append("b,liver,9," + ("" if "with" in variant else "200"))
             (logdir / "evaluation.csv").write_text("\n".join([*rows, "c,liver,0,"]))
@@ -79,10 +80,10 @@ def test_differences_are_paired_by_seed_and_by_what_both_found(without_papermill
     for _ in range(2):  # the second time nothing is run
         status, rows, text = shown(tmp_path, capsys)
         assert status == 0 and "tuned with flips" in text
-    assert rows["published"][:4] == (2, "50.0 ± 0.0", "", "0.0")
+    assert rows["published"][:5] == (2, "50.0 ± 0.0", "", "", "0.0")
     # Dice 70 and 80 against 80; HD95 of the case that both found 70 and 80 mm against 80, of the other 200 mm
-    assert rows["tuned with flips"] == (2, "75.0 ± 7.1", "-5.0 ± 7.1", "1.0", "75.0", "-5.0", "")
-    assert rows["tuned"][3:5] == ("0.0", "140.0")
+    assert rows["tuned with flips"] == (2, "75.0 ± 7.1", "-5.0 ± 7.1", "1.75", "1.0", "75.0", "-5.0", "")
+    assert rows["tuned"][3:6] == ("1.80", "0.0", "140.0")
     with pytest.raises(SystemExit):
         ablation.main(["--folder", str(tmp_path), "-p", "data_root", "/data"])
     assert "holds results of other settings (parameters" in capsys.readouterr().err

@@ -22,7 +22,7 @@ DICE = {  # best of the run, by start and seed
 def finish(given, dice):
     """Leave what a finished run of the notebook with these parameters leaves, as far as the table reads it."""
     logdir = results_table.Path(given["logdir"])
-    logdir.mkdir(parents=True)
+    logdir.mkdir(parents=True, exist_ok=True)
     options, recipe = runs.recipe_of(given)
     hashes = [sha256(file) for file in options.ensemble or filter(None, [options.checkpoint])]
     scores = {"mean_dice": dice, "mean_dice_own_grid": dice, "best_step": 20, "seconds": 30}
@@ -165,3 +165,15 @@ def test_folds_are_trained_and_tested_alone_and_together_on_the_validation_list(
     assert fill(tmp_path / "out", *given) == 1 and not started  # a model was trained again after its test
     shown = capsys.readouterr().out
     assert "6_random_0_fold1_tested: it is of another run" in shown and "6_random_0_ensemble: it is of" in shown
+
+
+def test_a_run_that_has_not_ended_is_continued_and_not_counted(tmp_path, started):
+    entry = {"json_path": "json_files/btcv_6.json", "seed": 0}
+    logdir = tmp_path / "6_random_0"
+    finish(entry | {"logdir": str(logdir)}, 0.1)
+    content = json.loads((logdir / "summary.json").read_text())
+    (logdir / "summary.json").write_text(json.dumps(content | {"finished": True}))
+    assert runs.is_done(logdir, entry) and runs.run_notebook(logdir, entry) and started == []
+    (logdir / "summary.json").write_text(json.dumps(content | {"finished": False}))
+    assert not runs.is_done(logdir, entry) and results_table.collect({logdir: entry}) == []
+    assert runs.run_notebook(logdir, entry) and started == ["6_random_0"]

@@ -192,8 +192,8 @@ def write_bundle(weights: str | Path, folder: str | Path) -> Path:
         if not isinstance(cause, OSError):
             raise
         raise InputError(
-            f"'{folder}' could not be written ({cause}). Nothing was left there. Free disk space or choose another "
-            "folder."
+            f"'{folder}' could not be written ({cause.strerror or cause}). Nothing was left there. Free disk space or "
+            "choose another folder."
         ) from error
     return folder
 

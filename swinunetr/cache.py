@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import monai
@@ -15,43 +13,43 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from swinunetr.files import replacing
+from swinunetr.files import check_zip, replacing
 
 
-def cache_file(
-    folder: str | Path, files: Mapping[str, str], settings: Sequence[object], code: Sequence[object]
-) -> Path:
+def cache_file(folder: str | Path, content: Sequence[object]) -> Path:
     """Return the path of a case in the cache; its name is a hash of everything that the case depends on.
 
     The hash includes the versions of MONAI, PyTorch, NumPy and nibabel.
 
     Args:
         folder: Folder of the cache.
-        files: Paths of the case's files by kind. The hash includes path, size and time of modification.
-        settings: Values that the result depends on, which JSON can store.
-        code: Functions that compute the case. The hash includes their source.
+        content: Hash of the case's files and the settings of the preprocessing, as values that JSON can store.
     """
-    stats = [(kind, os.path.realpath(file), os.stat(file)) for kind, file in files.items()]
-    stamps = [(kind, path, stat.st_size, stat.st_mtime_ns) for kind, path, stat in stats]
-    sources = [inspect.getsource(function) for function in code]
     versions = [library.__version__ for library in (monai, torch, np, nib)]
-    content = [stamps, settings, sources, versions]
-    return Path(folder).expanduser() / (hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32] + ".pt")
+    digest = hashlib.sha256(json.dumps([*content, versions]).encode()).hexdigest()
+    return Path(folder).expanduser() / f"{digest[:32]}.pt"
 
 
 def read_cache(file: Path, keys: Collection[str], in_memory: bool) -> dict | None:
-    """Return a preprocessed case from ``file``, or None if the file is missing or damaged.
+    """Return a preprocessed case from ``file``, or None if the file is missing or damaged, which a message says.
 
     Args:
         file: Path from :func:`cache_file`.
         keys: Parts that the case must have.
         in_memory: Whether to load the tensors into memory; otherwise they are mapped from the file.
     """
-    try:
-        parts = torch.load(file, weights_only=True, mmap=not in_memory)
-    except Exception:  # damaged files raise many types of error
+    if not file.exists():
         return None
-    return parts if isinstance(parts, dict) and parts.keys() == set(keys) else None
+    try:
+        check_zip(file)
+        parts = torch.load(file, weights_only=True, mmap=not in_memory)
+        if isinstance(parts, dict) and parts.keys() == set(keys):
+            return parts
+        reason = "it lacks parts of a case"
+    except Exception as error:  # damaged files raise many types of error
+        reason = str(error)
+    tqdm.write(f"cache_dir: '{file}' is damaged ({reason}); its case is preprocessed again.")
+    return None
 
 
 def write_cache(parts: dict, file: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,12 +85,23 @@ FAMILIES = (
     Family("voco", "the encoders of a SwinUNETR v2, pre-trained by VoCo", ENCODERS_V2, drops=(PRETEXT_HEADS,)),
 )
 
-# Prefixes that training code adds and older spellings; any family can have them.
+# Prefixes that training code adds to a part of the tensors, and older spellings; any family can have them.
 COMMON_RENAMES = (
-    (r"((module|_orig_mod|student|backbone)\.)+", ""),
+    (r"((module|student|backbone)\.)+", ""),
     (r"swin_vit\.", "swinViT."),
     (r"(.+\.mlp)\.fc([12])\.", r"\1.linear\2."),
 )
+
+# Tensors that training code stores beside those of any family, with the reason.
+COMMON_DROPS = (
+    (r"(.+\.)?n_averaged$", "counter of averaged weights"),
+    (r"(loss|criterion)\w*\.", "tensor of a loss function"),
+)
+
+# Wrappers of PyTorch, which add their names anywhere in a tensor's name.
+WRAPPED = r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+# The one tensor that every Swin encoder has: what stands before it is the prefix of the whole network.
+EMBEDDING = r"(?P<prefix>.*?)((swinViT|swin_vit|encoder)\.)?patch_embed\.proj\.weight$"
 
 # Other networks, recognised by names that no SwinUNETR has.
 OTHER_NETWORKS = (
@@ -106,7 +117,7 @@ OTHER_NETWORKS = (
 
 # Parts of error messages.
 SWINUNETR_WEIGHTS = "the weights of a SwinUNETR, written by torch.save"
-GET_AGAIN = "Download or export it again."
+GET_AGAIN = "Copy, download or export it again."
 
 
 def recognise(file: Path, names: list[str]) -> tuple[Family, dict[str, str], dict[str, str]]:
@@ -122,31 +133,55 @@ def recognise(file: Path, names: list[str]) -> tuple[Family, dict[str, str], dic
     Raises:
         CheckpointError: The tensors belong to another network or to no known family.
     """
-    common_names = [_rename(name, COMMON_RENAMES) for name in names]
+    plain = {name: re.sub(WRAPPED, "", name) for name in names}
+    prefixes = _prefixes(plain.values())
+    if len(prefixes) > 1:
+        kept = max(prefixes)
+        remedy = f"Write a file with one of them alone: the tensors whose names start with '{kept}'."
+        shown = " and ".join(f"'{prefix}'" for prefix in prefixes)
+        raise refusal(file, f"several networks, with the prefixes {shown}", remedy=remedy)
+    plain = {name: short.removeprefix(*prefixes) if prefixes else short for name, short in plain.items()}
     for pattern, network in OTHER_NETWORKS:
-        if any(re.match(pattern, name) for name in common_names):
+        if any(re.match(pattern, _rename(name, COMMON_RENAMES)) for name in plain.values()):
             raise refusal(file, f"the weights of {network}", remedy="Choose another file.")
-    attempts = [(family, *_match(family, names)) for family in FAMILIES]
+    attempts = [(family, *_match(family, plain)) for family in FAMILIES]
     for family, placed, dropped, unmatched in attempts:
         if not unmatched and {part_of(target) for target in placed.values()} == family.covers:
             return family, placed, dropped
     nearest, placed, _, unmatched = min(attempts, key=lambda attempt: len(attempt[3]))
-    found = f"similar to {nearest.title}" if placed else "another network, or a SwinUNETR with an unknown prefix"
+    found = f"similar to {nearest.title}" if placed else "another network"
     if unmatched:
         reason = f"with unmatched tensors: {first_few(unmatched)}"
     else:
         parts = dict.fromkeys(part_of(target) for target in placed.values())
         reason = f"with these parts only: {first_few(parts) or 'none'}"
-    raise refusal(file, f"{found}, {reason}", remedy="Rename its tensors as MONAI's SwinUNETR names them.")
+    raise refusal(file, f"{found}, {reason}", remedy="Choose weights of MONAI's SwinUNETR, or of its Swin encoder.")
 
 
-def _match(family: Family, names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names."""
+def holds_swin(names: Iterable[str]) -> bool:
+    """Return whether tensors of these names are of a network with a Swin encoder."""
+    return bool(_prefixes(re.sub(WRAPPED, "", name) for name in names))
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Return what stands before the names of each network with a Swin encoder."""
+    return list(dict.fromkeys(match["prefix"] for name in names if (match := re.match(EMBEDDING, name))))
+
+
+def _match(family: Family, plain: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names.
+
+    Args:
+        family: The family.
+        plain: ``{name in the file: name without the prefix of the network}``.
+    """
     placed, dropped, unmatched = {}, {}, []
-    for name in names:
-        common_name = _rename(name, COMMON_RENAMES)
+    for name, short in plain.items():
+        common_name = _rename(short, COMMON_RENAMES)
         target = _rename(common_name, family.renames)
-        reason = next((reason for pattern, reason in family.drops if re.match(pattern, common_name)), None)
+        reason = next(
+            (reason for pattern, reason in family.drops + COMMON_DROPS if re.match(pattern, common_name)), None
+        )
         if reason:
             dropped[name] = reason
         elif part_of(target) and target not in placed.values():

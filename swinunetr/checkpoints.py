@@ -9,22 +9,21 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from monai.apps.utils import check_hash, download_url
 from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from swinunetr.checkpoint_layouts import PARTS, SSL_50K, SSL_50K_FILE, Family, first_few, part_of, recognise, refusal
+from swinunetr.checkpoint_reading import WeightsFile, existing_file, read_weights
 from swinunetr.errors import CheckpointError
-from swinunetr.files import replacing, stand_in
-from swinunetr.network import MERGING, merging_of, traits_of
+from swinunetr.files import replacing
+from swinunetr.network import MERGING, USUAL_DESIGN, merging_of, traits_of, unusual_design
 from swinunetr.tables import Shown, Table
 
 # The checkpoint that can be downloaded.
@@ -33,8 +32,11 @@ SSL_50K_SHA256 = "c3564f40a6a051d3753a6d8fae5cc8eaf21ce8d82a9a3baf80748d15664055
 
 Weights = Mapping[str, Tensor]  # state_dict of a network
 
-# Keys under which training code stores the tensors.
-WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "network_weights")
+OTHER_WEIGHTS = "Choose other weights, or leave pretrained_checkpoint empty to train from random ones."
+UNNOTED = {  # what the report says of the order of patch merging that a file does not note
+    "legacy": ', assumed, as the file notes none; weights trained with MONAI 1.5 or later need merging="current"',
+    "current": ", as given; the file notes none",
+}
 MOST_NAMES = 14  # of classes in one line of a report or message
 
 
@@ -62,7 +64,8 @@ def build_swinunetr(
             uses the order that the file notes, ``"legacy"`` if it notes none, and ``"current"`` without a file.
 
     Raises:
-        CheckpointError: The file cannot be read, is not a known checkpoint, or contradicts an argument.
+        CheckpointError: The file cannot be read, is not a known checkpoint, is of a design that SwinUNETR has no
+            argument for here, such as 2D or other depths, or contradicts an argument.
         ValueError: ``merging`` is none of the values above.
     """
     if merging not in (None, *MERGING):
@@ -196,23 +199,29 @@ class LoadReport(Shown):
         family: Short name of the layout.
         title: Description of the layout.
         merging: ``"legacy"`` or ``"current"``.
+        merging_noted: Whether the file notes it; otherwise it is the argument, or assumed.
         loaded: ``{name in the file: name in the network}``; of the head only the rows in ``head``, if there are any.
         dropped: ``{name in the file: reason}``.
         left_random: ``{name in the network: reason}``.
         ignored: Names of entries that are not tensors, such as ``epoch``.
         head: Rows of the head that were loaded, by the names of the classes; None if names were not compared or if no
             row was loaded.
+        unused: Keys of further networks in the file, such as ``ema``, which were not loaded.
+        names_compared: Whether the names of the network's classes were given.
     """
 
     file: Path
     family: str
     title: str
     merging: str
+    merging_noted: bool
     loaded: Mapping[str, str]
     dropped: Mapping[str, str]
     left_random: Mapping[str, str]
     ignored: tuple[str, ...] = ()
     head: HeadRows | None = None
+    unused: tuple[str, ...] = ()
+    names_compared: bool = False
 
     def tables(self) -> list[Table]:
         """Return a table of the number of tensors loaded per part, with notes about the others."""
@@ -223,15 +232,19 @@ class LoadReport(Shown):
             classes = len(self.head.kept) + len(self.head.left_random)
             names["head"] = f"head, {len(self.head.kept)} of {classes} classes"
         rows = [(names[part], f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
-        notes = [f"patch merging: {self.merging}"]
+        notes = [f"patch merging: {self.merging}" + ("" if self.merging_noted else UNNOTED[self.merging])]
         if self.head:
             notes += self.head.notes()
+        elif self.names_compared and loaded["head"]:
+            notes.append("rows of the head: in the order of the file, which names no classes; compare it with your own")
         for heading, reasons in (("dropped", self.dropped), ("stays random", self.left_random)):
             for reason in dict.fromkeys(reasons.values()):
                 names = [name for name in reasons if reasons[name] == reason]
                 notes.append(f"{heading}: {first_few(names)}: {reason}")
         if self.ignored:
             notes.append(f"ignored, not tensors: {first_few(self.ignored)}")
+        if self.unused:
+            notes.append(f"not used, other networks in the file: {first_few(self.unused)}")
         title = f"{self.file.name} seems to be {self.title}."
         return [Table(("part", "tensors loaded"), rows, notes, title)]
 
@@ -240,120 +253,58 @@ class LoadReport(Shown):
 class _Source:
     """Content of a checkpoint; each of its tensors is a key of either ``placed`` or ``dropped``."""
 
-    file: Path
+    weights: WeightsFile
     family: Family
-    tensors: Mapping[str, Tensor]
     placed: Mapping[str, str]
     dropped: Mapping[str, str]
-    ignored: tuple[str, ...]
     traits: Mapping[str, object]
     classes: tuple[str, ...] | None  # names of the rows of the head, None if they are not noted
 
+    @property
+    def file(self) -> Path:
+        return self.weights.file
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self.weights.tensors
+
 
 def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
-    """Read and recognise a file; ``merging`` is used if the file does not note its own, None means legacy."""
-    file = _existing(checkpoint)
-    entries, tensors, ignored = _unwrap(file, _read(file))
-    family, placed, dropped = recognise(file, list(tensors))
+    """Read and recognise a file.
+
+    Args:
+        checkpoint: Path.
+        merging: Order of patch merging of a file that notes none; None means legacy.
+
+    Raises:
+        CheckpointError: The file cannot be read or recognised, is of another design of the network, or notes another
+            order of patch merging.
+    """
+    weights = read_weights(existing_file(checkpoint))
+    family, placed, dropped = recognise(weights.file, list(weights.tensors))
     try:
-        traits = traits_of({target: tensors[name] for name, target in placed.items()})
+        tensors = {target: weights.tensors[name] for name, target in placed.items()}
+        if unusual := unusual_design(tensors):
+            found = f"{family.title}, but with another design: {', '.join(unusual)}"
+            raise refusal(weights.file, found, f"a SwinUNETR like the published ones, {USUAL_DESIGN}", OTHER_WEIGHTS)
+        traits = traits_of(tensors)
     except KeyError as absent:
-        raise refusal(file, f"{family.title} without {absent}") from absent
-    noted = _note(entries, "patch_merging")
+        raise refusal(weights.file, f"{family.title} without {absent}") from absent
+    noted = weights.note("patch_merging")
+    if noted in MERGING and merging not in (None, noted):
+        raise refusal(
+            weights.file,
+            f"weights that note {noted} patch merging",
+            f"{merging} patch merging, as the parameter merging says",
+            "Leave merging empty: the note was written by the run that trained the weights.",
+        )
     traits["merging"] = noted if noted in MERGING else merging or "legacy"
-    return _Source(file, family, tensors, placed, dropped, ignored, traits, _noted_classes(entries))
+    return _Source(weights, family, placed, dropped, traits, _noted_classes(weights))
 
 
-def _existing(checkpoint: str | os.PathLike) -> Path:
-    file = Path(checkpoint).expanduser()
-    if file.is_file():
-        return file
-    found = "a folder" if file.is_dir() else "no file"
-    raise CheckpointError(
-        f"{file}: expected a file of weights, found {found}. Correct the path: pretrained_checkpoint of a notebook, or "
-        f"the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial."
-    )
-
-
-def _read(file: Path) -> Mapping:
-    """Return the dictionary in a file without running code, with tensors memory-mapped where the format allows."""
-    if found := _not_weights(file):
-        raise refusal(file, found)
-    try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a damaged pickle can raise anything
-        raise refusal(file, _unreadable(error)) from error
-    if not isinstance(content, Mapping):
-        raise refusal(file, f"a saved {type(content).__name__}")
-    return content
-
-
-def _not_weights(file: Path) -> str | None:
-    """Return what a file is if its first bytes show that ``torch.save`` did not write it, else None."""
-    if found := stand_in(file):
-        return found[0]
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if re.match(rb".{8}\s*\{", start, re.DOTALL):  # eight bytes of length, then JSON
-        return "a safetensors file"
-    if not start.startswith(b"PK"):
-        return None
-    if not zipfile.is_zipfile(file):
-        return "an incomplete PyTorch file"
-    members = {Path(name).name for name in zipfile.ZipFile(file).namelist()}
-    if "constants.pkl" in members:
-        return "a TorchScript program"
-    return None if "data.pkl" in members else "a zip archive of something else"
-
-
-def _numpy_globals() -> list:
-    """Return the numpy functions and classes that ``torch.load`` may use for numbers and arrays beside the tensors."""
-    make_scalar, make_array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype]
-    for function in (make_scalar, make_array):
-        for core in ("core", "_core"):  # the names in files of numpy 1 and of numpy 2
-            allowed.append((function, f"numpy.{core}.multiarray.{function.__name__}"))
-    codes = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
-    return allowed + list({type(np.dtype(code)) for code in codes})
-
-
-def _unreadable(error: Exception) -> str:
-    """Return what a file is that ``torch.load`` refused."""
-    needed = re.search(r"GLOBAL (\S+)", str(error))
-    if needed is None:
-        return "a damaged file, or not a PyTorch file"
-    if needed[1].startswith(("torch.nn.", "monai.")):
-        return f"a pickled module ({needed[1]}) instead of its state_dict()"
-    return f"a pickle that would run code ({needed[1]}), which did not run"
-
-
-def _unwrap(file: Path, content: Mapping) -> tuple[Mapping, dict[str, Tensor], tuple[str, ...]]:
-    """Return the dictionary that contains the tensors, the tensors alone, and the names of all other entries."""
-    wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-    entries = content if wrapper is None else content[wrapper]
-    tensors = {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise refusal(file, _without_tensors(content), f"named tensors, at the top level or in one of {WRAPPERS}")
-    return entries, tensors, tuple(str(name) for name in content | entries if name not in tensors and name != wrapper)
-
-
-def _without_tensors(content: Mapping) -> str:
-    """Return what a dictionary without named tensors is."""
-    if any("param_groups" in part for part in (content, *content.values()) if isinstance(part, Mapping)):
-        return "the state of an optimizer"
-    return f"a dictionary without a network's tensors (it has {first_few(content) or 'nothing'})"
-
-
-def _note(entries: Mapping, name: str) -> object:
-    """Return what ``save_weights`` noted under a name, None if there is no such note."""
-    metadata = getattr(entries, "_metadata", None)
-    return metadata.get("", {}).get(name) if isinstance(metadata, Mapping) else None
-
-
-def _noted_classes(entries: Mapping) -> tuple[str, ...] | None:
+def _noted_classes(weights: WeightsFile) -> tuple[str, ...] | None:
     """Return the names of the classes that a note has, None if there are none or only one, as after pre-training."""
-    note = _note(entries, "made_by")
+    note = weights.note("made_by")
     classes = note.get("classes") if isinstance(note, Mapping) else None
     named = isinstance(classes, list | tuple) and len(classes) > 1 and all(isinstance(name, str) for name in classes)
     return tuple(classes) if named else None
@@ -379,22 +330,30 @@ def _plan(source: _Source, model: SwinUNETR, decoder: bool = True, classes: Sequ
         shapes |= {target: (len(classes), *shape[1:]) for target, shape in shapes.items() if part_of(target) == "head"}
     own_shapes = {name: tuple(own[name].shape) for name in own if name in shapes or part_of(name) in required}
     own_traits = traits_of(own) | {"merging": merging_of(model)}
-    if wrong := _differences(source.traits, own_traits) or _differences(shapes, own_shapes):
+    if wrong := _differences(source.traits, own_traits):
+        other = source.traits["merging"] != own_traits["merging"]
+        again = f"Use build_swinunetr(classes, {str(source.file)!r}), with in_channels as in the file"
         raise refusal(
             source.file,
             f"{family.title}, where {first_few(wrong)}",
             "a checkpoint that fits the network",
-            f"Use build_swinunetr(classes, {str(source.file)!r}), with in_channels as in the file.",
+            again + (", and the same merging in load_pretrained." if other else "."),
         )
+    if wrong := _differences(shapes, own_shapes):
+        found = f"{family.title}, where {first_few(wrong)}"
+        raise refusal(source.file, found, "all tensors of MONAI's SwinUNETR, of its default options", OTHER_WEIGHTS)
     return LoadReport(
         file=source.file,
         family=family.name,
         title=family.title,
         merging=source.traits["merging"],
+        merging_noted=source.weights.note("patch_merging") in MERGING,
         loaded=loaded,
         dropped=source.dropped | dropped,
         left_random={name: _why_random(name, skipped_parts) for name in own if name not in shapes},
-        ignored=source.ignored,
+        ignored=source.weights.ignored,
+        unused=source.weights.unused,
+        names_compared=bool(classes),
         head=head if any(part_of(target) == "head" for target in loaded.values()) else None,
     )
 
@@ -417,20 +376,24 @@ def _head_for_other_classes(source: _Source, own: Mapping[str, Tensor], head: He
     return reasons
 
 
-def read_ensemble(files: Sequence[str | os.PathLike], classes: Sequence[str]) -> list[Weights]:
+def read_ensemble(
+    files: Sequence[str | os.PathLike], classes: Sequence[str], merging: str | None = None
+) -> list[Weights]:
     """Return the weights of several networks of the same shape, with the head's rows in the order of ``classes``.
 
     Args:
         files: Checkpoints of SwinUNETR with a head.
         classes: Names of the classes, including the background.
+        merging: Order of patch merging of the files that note none, as in ``build_swinunetr``.
 
     Raises:
         CheckpointError: A file cannot be read, or is of another network than the first.
     """
     states, kinds = [], []
     for file in files:
-        network = build_swinunetr(len(classes), file)
-        load_pretrained(network, file, classes=classes)
+        order = None if read_weights(existing_file(file)).note("patch_merging") in MERGING else merging
+        network = build_swinunetr(len(classes), file, merging=order)
+        load_pretrained(network, file, merging=order, classes=classes)
         states.append(network.state_dict())
         kinds.append((merging_of(network), traits_of(states[-1])))
     if others := [file for file, kind in zip(files, kinds, strict=True) if kind != kinds[0]]:
@@ -560,15 +523,40 @@ def network_size(checkpoint: str | os.PathLike) -> dict[str, int]:
     return {name: traits[name] for name in ("feature_size", "window_size")}
 
 
+def merging_in(checkpoint: str | os.PathLike) -> str:
+    """Return the order of patch merging that a checkpoint notes, or that is assumed if it notes none.
+
+    Raises:
+        CheckpointError: The file is missing or is not a SwinUNETR's.
+    """
+    return _open(find_checkpoint(checkpoint), None).traits["merging"]
+
+
+def require_buildable(checkpoint: str | os.PathLike, merging: str | None = None) -> None:
+    """Check that a network for images of one channel can be built and filled with a checkpoint, by building one.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        merging: As in ``build_swinunetr``.
+
+    Raises:
+        CheckpointError: The file cannot be read or is of another network; the message says which.
+    """
+    source = _open(find_checkpoint(checkpoint), merging)
+    if (channels := source.traits["in_channels"]) != 1:
+        found = f"{source.family.title}, with {channels} input channels"
+        raise refusal(source.file, found, "weights for images of one channel, as here", OTHER_WEIGHTS)
+    with torch.random.fork_rng(devices=[]):  # the random numbers of the caller stay as they are
+        build_swinunetr(2, source.file, merging=merging)
+
+
 def training_note(checkpoint: str | os.PathLike) -> dict:
     """Return the note that ``save_weights`` wrote into a file; it is empty for weights from elsewhere.
 
     Raises:
         CheckpointError: The file cannot be read.
     """
-    file = _existing(checkpoint)
-    entries, _, _ = _unwrap(file, _read(file))
-    return dict(_note(entries, "made_by") or {})
+    return dict(read_weights(existing_file(checkpoint)).note("made_by") or {})
 
 
 def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -582,7 +570,7 @@ def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLik
         CheckpointError: There is no such file, it cannot be downloaded, or its sha256 is wrong.
     """
     if str(name_or_path) != SSL_50K:
-        return _existing(name_or_path)
+        return existing_file(name_or_path)
     file = Path(cache_dir or Path(torch.hub.get_dir(), "checkpoints")).expanduser() / SSL_50K_FILE
     if not file.exists():
         _download_ssl_50k(file)

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from swinunetr.dataset import Dataset, case_name, is_nifti
 from swinunetr.devices import Hardware, available_memory, most_workers
 from swinunetr.errors import DatasetError, Fault, InputError
-from swinunetr.files import sha256, stand_in
+from swinunetr.files import sha256, stamp, stand_in
 from swinunetr.geometry import (
     REVERSED_DEGREES,
     TILT_DEGREES,
@@ -62,6 +62,7 @@ class Scan:
     image: Scan | None = None  # the image that this label belongs to
     label_map: LabelMap | None = None  # of a label; None if its values are the classes
     faults: list[Fault] = field(default_factory=list)
+    stamp: tuple = ()  # of the file when it was checked; see files.stamp
     header: nib.Nifti1Header | None = None  # as stored; nibabel.load changes a spacing of 0 to 1 mm
     affine: np.ndarray | None = None  # (4, 4), voxel to mm
     low: float = 0.0  # smallest value of an image; NaN if any voxel is NaN
@@ -118,6 +119,30 @@ class DatasetReport(Shown):
     warnings: list[str]
     fingerprint: dict[str, str]  # hash of voxels, geometry and map of labels (16 hex digits) by case
     notes: list[str]  # what is as the JSON says, and worth a look
+    stamps: dict[str, tuple]  # of each file, by path; see files.stamp
+
+    def content_of(self, entry: dict) -> str:
+        """Return the hash of the content of a case, from ``fingerprint``.
+
+        Files that were written since are read again, as their content may be the same.
+
+        Args:
+            entry: The case, as in the data set.
+
+        Raises:
+            InputError: The content has changed since it was checked.
+            OSError: A file is missing.
+        """
+        name, paths = entry["name"], [entry[kind] for kind in ("image", "label") if kind in entry]
+        if name in self.fingerprint and all(self.stamps.get(path) == stamp(path) for path in paths):
+            return self.fingerprint[name]
+        content = _read_fingerprint(entry)
+        if content != self.fingerprint.get(name, content):
+            raise InputError(
+                f"Case '{name}' has changed since it was checked: {' or '.join(map(repr, paths))} has other voxels or "
+                "another geometry. Run the cell that checks the files again, and the cells below it."
+            )
+        return content
 
     def tables(self) -> list[Table]:
         """Return a table of the scans and a table of the organ volumes, with warnings and notes below it."""
@@ -203,13 +228,25 @@ def image_faults(path: str | Path, modality: str, padding: Collection[float] = (
     Raises:
         InputError: The modality is not clear; see :func:`swinunetr.modality.is_ct`.
     """
+    return check_image(path, modality, padding).faults
+
+
+def check_image(path: str | Path, modality: str, padding: Collection[float] = ()) -> Scan:
+    """Return one image file with its problems as of :func:`image_faults`, and with what it holds, as far as read."""
     is_ct(modality)
     scan = Scan("test", Path(path).name, "image", str(path))
     dataset = Dataset(("background",), modality, [], [], [])
     for check in (check_header, lambda scan: check_voxels(scan, dataset, padding)):
         if scan.valid and (fault := _found_problem(check, scan)):
             scan.faults.append(fault)
-    return scan.faults
+    return scan
+
+
+def check_headers(cases: Sequence[dict[str, str]]) -> list[Scan]:
+    """Return the image of each case with the problem of its header, if any; no voxels are read."""
+    scans = _list_scans(Dataset(("background",), "", [], [], list(cases)))
+    _run_check(check_header, scans, None, "Checking headers")
+    return scans
 
 
 def _found_problem(check: Callable[[Scan], Fault | None], scan: Scan) -> Fault | None:
@@ -368,11 +405,14 @@ def check_header(scan: Scan) -> Fault | None:
     """Read the header and the affine of a file into ``scan``; return the problem found, if any."""
     if not Path(scan.path).is_file():
         return _missing(Path(scan.path))
+    scan.stamp = stamp(scan.path)
     with _open(scan.path) as stream:
         stream.read(348)  # raises on damaged data, which nibabel would report as an unknown file type
         image = nib.load(scan.path)
         if not isinstance(image, nib.Nifti1Image):
-            return Fault(f"not NIfTI but {type(image).__name__}", "convert it to .nii.gz")
+            pair = isinstance(image, nib.AnalyzeImage)  # of which NIfTI pairs are subclasses
+            found = "a pair of .hdr and .img" if pair else type(image).__name__
+            return Fault(f"not one NIfTI file but {found}", "convert it to .nii.gz")
         stream.seek(0)
         scan.header = type(image.header).from_fileobj(stream, check=False)
     scan.affine = image.affine
@@ -482,7 +522,7 @@ def _geometry_warnings(scan: Scan, header: nib.Nifti1Header) -> list[Fault]:
     tilt, turned = tilt_degrees(scan.affine), turned_degrees(header)
     if tilt > TILT_DEGREES:
         what = f"axes are {tilt:.1f} degrees from right angles (gantry tilt); volumes and distances allow for it"
-        remedy = "viewers that cannot show it need the resampled file, which dcm2niix names with _Tilt"
+        remedy = "viewers that build on ITK do not open it; dcm2niix names a resampled file for them with _Tilt"
         found.append((what, remedy))
     elif turned > TURNED_DEGREES:
         what = f"sform and qform differ by {turned:.1f} degrees; the sform is used"
@@ -676,9 +716,15 @@ def _report(scans: list[Scan], dataset: Dataset, spacing_mm: Sequence[float]) ->
         cache_bytes=cache_bytes,
         memory_bytes=memory_bytes,
         warnings=warnings,
-        fingerprint=_fingerprint(scans),
+        fingerprint=fingerprints(scans),
         notes=[note for label_map in maps for note in merged_ids(label_map, classes)],
+        stamps={scan.path: scan.stamp for scan in scans},
     )
+
+
+def describe_images(scans: list[Scan], modality: str) -> Table:
+    """Return a table of images with valid headers: number, shapes, spacings, orientations and how they are scaled."""
+    return _report(scans, Dataset(("background",), modality, [], [], []), (1, 1, 1)).tables()[0]
 
 
 def _class_warnings(scans: list[Scan], classes: tuple[str, ...]) -> list[str]:
@@ -717,16 +763,26 @@ def _map_warnings(maps: dict[LabelMap, int], classes: tuple[str, ...]) -> list[s
     return warnings
 
 
-def _fingerprint(scans: list[Scan]) -> dict[str, str]:
-    """Return a hash of image and label by case."""
+def fingerprints(scans: list[Scan]) -> dict[str, str]:
+    """Return a hash of image and label by case; files whose voxels were not read are left out."""
     read = _read_scans(scans)
     contents: dict[str, dict[str, tuple]] = {}
-    for scan in scans:
+    for scan in filter(lambda scan: scan.key in read, scans):
         contents.setdefault(scan.case, {})[scan.kind] = read[scan.key].content
     return {
         case: hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
         for case, content in contents.items()
     }
+
+
+def _read_fingerprint(entry: dict) -> str:
+    """Return the hash of the present content of one case."""
+    dataset = Dataset(("background",), "", [], [], [entry])
+    scans = _list_scans(dataset)
+    for scan in scans:
+        check_header(scan)
+        check_voxels(scan, dataset)
+    return fingerprints(scans)[entry["name"]]
 
 
 def _volume_ml(label: Scan, value: int) -> float:

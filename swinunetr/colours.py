@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,11 +39,13 @@ def save_label_names(folder: str | Path, classes: Sequence[str]) -> None:
         classes: Names of the labels from 0, which is background.
     """
     colours = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in organ_colours(len(classes) - 1)]
-    slicer = [f"# Color table file\n# {len(classes)} values\n0 {classes[0]} 0 0 0 0"]
+    in_words = [re.sub(r"\s+", "_", name.strip()) for name in classes]  # 3D Slicer's columns end at a space
+    in_quotes = [re.sub(r"\s+", " ", name.replace('"', "'")) for name in classes]  # ITK-SNAP's end at a quote
+    slicer = [f"# Color table file\n# {len(classes)} values\n0 {in_words[0]} 0 0 0 0"]
     snap = ['0 0 0 0 0 0 0 "Clear Label"']
-    for label, (name, (red, green, blue)) in enumerate(zip(classes[1:], colours, strict=True), start=1):
-        slicer.append(f"{label} {name.replace(' ', '_')} {red} {green} {blue} 255")
-        snap.append(f'{label} {red} {green} {blue} 1 1 1 "{name}"')
+    for label, (red, green, blue) in enumerate(colours, start=1):
+        slicer.append(f"{label} {in_words[label]} {red} {green} {blue} 255")
+        snap.append(f'{label} {red} {green} {blue} 1 1 1 "{in_quotes[label]}"')
     for file, lines in (("labels.ctbl", slicer), ("labels_itksnap.txt", snap)):
         with replacing(Path(folder, file)) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

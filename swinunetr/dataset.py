@@ -14,8 +14,8 @@ from typing import Any
 from monai.data import partition_dataset
 
 from swinunetr.errors import InputError
-from swinunetr.files import walk_files
-from swinunetr.label_maps import IGNORED, LabelMap, read_label_maps
+from swinunetr.files import distinct_names, folded, safe_name, walk_files
+from swinunetr.label_maps import IGNORE, IGNORED, LabelMap, named, read_label_maps
 from swinunetr.modality import is_ct
 
 SECTIONS = ("training", "validation", "test")
@@ -29,7 +29,10 @@ NNUNET = (
     'the files under "training" and "validation".'
 )
 MOST_CLASSES = 256  # label ids are stored as uint8
-OTHER_COLUMNS = ("step", "train_loss", "mean_dice")  # of metrics.csv, which has one column per organ
+ALL = "all"  # word for every organ, in place of their names
+BROKEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what files of names and tables cannot hold
+OTHER_COLUMNS = ("step", "train_loss", "mean_dice", "volume_ratio")  # of metrics.csv, which has one column per organ
+LABELS = re.compile(r"labels?[-_ ]?(tr|ts|va|val|train|training|test|testing|validation)?", re.IGNORECASE)  # folders
 MOST_HELD_OUT = 24  # volumes, where no validation list is given
 
 
@@ -190,9 +193,25 @@ def _class_names(labels: object, form: str) -> tuple[str, ...]:
         raise InputError(f'{form}Expected a name for each id in "labels", found {labels[str(unnamed[0])]!r:.200}.')
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{form}Expected a different name for each id in \"labels\", found '{repeated[0]}' twice.")
+    if broken := [name for name in names if BROKEN.search(name)]:
+        raise InputError(
+            f"{form}labels: expected names of one line without tabs, found {broken[0]!r}. Rename the class."
+        )
+    if taken := [name for name in names if _same(name) in (ALL, IGNORE)]:
+        meaning = f"'{ALL}' means every organ in largest_component, and '{IGNORE}' no class in label_maps"
+        raise InputError(f"{form}labels: '{taken[0]}' is not a name: {meaning}. Rename the class.")
+    first: dict[str, str] = {}
+    if alike := [(first[_same(name)], name) for name in names if first.setdefault(_same(name), name) != name]:
+        what = "Expected names that differ in more than case, Unicode form, spaces, _ and -"
+        raise InputError(f'{form}{what} in "labels", found {alike[0][0]!r} and {alike[0][1]!r}. Rename one of them.')
     if taken := [name for name in names if name in OTHER_COLUMNS]:
         raise InputError(f"{form}labels: '{taken[0]}' is the name of another column of the tables. Rename the class.")
     return names
+
+
+def _same(name: str) -> str:
+    """Return what two names of one class have in common; see :func:`checkpoints.load_pretrained`."""
+    return folded(re.sub(r"[\s_-]+", " ", name).strip())
 
 
 def _entries(
@@ -296,8 +315,11 @@ def _first_existing(file: str, root: Path) -> Path:
 
 
 def case_name(image: str | Path) -> str:
-    """Return the file name of an image without its endings: ``imagesTr/img0035.nii.gz`` is case ``img0035``."""
-    return re.sub(r"(\.nii)?(\.gz)?$", "", Path(image).name, flags=re.IGNORECASE)
+    """Return the file name of an image without its endings: ``imagesTr/img0035.nii.gz`` is case ``img0035``.
+
+    What a name of a file must not hold is replaced, see :func:`files.safe_name`.
+    """
+    return safe_name(re.sub(r"(\.nii)?(\.gz)?$", "", Path(image).name, flags=re.IGNORECASE))
 
 
 def is_nifti(file: str | Path) -> bool:
@@ -306,15 +328,23 @@ def is_nifti(file: str | Path) -> bool:
 
 
 def _set_distinct_names(entries: list[dict[str, str]]) -> None:
-    """Set each case's name to its file name, with as many parent folders as make the names of all images different."""
+    """Set each case's name to its file name, with as many parent folders as make the names of all images different.
+
+    Where no number of folders does, as for ``a_b/c`` and ``a/b_c``, the names that meet end in a hash.
+    """
     images = {entry["image"] for entry in entries}
-    names = {}
-    for depth in range(1, max((len(Path(image).parts) for image in images), default=0) + 1):
-        names = {image: "_".join((*Path(image).parts[-depth:-1], case_name(image))) for image in images}
-        if len(set(names.values())) == len(images):
-            break
+    most = max((len(Path(image).parts) for image in images), default=1)
+    candidates = [{image: _name_below(image, depth) for image in images} for depth in range(most)]
+    best = max(candidates, key=lambda names: len(set(map(folded, names.values()))))  # of equals, the shortest names
+    names = distinct_names(best)
     for entry in entries:
         entry["name"] = names[entry["image"]]
+
+
+def _name_below(image: str, depth: int) -> str:
+    """Return the name of a case from its file name and the last ``depth`` folders above it."""
+    folders = [safe_name(part) for part in Path(image).parts[:-1] if part not in ("/", "..")]
+    return safe_name("_".join((*folders[max(0, len(folders) - depth) :], case_name(image))))
 
 
 def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) -> list[int]:
@@ -328,11 +358,11 @@ def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) ->
     Raises:
         InputError: A name is not one of the organs.
     """
-    by_name = {organ.lower(): label for label, organ in enumerate(organs, start=1)}
-    wanted = [name.lower() for name in names]
-    if "all" in wanted:
-        return list(by_name.values())
-    if unknown := [name for name in names if name.lower() not in by_name]:
+    by_name = {folded(organ): label for label, organ in enumerate(organs, start=1)}
+    wanted = [folded(name) for name in names]
+    if ALL in wanted:
+        return list(range(1, len(organs) + 1))
+    if unknown := [name for name in names if folded(name) not in by_name]:
         raise InputError(
             f"{parameter}: expected organs of the data set, all, or nothing; unknown: {', '.join(unknown)}. The organs "
             f"are {', '.join(organs)}."
@@ -341,22 +371,44 @@ def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) ->
 
 
 def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str, str]]:
+    """Return a case for every volume in ``root``; a line names each folder that is left out, see :func:`list_volumes`.
+
+    Args:
+        root: The folder.
+        without: Folder to leave out with all that it holds; None leaves none out.
+    """
+    entries, left_out = list_volumes(root, without)
+    for line in left_out:
+        print(line)
+    return entries
+
+
+def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[dict[str, str]], list[str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
-    Subfolders with a name that starts with "label" are skipped, and so are hidden files and folders. A line names each
-    folder that cannot be opened.
+    Subfolders of labels (``LABELS``) and of results of this project are left out, and so are hidden files and folders.
+    The second result are sentences that name them, and folders that cannot be opened.
 
     Args:
         root: The folder.
         without: Folder to leave out with all that it holds; None leaves none out.
     """
     root = Path(root).expanduser()
-    files, closed = walk_files(root, without)
-    for path, reason in closed:
-        print(f"Not searched for volumes: '{path}', {reason}.")
-    inner = sorted(file.relative_to(root) for file in files if is_nifti(file))
-    images = [file for file in inner if not any(part.lower().startswith("label") for part in file.parts[:-1])]
-    return [{"name": str(file.parent / case_name(file)), "image": str(root / file)} for file in images]
+    tree = walk_files(root, without)
+    inner = sorted(file.relative_to(root) for file in tree.files if is_nifti(file))
+    of_labels = [file for file in inner if any(LABELS.fullmatch(part) for part in file.parts[:-1])]
+    images = [file for file in inner if file not in set(of_labels)]
+    paths = {str(file): "/".join((*map(safe_name, file.parts[:-1]), case_name(file))) for file in images}
+    entries = [{"name": name, "image": str(root / file)} for file, name in distinct_names(paths).items()]
+
+    left_out = [f"Not searched for volumes: '{path}', {reason}." for path, reason in tree.closed]
+    if tree.results:
+        places = named([f"'{path}'" for path in tree.results])
+        left_out.append(f"Left out, as made_by.json or a bundle marks them as results of this project: {places}.")
+    if of_labels:
+        folders = named(dict.fromkeys(f"'{file.parent}'" for file in of_labels))
+        left_out.append(f"Left out, as the name of the folder says labels: {len(of_labels)} files in {folders}.")
+    return entries, left_out
 
 
 def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality: str = "CT") -> Dataset:

@@ -10,6 +10,8 @@ import tempfile
 import threading
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,7 +131,7 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
     if not root.exists():
         raise InputError(f"scans: no file or folder at '{root}'.")
     folder = root if root.is_dir() else root.parent
-    files, closed = walk_files(root, without) if root.is_dir() else ([root], [])
+    files, closed, _ = walk_files(root, without) if root.is_dir() else ([root], [], [])
     groups: dict[tuple[str, ...], list[_Object]] = {}
     for found in _read_objects(files, dicom_modality(modality)):
         groups.setdefault(found.series, []).append(found)
@@ -494,11 +496,24 @@ def _decode_slice(file: Path) -> np.ndarray:
     """Return the values of a file with one slice (1, row, column), rescaled by GDCM."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    if reader.GetMetaData("0028|0004").strip() == "MONOCHROME1":  # GDCM inverts the stored values, as for display
-        return _decode_frames(file)
-    return _compact(sitk.GetArrayFromImage(reader.Execute()))
+    with _plain_path(file) as path:
+        reader.SetFileName(path)
+        reader.ReadImageInformation()
+        if reader.GetMetaData("0028|0004").strip() == "MONOCHROME1":  # GDCM inverts the stored values, as for display
+            return _decode_frames(file)
+        return _compact(sitk.GetArrayFromImage(reader.Execute()))
+
+
+@contextmanager
+def _plain_path(file: Path) -> Iterator[str]:
+    """Yield a path for SimpleITK, which ends the process on one that is not UTF-8: a link takes its place."""
+    if os.fsencode(file).decode(errors="replace") == str(file):
+        yield str(file)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "slice.dcm")
+        os.symlink(os.path.abspath(file), link)
+        yield link
 
 
 def _decode_frames(file: Path) -> np.ndarray:

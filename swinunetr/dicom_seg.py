@@ -123,11 +123,8 @@ def write_segmentation(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's name values of the header, which may identify the patient
         segmentation = _segmentation(labels, series, classes, model, kind)
-    try:
-        with replacing(path) as temporary:
-            segmentation.save_as(temporary)
-    except OSError as error:
-        raise InputError(f"'{path}' could not be written ({error}). Free disk space and run again.") from error
+    with replacing(path) as temporary:
+        segmentation.save_as(temporary)
 
 
 def kind_of(path: str | Path) -> str:

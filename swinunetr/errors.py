@@ -28,6 +28,13 @@ class InputError(ShortError, ValueError):
     """A parameter, file or folder cannot be used; the message says what was expected, what was found and what to do."""
 
 
+class WriteError(InputError, OSError):
+    """A file could not be written; the message says which, why, how much space is left and what to do.
+
+    It is an OSError too, for code that goes on without the file.
+    """
+
+
 class CheckpointError(InputError):
     """A checkpoint cannot be used; the message says which file, what it contains, what was expected and what to do."""
 

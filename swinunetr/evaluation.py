@@ -16,12 +16,21 @@ from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.geometry import voxel_volume_mm3
 from swinunetr.inference import largest_components, predict, to_source_grid
 from swinunetr.label_maps import LabelMap, clear_ignored, to_classes
-from swinunetr.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_means, surface_scores
+from swinunetr.metrics import (
+    confusion_matrix,
+    dice_per_organ,
+    mean_dice,
+    mean_ratio,
+    organ_means,
+    surface_scores,
+    volume_ratios,
+)
 from swinunetr.recipe import Recipe
 from swinunetr.tables import Table, Tables
 
 SCORES = ("dice", "dice_own_grid", "surface_dice", "hd95_mm", "volume_true_ml", "volume_predicted_ml")
 COMPARED = ("dice_own_grid", "surface_dice", "hd95_mm")  # as predicted, and with the largest component alone
+RATIO_LIMITS = (0.8, 1.25)  # of predicted to true volume; a note names the organs outside
 COLUMNS = (*SCORES, *(f"{name}_{kind}" for name in COMPARED for kind in ("all", "largest")))
 
 
@@ -147,7 +156,8 @@ def resolution_ceiling(cases: list[dict], organs: Sequence[str], hardware: Hardw
         truth = read_labels(case["label_source"], case.get("label_map"))
         truth, labels = map(torch.from_numpy, clear_ignored(case.get("label_map"), truth, labels))
         dice.append(dice_per_organ(confusion_matrix(labels, truth, classes)))
-    return dict(zip(organs, organ_means(np.stack(hardware.gather(dice))).tolist(), strict=True))
+    dice = np.array(hardware.gather(dice)).reshape(-1, len(organs))
+    return dict(zip(organs, organ_means(dice).tolist(), strict=True))
 
 
 def read_labels(file: str | Path, label_map: LabelMap | None = None) -> np.ndarray:
@@ -170,17 +180,20 @@ def summarise(rows: list[dict], organs: Sequence[str]) -> dict[str, object]:
     """Return the mean scores for ``summary.json``.
 
     A mean over all cases is the mean of each case's mean over its organs. A mean per organ is over the cases that have
-    it.
+    it. ``volume_ratio`` is the mean over the organs of predicted over true volume, see :func:`metrics.volume_ratios`.
 
     Args:
         rows: Rows from :func:`score_case` of all cases.
         organs: Names of the classes without the background, in the order of the rows.
     """
     tables = {name: np.array([row[name] for row in rows]).reshape(-1, len(organs)) for name in SCORES}
+    ratios = volume_ratios(tables["volume_true_ml"], tables["volume_predicted_ml"])
     return {
         **{f"mean_{name}": _mean_of_cases(rows, name, organs) for name in COLUMNS if not name.startswith("volume")},
         "dice_per_organ": dict(zip(organs, organ_means(tables["dice"]).tolist(), strict=True)),
         "dice_own_grid_per_organ": dict(zip(organs, organ_means(tables["dice_own_grid"]).tolist(), strict=True)),
+        "volume_ratio": mean_ratio(ratios),
+        "volume_ratio_per_organ": dict(zip(organs, ratios.tolist(), strict=True)),
     }
 
 
@@ -200,12 +213,14 @@ def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -
     need the organ in the prediction.
 
     Args:
-        rows: Rows from :func:`score_case` of all cases.
+        rows: Rows from :func:`score_case` of all cases; without rows there is a note in place of the tables.
         ceiling: What the resolution allows by organ, from :func:`resolution_ceiling`; None omits the column.
     """
+    if not rows:
+        return Tables([Table((), (), ["No case was scored."])])
     organs = list(dict.fromkeys(row["organ"] for row in rows))
-    heads = ["organ", "Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "cases"]
-    lines, absent = [], []
+    heads = ["organ", "Dice", "own grid", "surface Dice", "HD95, mm", "ml", "true ml", "ml / true", "cases"]
+    lines, absent, ratios = [], [], {}
     for organ in organs:
         present = [row for row in rows if row["organ"] == organ and row["volume_true_ml"] > 0]
         if not present:
@@ -214,23 +229,33 @@ def describe_scores(rows: list[dict], ceiling: dict[str, float] | None = None) -
             continue
         columns = {name: np.array([row[name] for row in present]) for name in SCORES}
         cells = [organ, *(_spread(columns[name], 2) for name in SCORES[:3]), _spread(columns["hd95_mm"], 1)]
-        cells += [f"{columns[name].mean():.1f}" for name in ("volume_predicted_ml", "volume_true_ml")]
+        predicted, true = (columns[name].mean() for name in ("volume_predicted_ml", "volume_true_ml"))
+        ratios[organ] = predicted / true
+        cells += [f"{predicted:.1f}", f"{true:.1f}", f"{ratios[organ]:.2f}"]
         lines.append([*cells, len(present)] + ([f"{ceiling[organ]:.2f}"] if ceiling else []))
     if means := case_means(rows):
         dices = [_spread(np.array(column), 2) for column in zip(*means.values(), strict=True)]
-        lines.append(["mean of cases", *dices, *[""] * (len(heads) - 3 + bool(ceiling))])
-    scores = Table(heads + ["ceiling"] * bool(ceiling), lines, _notes(rows, organs, absent))
+        ratio = f"{np.mean(list(ratios.values())):.2f}"
+        lines.append(["mean of cases", *dices, *[""] * 4, ratio, *[""] * (1 + bool(ceiling))])
+    scores = Table(heads + ["ceiling"] * bool(ceiling), lines, _notes(rows, organs, absent, ratios))
     return Tables([scores, describe_components(rows)])
 
 
-def _notes(rows: list[dict], organs: list[str], absent: list[str]) -> list[str]:
-    """Return sentences about organs that are absent from all cases, and about organs that were not found."""
+def _notes(rows: list[dict], organs: list[str], absent: list[str], ratios: dict[str, float]) -> list[str]:
+    """Return sentences about organs that are absent from all cases, that were not found, and whose size is wrong."""
     notes = [f"Absent from the ground truth of all cases: {', '.join(absent)}."] if absent else []
     missed = [organ for organ in organs if _never_found([row for row in rows if row["organ"] == organ])]
     if sum(row["volume_predicted_ml"] for row in rows) == 0:
         notes.append("The model predicts only background: train longer, or check labels, learning rate, intensities.")
     elif missed:
         notes.append(f"Not found in any case: {', '.join(missed)}.")
+    low, high = RATIO_LIMITS
+    for kind, names in (
+        ("small", [organ for organ, ratio in ratios.items() if 0 < ratio < low]),
+        ("large", [organ for organ, ratio in ratios.items() if ratio > high]),
+    ):
+        if names:
+            notes.append(f"Too {kind} on average (ml / true outside {low:g} to {high:g}): {', '.join(names)}.")
     return notes
 
 
@@ -256,6 +281,8 @@ def describe_components(rows: list[dict]) -> Table:
     Args:
         rows: Rows from :func:`score_case` of all cases.
     """
+    if not rows:
+        return Table((), ())
     organs = list(dict.fromkeys(row["organ"] for row in rows))
     digits = {"dice_own_grid": 2, "surface_dice": 2, "hd95_mm": 1}
     columns = [(f"{name}_{kind}", digits[name]) for name in COMPARED for kind in ("all", "largest")]

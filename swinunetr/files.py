@@ -3,22 +3,71 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
+import shutil
+import unicodedata
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from swinunetr.errors import InputError
+from swinunetr.errors import InputError, WriteError
 
+LONGEST_NAME = 200  # bytes; file systems allow 255, of which endings and the prefix of a temporary file need some
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # in file names or in tables
+NOTE = "made_by.json"  # in a folder of results: what they depend on
+REMEDIES = {  # by the number of an error that writing raised
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free disk space, or choose a folder on another disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Ask for write access, or choose another folder"),
+    **dict.fromkeys((errno.ENOENT, errno.ESTALE), "Bring the folder back, or choose another one"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "A file has the name of the folder: choose another folder"),
+    errno.ENAMETOOLONG: "Choose a shorter path",
+}
 STAND_INS = (  # pattern of the first bytes, what the file is, what to do
     (rb"$", "an empty file", "copy or download it again"),
     (rb"(\xef\xbb\xbf)?\s*<", "a web page", "log in and download it again"),
     (rb"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
 )
+
+
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file or folder: never empty, hidden or ``..``, at most ``LONGEST_NAME`` bytes.
+
+    Characters that some file systems or tables cannot hold become ``_``. A longer name is cut and ends in its hash.
+    """
+    name = UNSAFE.sub("_", text).strip(" .") or "_"
+    if len(name.encode()) > LONGEST_NAME:
+        name = f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{_short_hash(text)}"
+    return name
+
+
+def distinct_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Return names that also differ on disks that ignore case or Unicode form.
+
+    Args:
+        names: Name, which may be a path, by its source. Names that meet get the start of a hash of their source, so
+            that a name does not depend on the order of the others.
+    """
+    count = Counter(map(folded, names.values()))
+    return {
+        source: name if count[folded(name)] == 1 else f"{name}-{_short_hash(source)}" for source, name in names.items()
+    }
+
+
+def folded(text: str) -> str:
+    """Return a text without the differences of case and of Unicode form."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
 def stand_in(file: str | Path) -> tuple[str, str] | None:
@@ -31,18 +80,26 @@ def stand_in(file: str | Path) -> tuple[str, str] | None:
     return next(((found, remedy) for pattern, found, remedy in STAND_INS if re.match(pattern, start)), None)
 
 
-def walk_files(root: Path, without: Path | None = None) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Return all files below a folder, and path and reason of the folders that cannot be opened.
+class Tree(NamedTuple):
+    """What :func:`walk_files` found below a folder."""
+
+    files: list[Path]
+    closed: list[tuple[str, str]]  # path and reason of the folders that cannot be opened
+    results: list[str]  # folders of results of this project, see :func:`holds_results`
+
+
+def walk_files(root: Path, without: Path | None = None) -> Tree:
+    """Return all files below a folder, the folders that cannot be opened, and those that hold results.
 
     Links are followed, each folder once and not by a link if it is there itself; links to missing files are listed too.
     Hidden files and folders are left out: the ``._*`` files and ``__MACOSX`` folders of macOS, and temporary files that
-    an interrupted run left.
+    an interrupted run left. So are folders of results, with all that they hold.
 
     Args:
         root: The folder.
         without: Folder to leave out with all that it holds; None leaves none out.
     """
-    files, closed = [], []
+    files, closed, results = [], [], []
     seen = {os.path.realpath(without)} if without else set()
 
     def note(error: OSError) -> None:
@@ -53,12 +110,22 @@ def walk_files(root: Path, without: Path | None = None) -> tuple[list[Path], lis
             inner.clear()
             continue
         seen.add(real)
+        if holds_results(folder):
+            results.append(folder)
+            inner.clear()
+            continue
         inner[:] = [name for name in inner if not name.startswith(".") and name != "__MACOSX"]
         inner.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
         paths = (os.path.join(folder, name) for name in sorted(names) if not name.startswith("."))
         # A pipe, which exists and is no file, would wait for ever.
         files += [Path(path) for path in paths if os.path.isfile(path) or not os.path.exists(path)]
-    return files, closed
+    return Tree(files, closed, results)
+
+
+def holds_results(folder: str | Path) -> bool:
+    """Return whether a folder holds segmentations of this project: those with its note, or of an exported bundle."""
+    of_bundle = os.path.basename(folder) == "eval" and os.path.isfile(os.path.join(folder, "../configs/metadata.json"))
+    return of_bundle or os.path.isfile(os.path.join(folder, NOTE))
 
 
 @contextmanager
@@ -67,19 +134,56 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The file is flushed to disk first, so that ``path`` is never incomplete. Missing parent folders are made. A kill can
     leave the temporary file, which is hidden.
+
+    Raises:
+        WriteError: The disk is full, the folder is gone or may not be written to; ``path`` is as it was.
     """
     path = Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Random, since containers on a shared disk can have equal process ids. The same file name extension, since writers
     # such as nibabel choose the format by it.
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OSError):  # torch.save to an open file raises a RuntimeError from it
+            cause = cause.__context__
+        if cause is None or isinstance(error, WriteError):
+            raise
+        raise not_written(path, cause) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def not_written(path: str | Path, error: OSError) -> WriteError:
+    """Return the error for a file that could not be written, with the free space of its disk and what to do."""
+    folder = Path(path).parent
+    free = ""
+    with suppress(OSError):  # the folder may be gone
+        free = f"; {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there"
+    reason = error.strerror or str(error)
+    remedy = REMEDIES.get(error.errno or 0, "Check the disk")
+    short = WriteError(f"'{path}' could not be written ({reason}{free}). {remedy}, and run again.")
+    short.strerror = reason  # as of any OSError, for messages that name the file themselves
+    return short
+
+
+def require_note(note: Path) -> None:
+    """Check that a folder still has the file that names its results: a removed folder must not be filled again.
+
+    Raises:
+        WriteError: The folder was removed, renamed or unmounted.
+    """
+    if not note.is_file():
+        raise WriteError(
+            f"'{note.parent}' has lost its '{note.name}' since the start: it was removed, renamed or unmounted. "
+            "Bring it back to continue there, or choose another folder, and run again."
+        )
 
 
 def write_json(content: object, path: str | Path) -> None:
@@ -89,9 +193,10 @@ def write_json(content: object, path: str | Path) -> None:
 
 
 def write_csv(rows: Sequence[Mapping[str, object]], path: str | Path) -> None:
-    """Write rows with the same keys to a CSV file, completely or not at all; NaN becomes an empty field."""
+    """Write rows to a CSV file, completely or not at all; NaN, and what a row lacks, becomes an empty field."""
+    columns = dict.fromkeys(key for row in rows for key in row)
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
@@ -112,7 +217,7 @@ def claim_folder(
         InputError: The folder contains results of other or unknown settings, or it cannot be written to.
     """
     folder, settings = Path(folder).expanduser(), json.loads(json.dumps(settings))
-    note = folder / "made_by.json"
+    note = folder / NOTE
     found = _noted(note)
     if found is not None:
         found = json.loads(json.dumps(as_now(found)))
@@ -124,10 +229,7 @@ def claim_folder(
             f"'{folder}' holds results of other settings ({', '.join(others)}; see made_by.json there). "
             "Move them away or choose another folder; nothing was overwritten."
         )
-    try:
-        write_json(settings, note)
-    except OSError as error:
-        raise InputError(f"'{folder}' cannot be written to ({error}). Choose another folder.") from None
+    write_json(settings, note)
     return folder
 
 
@@ -147,3 +249,44 @@ def sha256(file: str | Path) -> str:
         while block := opened.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+_intact: set[tuple] = set()  # stamps of the files whose checksums were right in this process
+
+
+def stamp(file: str | Path) -> tuple:
+    """Return what changes when a file is written: its path and, from the system, inode, size and times.
+
+    Copying programs keep the time of modification; they cannot keep that of the last change (ctime).
+
+    Raises:
+        OSError: The file is missing.
+    """
+    stat = os.stat(file)
+    return os.path.realpath(file), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def check_zip(file: str | Path) -> None:
+    """Check the checksums of a zip archive, such as a file of ``torch.save``; ``torch.load`` checks none of them.
+
+    The file is read as a whole, once in this process while it does not change. An archive that was written without
+    checksums, as ``torch.serialization.set_crc32_options(False)`` does, cannot be checked.
+
+    Raises:
+        zipfile.BadZipFile: The file is damaged, or it is no zip archive.
+        OSError: It cannot be read.
+    """
+    present = stamp(file)
+    if present in _intact:
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            checked = any(record.CRC for record in archive.infolist())
+            damaged = archive.testzip() if checked else None
+    except (OSError, zipfile.BadZipFile):
+        raise
+    except Exception as error:  # damaged headers raise many types of error
+        raise zipfile.BadZipFile(f"damaged header: {error}") from error
+    if damaged:
+        raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    _intact.add(present)

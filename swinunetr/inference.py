@@ -22,6 +22,7 @@ from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, gpu_memory
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
+from swinunetr.network import merging_of
 from swinunetr.recipe import AXES, Recipe
 from swinunetr.resampling import resample_labels
 from swinunetr.threads import read_ahead
@@ -126,7 +127,7 @@ def segment_cases(
         InputError: A file could not be written, the memory of the GPU is full, or the weights are of other networks.
     """
     reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
-    states = read_ensemble(ensemble, classes) if ensemble else ()
+    states = read_ensemble(ensemble, classes, merging_of(model)) if ensemble else ()
 
     def segment(case: dict) -> tuple[dict, torch.Tensor, np.ndarray]:
         labelled = label_case(model, case, recipe, hardware, states)
@@ -234,12 +235,7 @@ def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, st
     for name in {"descrip", "aux_file", "intent_name", "db_name"} & set(header):  # free text, may name the patient
         header[name] = b""
     header.extensions.clear()  # which may hold the whole DICOM header
-    try:
-        with replacing(path) as temporary:
-            volume = type(scan)(labels, scan.affine, header)  # NIfTI-1 or NIfTI-2
-            volume.header.set_slope_inter(step, 0)  # the constructor resets it
-            nib.save(volume, temporary)
-    except OSError as error:
-        raise InputError(
-            f"'{path}' could not be written ({error}). Earlier predictions are intact. Free disk space and run again."
-        ) from error
+    with replacing(path) as temporary:
+        volume = type(scan)(labels, scan.affine, header)  # NIfTI-1 or NIfTI-2
+        volume.header.set_slope_inter(step, 0)  # the constructor resets it
+        nib.save(volume, temporary)

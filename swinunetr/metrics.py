@@ -57,10 +57,35 @@ def organ_means(dice: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, np.nansum(dice, axis=0) / np.maximum(counts, 1), np.nan)
 
 
+def volume_ratios(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return predicted over true volume of each organ, in all cases together that have it; NaN if no case has it.
+
+    Args:
+        true: Volumes (cases, organs) in the ground truth, in any unit.
+        predicted: Volumes of the same shape in the prediction.
+    """
+    sums = np.where(true > 0, true, 0).sum(axis=0)
+    return np.where(sums > 0, np.where(true > 0, predicted, 0).sum(axis=0) / np.where(sums > 0, sums, 1), np.nan)
+
+
 def organ_scores(counts: np.ndarray, organs: tuple[str, ...]) -> dict[str, float]:
-    """Return ``mean_dice`` and the mean Dice of each organ, from confusion matrices (cases, classes, classes)."""
+    """Return ``mean_dice``, ``volume_ratio`` and the mean Dice of each organ.
+
+    ``volume_ratio`` is the mean over the organs of predicted over true volume.
+
+    Args:
+        counts: Confusion matrices (cases, classes, classes).
+        organs: Names of the classes without the background.
+    """
     dice = dice_per_organ(counts)
-    return {"mean_dice": mean_dice(dice), **dict(zip(organs, organ_means(dice).tolist(), strict=True))}
+    ratio = mean_ratio(volume_ratios(counts.sum(-1)[:, 1:], counts.sum(-2)[:, 1:]))
+    means = dict(zip(organs, organ_means(dice).tolist(), strict=True))
+    return {"mean_dice": mean_dice(dice), "volume_ratio": ratio, **means}
+
+
+def mean_ratio(ratios: np.ndarray) -> float:
+    """Return the mean of the volume ratios that are not NaN; NaN if all are."""
+    return math.nan if np.isnan(ratios).all() else float(np.nanmean(ratios))
 
 
 def organ_volumes(labels: np.ndarray, voxel_ml: float, organs: Sequence[str]) -> list[dict[str, object]]:

@@ -10,7 +10,7 @@ CT = re.compile(r"ct.*|(nc|ne|ce|cb|hr|ld|uld|md|ms|de|pc|sd|q)ct(a|pa)?")  # CT
 OTHERS = {  # words that name another modality, by DICOM's name of it
     "MR": {"mr", "mri", "mrt", "mra", "magnetic", "mrct"},
     "PT": {"pt", "pet", "positron", "petct", "ptct"},
-    "NM": {"nm", "spect", "photon", "spectct"},
+    "NM": {"nm", "spect", "emission", "spectct"},
     "US": {"us", "ultrasound", "sonography"},
 }
 TWO_IN_ONE = {"mrct", "petct", "ptct", "spectct"}
@@ -25,8 +25,8 @@ def is_ct(modality: str) -> bool:
     words = _words(modality)
     if not (any(map(CT.fullmatch, words)) or words & TWO_IN_ONE or {"computed", "tomography"} <= words):
         return False
-    if "emission" in words and not any(map(CT.fullmatch, words)):  # single photon emission computed tomography
-        return False
+    if "emission" in words and "positron" not in words and not any(map(CT.fullmatch, words)):
+        return False  # (single photon) emission computed tomography
     if words & set.union(*OTHERS.values()):
         raise InputError(
             f"modality: '{modality}' names two modalities, whose intensities differ. Write CT for scans in Hounsfield "

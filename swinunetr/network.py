@@ -66,6 +66,32 @@ def traits_of(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     }
 
 
+USUAL_DESIGN = "a 3D one with depths 2, 2, 2, 2, heads 3, 6, 12, 24, patches of 2 voxels and a cubic window"
+
+
+def unusual_design(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return what differs in a SwinUNETR of these tensors from ``USUAL_DESIGN``, the only one that is built here.
+
+    Args:
+        tensors: Tensors by their names in SwinUNETR, with the patch embedding.
+    """
+    patch = tuple(tensors["swinViT.patch_embed.proj.weight"].shape[2:])
+    if len(patch) != 3:
+        return [f"{len(patch)}D"]
+    tables = {name: tensor for name, tensor in tensors.items() if name.endswith(".relative_position_bias_table")}
+    stages = [[name for name in tables if name.startswith(f"swinViT.layers{stage}.")] for stage in (1, 2, 3, 4)]
+    depths, heads = [len(names) for names in stages], [tables[names[0]].shape[-1] for names in stages if names]
+    offsets = len(next(iter(tables.values()), ()))  # (2 * window_size - 1)^3
+    edge = round(offsets ** (1 / 3))
+    found = {
+        f"patches of {' x '.join(map(str, patch))} voxels": patch != (2, 2, 2),
+        f"depths {', '.join(map(str, depths))}": depths != [2, 2, 2, 2],
+        f"heads {', '.join(map(str, heads))}": 0 not in depths and heads != [3, 6, 12, 24],
+        "a window that is not cubic": edge**3 != offsets or edge % 2 == 0,
+    }
+    return [text for text, unusual in found.items() if unusual]
+
+
 def merging_of(model: SwinUNETR) -> str:
     """Return the order of patch merging of a network, a key of ``MERGING``.
 

@@ -98,6 +98,7 @@ KINDS = {  # conversion, and what is expected in words
     "logdir": A_PATH,
     "cache_dir": A_PATH,
     "recipe_name": (text, "a name"),
+    "merging": (text, "legacy, current or nothing"),
     "modality": (text, "a name"),
     "pretrained_decoder": A_FLAG,
     "evaluate_only": A_FLAG,
@@ -122,7 +123,7 @@ KINDS = {  # conversion, and what is expected in words
 }
 # Those that None, or its text, leaves to the recipe.
 OPTIONAL = {"max_steps", "eval_every", "learning_rate", "crops_per_volume", "volumes_per_step", "crop_size"}
-OPTIONAL |= {"fold", "folds", "spacing_mm", "tasks", "mask_ratio", "mask_block"}
+OPTIONAL |= {"merging", "fold", "folds", "spacing_mm", "tasks", "mask_ratio", "mask_block"}
 
 
 def convert_parameters(given: Mapping[str, object]) -> dict[str, object]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -116,7 +118,8 @@ def plot_contours(
         column[1].set_anchor("N")
         column[1].set(xlim=(first[across], last[across]), ylim=(first[up], last[up]))
         column[1].xaxis.set_inverted(column[0].xaxis_inverted())
-    figure.suptitle(f"{case['name']}, planes through the {organ}", fontsize=10)
+    title = f"{_shown(case['name'], 'case')}, planes through the {_organ_name(organs, organs.index(organ) + 1)}"
+    figure.suptitle(title, fontsize=10)
     shown = np.concatenate([np.unique(v.take(middle[a], a)) for v in (truth, predicted) for _, a in PLANES])
     _legend(figure, shown, organs, numbers=True, lines=(("ground truth", "solid"), ("prediction", "dashed")))
     return figure
@@ -148,7 +151,7 @@ def plot_segmentation(
         _draw(ax, image, None, axis, index, spacing, organs)
         _outline(ax, labels.take(index, axis).T, len(organs), "solid", numbers=True)
         ax.set_title(plane, fontsize=9)
-    figure.suptitle(name, fontsize=10)
+    figure.suptitle(_shown(name, "scan"), fontsize=10)
     shown = np.concatenate(
         [np.unique(labels.take(index, axis)) for index, (_, axis) in zip(slices, PLANES, strict=True)]
     )
@@ -202,13 +205,16 @@ def plot_curves(history: Sequence[dict[str, float]]) -> Figure:
         history: One row per validation with ``step``, ``train_loss`` and ``mean_dice``.
     """
     steps = [row["step"] for row in history]
-    best = max(history, key=lambda row: row["mean_dice"])
+    scored = [row for row in history if not np.isnan(row["mean_dice"])]  # NaN if no organ is in the validation
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
     left.plot(steps, [row["train_loss"] for row in history], marker=".")
     left.set(xlabel="step", ylabel="loss", title="Training loss, mean since the previous validation")
     right.plot(steps, [row["mean_dice"] for row in history], marker=".")
-    right.plot(best["step"], best["mean_dice"], "o", mfc="none", ms=12, color="C3")
-    title = f"Validation Dice, best {best['mean_dice']:.3f} at step {best['step']}"
+    title = "Validation Dice"
+    if scored:
+        best = max(scored, key=lambda row: row["mean_dice"])
+        right.plot(best["step"], best["mean_dice"], "o", mfc="none", ms=12, color="C3")
+        title += f", best {best['mean_dice']:.3f} at step {best['step']}"
     right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1), title=title)
     for ax in (left, right):
         ax.grid(alpha=0.3)
@@ -229,7 +235,8 @@ def plot_organ_dice(rows: Sequence[dict], organs: Sequence[str]) -> Figure:
         ax.plot(np.full(len(values), x), values, "o", alpha=0.6, color="C0")
         if len(values):
             ax.hlines(np.median(values), x - 0.3, x + 0.3, color="C3")
-    ax.set_xticks(range(len(organs)), organs, rotation=35, ha="right")
+    names = [_organ_name(organs, label) for label in range(1, len(organs) + 1)]
+    ax.set_xticks(range(len(organs)), names, rotation=35, ha="right")
     ax.set(ylim=(0, 1), ylabel="Dice", title="Dice on the scan's own grid: each case (dots) and median (bars)")
     ax.grid(axis="y", alpha=0.3)
     return figure
@@ -308,6 +315,36 @@ def _colours(organs: Sequence[str]) -> ListedColormap:
     return ListedColormap(organ_colours(max(len(organs), 2)))
 
 
+def _organ_name(organs: Sequence[str], label: int) -> str:
+    return _shown(organs[label - 1], f"label {label}")
+
+
+def _shown(name: str, otherwise: str) -> str:
+    """Return a name as the text of a figure, where ``$`` starts no formula; ``otherwise`` if no font can show it.
+
+    An installed font that has the characters which the present one lacks becomes its fallback.
+    """
+    present = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    missing = frozenset(character for character in name if not present.get_char_index(ord(character)))
+    if missing:
+        family = _family_with(missing)
+        if not family:
+            return otherwise
+        plt.rcParams["font.family"] = list(dict.fromkeys([*plt.rcParams["font.family"], family]))
+    return name.replace("$", r"\$")
+
+
+@cache
+def _family_with(characters: frozenset[str]) -> str:
+    """Return the family of an installed font that has all characters; empty if there is none."""
+    for font in font_manager.fontManager.ttflist:
+        if not font.name.startswith("Last Resort"):  # which shows a box for each character
+            has = font_manager.get_font(font.fname).get_char_index
+            if all(has(ord(character)) for character in characters):
+                return font.name
+    return ""
+
+
 def _legend(
     figure: Figure,
     label: np.ndarray,
@@ -318,9 +355,9 @@ def _legend(
     """Add a legend of the organs in ``label`` under the figure; ``lines`` are the names of styles of outlines."""
     colours = _colours(organs)
     present = [i for i in np.unique(label).tolist() if i > 0]
-    names = [f"{i} {organs[i - 1]}" if numbers else organs[i - 1] for i in present]
+    names = [f"{i} {_organ_name(organs, i)}" if numbers else _organ_name(organs, i) for i in present]
     handles = [
-        Patch(facecolor=colours.colors[i - 1], edgecolor="gray", label=name)
+        Patch(facecolor=colours.colors[i - 1], edgecolor="gray", label=f" {name}" if name.startswith("_") else name)
         for i, name in zip(present, names, strict=True)
     ]
     handles += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines]

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from swinunetr.cache import cache_file, read_cache, write_cache
 from swinunetr.devices import Hardware, most_workers
 from swinunetr.errors import InputError
+from swinunetr.files import sha256
 from swinunetr.geometry import NiftiReader
 from swinunetr.label_maps import clear_ignored, to_classes
 from swinunetr.modality import is_ct
@@ -39,6 +40,7 @@ from swinunetr.threads import in_threads
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
+PREPROCESSING_VERSION = 1  # raise it with every change of what a case becomes; tests/test_preprocessing.py notices one
 MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
 CENTRES_PER_ORGAN = 2**12  # of the centres that all organs have alike
 UNLABELLED_PARTS = ("image",)  # of a cached case
@@ -95,6 +97,7 @@ def prepare_cases(
     cache_dir: str | Path | None = None,
     in_memory: bool = True,
     hardware: Hardware | None = None,
+    content_of: Callable[[dict], str] | None = None,
 ) -> list[dict]:
     """Preprocess all cases in parallel and return them in the same order.
 
@@ -104,12 +107,14 @@ def prepare_cases(
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
         modality: Modality of the images; see :func:`preprocessing`.
         description: Title of the progress bar; empty means no progress bar.
-        cache_dir: Folder that stores preprocessed cases for later runs. A case is preprocessed again if its files, the
-            settings or the code changed. None or empty means no cache.
+        cache_dir: Folder that stores preprocessed cases for later runs. A case is preprocessed again if the content of
+            its files, the settings or ``PREPROCESSING_VERSION`` changed. None or empty means no cache.
         in_memory: Whether to load cases from the cache into memory. Otherwise they are mapped from their files, and
             the operating system reads the parts that are used. Has no effect without ``cache_dir``.
         hardware: Ranks that prepare the same cases. With several and a ``cache_dir``, each preprocesses its share, and
             all map the cache, so that the machine holds one copy. None means one rank.
+        content_of: Function that returns the hash of a case's content, by which the cache knows it, wherever its files
+            are: ``content_of`` of the :class:`checks.DatasetReport`. None reads and hashes the files.
 
     Returns:
         Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``label_map``
@@ -119,8 +124,8 @@ def prepare_cases(
         voxel of ``label`` that does not count is ``label_maps.IGNORED``.
 
     Raises:
-        InputError: A case, which the message names, cannot be read or preprocessed, or there are more cases than files
-            that the system can map.
+        InputError: A case, which the message names, cannot be read or preprocessed or has changed since it was checked,
+            or there are more cases than files that the system can map.
     """
     shared = hardware is not None and hardware.ranks > 1 and all(hardware.gather([bool(cache_dir)]))
     in_memory = in_memory and not shared
@@ -128,7 +133,7 @@ def prepare_cases(
         _require_mappings(len(entries))
 
     def load_or_preprocess(entry: dict[str, str]) -> dict:
-        file = _cache_file(entry, recipe, modality, cache_dir) if cache_dir else None
+        file = _cache_file(entry, recipe, modality, cache_dir, content_of) if cache_dir else None
         keys = LABELLED_PARTS if "label" in entry else UNLABELLED_PARTS
         parts = read_cache(file, keys, in_memory) if file else None
         if parts is None:
@@ -257,17 +262,23 @@ def _label_ids(label: torch.Tensor) -> list[int]:
     return torch.bincount(label.flatten().to(torch.uint8)).nonzero()[:, 0].tolist()
 
 
-def _cache_file(entry: dict[str, Any], recipe: CommonRecipe, modality: str, cache_dir: str | Path) -> Path | None:
-    files = {key: entry[key] for key in ("image", "label") if key in entry}
+def _cache_file(
+    entry: dict[str, Any],
+    recipe: CommonRecipe,
+    modality: str,
+    cache_dir: str | Path,
+    content_of: Callable[[dict], str] | None,
+) -> Path | None:
     settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES, CENTRES_PER_ORGAN]
+    paths = [entry[key] for key in ("image", "label") if key in entry]
+    try:
+        content = content_of(entry) if content_of else [sha256(path) for path in paths]
+        dtypes = [nib.load(path).get_data_dtype().str for path in paths]  # equal bytes can stand for other numbers
+    except (OSError, nib.filebasedimages.ImageFileError):  # missing or unreadable; preprocessing it names it
+        return None
     if "label_map" in entry:
         settings.append(entry["label_map"].content)
-    code = (preprocessing, intensity_window, _preprocess, to_classes, clear_ignored, _label_ids, crop_centres)
-    code += (_as_many_of_each, NiftiReader)
-    try:
-        return cache_file(cache_dir, files, settings, code)
-    except OSError:  # a file is missing; preprocessing it names it
-        return None
+    return cache_file(cache_dir, [PREPROCESSING_VERSION, content, dtypes, settings])
 
 
 def crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Tensor) -> dict[str, torch.Tensor]:

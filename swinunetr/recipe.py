@@ -17,6 +17,7 @@ LEAST = {
     "windows_per_batch": 1,
     "volumes_per_step": 1,
     "window_size": 2,
+    "calibration_cases": 0,
     "seed": 0,
 }
 CHOICES = {
@@ -137,6 +138,7 @@ class Recipe(CommonRecipe):
     adam_beta2: float = 0.999  # AdamW scales a step by the squared gradients of the last 1 / (1 - adam_beta2) steps
     clip_norm: float | None = None  # largest norm of the gradient of all weights; None: no clipping
     class_balance: float = 0.0  # a class has the weight frequency ** -class_balance in the loss; 0: equal weights
+    calibration_cases: int = 0  # training cases on which the head is set so that organs have the right volume; 0: none
     deep_supervision: int = 0  # levels of the decoder below the output that have a loss of their own
     averaged_share: float = 0.0  # of max_steps, over which the weights are averaged exponentially; 0: no average
     organ_crops: float = 0.5  # share of the crops with their centre on an organ
@@ -226,6 +228,7 @@ TUNED = Recipe(
     clip_norm=1.0,
     adam_beta2=0.95,  # 1.9
     class_balance=0.5,  # 17.1
+    calibration_cases=6,
     deep_supervision=2,  # 4.0
     crop_centres="organs",  # -0.3; 14.8 (two seeds) on a grid of 3 mm, where a crop holds fewer organs
     organ_crops=0.7,

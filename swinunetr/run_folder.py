@@ -12,8 +12,8 @@ import json
 import math
 import pickle
 import secrets
-import shutil
 import signal
+import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -32,12 +32,13 @@ from swinunetr.checkpoints import save_weights
 from swinunetr.colours import save_label_names
 from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, lost_process, versions
 from swinunetr.errors import InputError, TrainingStopped
-from swinunetr.files import claim_folder, replacing, write_csv, write_json
+from swinunetr.files import check_zip, claim_folder, not_written, replacing, require_note, write_csv, write_json
 from swinunetr.settings import differences, identity
 
 LEAST_SCALE = 2**-4  # of a loss in float16; it begins at 2^16 and halves where gradients overflow
 MOST_SECONDS = 60  # to which slow saving may stretch the time between two states
-RESULTS = ("state.pt", "state.previous.pt", "metrics.csv", "best_model.pth", "evaluation.csv")
+EVALUATION = "evaluation.csv"
+RESULTS = ("state.pt", "state.previous.pt", "metrics.csv", "best_model.pth", EVALUATION)
 _locks: dict[Path, FileLock] = {}  # held until this process exits, so that a notebook cell can be run again
 
 
@@ -84,6 +85,7 @@ class RunFolder:
         self.best: dict[str, float] = {"step": 0, "mean_dice": math.nan}  # row with the best mean Dice so far
         self.step, self.seconds_before, self.started = 0, 0.0, time.monotonic()
         self._stop_asked, self._saved_at, self._save_took = False, time.monotonic(), 0.0
+        self._evaluated: float | None = None  # step of the weights that were evaluated last
         with hardware.failing_together():
             if not str(logdir):
                 raise InputError("logdir: expected the name of a folder, found an empty one.")
@@ -96,7 +98,9 @@ class RunFolder:
         self._read_alike()
         if self.writes:
             write_json(self.settings, self.path / "settings.json")
-        self.events = SummaryWriter(self.path, purge_step=self.step + 1) if self.writes else None
+        self.events: SummaryWriter | None = None
+        if self.writes:
+            self._open_events()
 
     def _open(self) -> None:
         """Make the folder, check that it can be written to, and lock it until this process exits."""
@@ -106,7 +110,8 @@ class RunFolder:
                 temporary.touch()
             (self.path / ".writable").unlink()
         except OSError as error:
-            raise InputError(f"logdir: '{self.path}' cannot be written to ({error}). Choose another folder.") from None
+            reason = error.strerror or error
+            raise InputError(f"logdir: '{self.path}' cannot be written to ({reason}). Choose another folder.") from None
         if self.path.resolve() in _locks:
             return
         lock = FileLock(self.path / ".lock", timeout=0)
@@ -119,6 +124,29 @@ class RunFolder:
         except (OSError, NotImplementedError):
             pass  # the file system has no locks, such as a mounted Google Drive
         _locks[self.path.resolve()] = lock
+
+    def _open_events(self) -> None:
+        threading.excepthook = _keep_event_errors_short
+        try:
+            self.events = SummaryWriter(self.path, purge_step=self.step + 1)
+        except UnicodeEncodeError:
+            print("No events for TensorBoard are written, which allows only UTF-8 in the name of logdir.")
+        except OSError as error:
+            raise not_written(self.path / "events.out.tfevents", error) from error
+
+    def _add_event(self, kind: str, *content: object, **options: object) -> None:
+        """Add a scalar or a figure to TensorBoard's events, which hold nothing that is not in other files too."""
+        try:
+            if self.events:
+                getattr(self.events, f"add_{kind}")(*content, **options)
+        except OSError as error:  # of this event or, as a thread writes them, of an earlier one
+            self.events = None
+            print(f"Events for TensorBoard are no longer written ({error}); metrics.csv and the pictures are.")
+
+    def _file(self, name: str) -> Path:
+        """Return the path of a file of the run, after checking that the folder is still there."""
+        require_note(self.path / "settings.json")
+        return self.path / name
 
     @property
     def identity(self) -> dict:
@@ -300,7 +328,7 @@ class RunFolder:
         for name, value in row.items():
             if name != "step":
                 tag = name if name in ("train_loss", "mean_dice") else f"scores/{name}"
-                self.events.add_scalar(tag, value, row["step"])
+                self._add_event("scalar", tag, value, row["step"])
 
     def save_weights(self, model: torch.nn.Module, name: str) -> None:
         """Write the weights of a SwinUNETR and the settings of the run to the file ``name``, which MONAI can load.
@@ -309,7 +337,7 @@ class RunFolder:
         which repeats a step with other rounding, it could otherwise find that another step was the best one.
         """
         if self.writes:
-            save_weights(model, self.path / name, note=self.settings)
+            save_weights(model, self._file(name), note=self.settings)
             self._saved_at = -math.inf
 
     def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
@@ -322,7 +350,7 @@ class RunFolder:
 
         Raises:
             TrainingStopped: The user asked to stop, on any rank; the state is on disk.
-            InputError: The state could not be written; the state before it is intact.
+            WriteError: The state could not be written; the state before it is intact.
         """
         self.step = step
         stop = self.hardware.mean(self._stop_asked) > 0  # on any rank
@@ -344,18 +372,11 @@ class RunFolder:
             "rng": torch.get_rng_state(),
             **{name: part.state_dict() for name, part in parts.items()},
         }
-        current = self.path / "state.pt"
-        try:
-            with replacing(current) as temporary:
-                torch.save(state, temporary)
-                if current.exists():
-                    current.replace(self.path / "state.previous.pt")
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            free = shutil.disk_usage(self.path).free / 1e6
-            raise InputError(
-                f"logdir: the state after step {self.step} could not be written to '{self.path}', where {free:.0f} MB "
-                f"are free ({error}). The state before it is intact. Free disk space and run again to continue."
-            ) from error
+        current = self._file("state.pt")
+        with replacing(current) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
+            if current.exists():
+                current.replace(self.path / "state.previous.pt")
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - start
 
@@ -371,18 +392,54 @@ class RunFolder:
         """Return the best mean Dice so far, 0 before the first validation."""
         return self.best["mean_dice"] if self.history else 0.0
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last step of the recipe is done, or there is none."""
+        return not self.trains or self.step >= self._most
+
+    @property
+    def _most(self) -> int:
+        return self.settings.get("recipe", {}).get("max_steps", self.step)
+
+    def require_validation(self) -> None:
+        """Check that the run has weights to show, and print a line if its training has not ended.
+
+        Raises:
+            InputError: The training has not reached its first validation.
+        """
+        at = f"The training in '{self.path}' has reached step {self.step} of {self._most}"
+        if self.trains and not self.history:
+            raise InputError(f"{at}, and no validation yet. Run the cell that trains first, to its end, then this one.")
+        if not self.finished and self.writes:
+            print(f"{at}: these are results of an unfinished run. Run the cell that trains again to continue it.")
+
+    def require_evaluation(self) -> None:
+        """Check that the best weights were evaluated since they were found: the network may hold others.
+
+        Raises:
+            InputError: They were not.
+        """
+        if self._evaluated != self.best["step"]:
+            raise InputError(
+                f"The best weights of the run in '{self.path}', of step {self.best['step']}, have not been evaluated "
+                f"since this kernel started or trained. Run the cell that writes {EVALUATION} first, then this one."
+            )
+
     def write_table(self, rows: list[dict[str, object]], name: str) -> None:
         """Write rows with the same keys to the CSV file ``name``; NaN becomes an empty field."""
         if self.writes:
-            write_csv(rows, self.path / name)
+            write_csv(rows, self._file(name))
+        if name == EVALUATION:
+            self._evaluated = self.best["step"]
 
     def open_predictions(self, classes: Sequence[str]) -> Path:
         """Return the folder for the segmentations, with the names and colours of their labels for viewers.
 
         Raises:
-            InputError: The folder holds segmentations that another run made.
+            InputError: The folder holds segmentations that another run made, or the run has no weights to evaluate yet.
         """
-        folder = claim_folder(self.path / "predictions", self.identity, identity)
+        self.require_validation()
+        folder = claim_folder(self._file("predictions"), self.identity, identity)
         if self.writes:
             save_label_names(folder, classes)
         return folder
@@ -390,22 +447,33 @@ class RunFolder:
     def add_figure(self, figure: Figure, name: str) -> None:
         """Write a figure to ``<name>.png``, and to TensorBoard at the current step."""
         if self.writes:
-            with replacing(self.path / f"{name}.png") as temporary:
+            with replacing(self._file(f"{name}.png")) as temporary:
                 figure.savefig(temporary, dpi=150)
-            self.events.add_figure(name, figure, self.step, close=False)
+            self._add_event("figure", name, figure, self.step, close=False)
 
     def write_summary(self, **results: object) -> None:
-        """Write results, settings, hardware, versions and seconds to ``summary.json``; NaN becomes null."""
+        """Write results, settings, hardware, versions and seconds to ``summary.json``; NaN becomes null.
+
+        ``step`` is the last step of the training, and ``finished`` whether it is the last one of the recipe.
+
+        Raises:
+            InputError: The run was not validated yet, or scores are not of its best weights.
+        """
+        self.require_validation()
+        if "mean_dice" in results:
+            self.require_evaluation()
         if not self.writes:
             return
         content = {
             **results,
+            "step": self.step,
+            "finished": self.finished,
             **self.settings,
             "hardware": {key: str(value) for key, value in asdict(self.hardware).items()},
             "versions": versions(),
             "seconds": round(self.seconds, 1),
         }
-        write_json(_without_nan(content), self.path / "summary.json")
+        write_json(_without_nan(content), self._file("summary.json"))
 
 
 def require_finite(
@@ -445,6 +513,12 @@ def require_finite(
     )
 
 
+def _keep_event_errors_short(error: threading.ExceptHookArgs) -> None:
+    """Leave errors of the thread that writes events to :meth:`RunFolder._add_event`, which gets them too."""
+    if type(error.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(error)
+
+
 def _dice_of(row: dict[str, float]) -> float:
     """Return the mean Dice of a validation; -1 if no organ has one, or in pre-training."""
     dice = row.get("mean_dice", math.nan)
@@ -471,8 +545,6 @@ def _without_nan(content: object) -> object:
 
 
 def _read_state(file: Path) -> dict:
-    """Read a state without running code from the file, and check its checksums, which ``torch.load`` does not do."""
-    with zipfile.ZipFile(file) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"wrong checksum of {damaged}")
+    """Read a state without running code from the file, and check its checksums."""
+    check_zip(file)
     return torch.load(file, map_location="cpu", weights_only=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import nibabel as nib
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -24,14 +26,25 @@ from swinunetr.checkpoints import (
     load_pretrained,
     read_ensemble,
 )
-from swinunetr.checks import check_dataset, image_faults
+from swinunetr.checks import check_headers, check_image, describe_images, fingerprints, image_faults
 from swinunetr.colours import save_label_names
-from swinunetr.dataset import Dataset, case_name, find_volumes, is_nifti, organ_labels
+from swinunetr.dataset import case_name, is_nifti, list_volumes, organ_labels
 from swinunetr.devices import Hardware, find_hardware
 from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nifti
 from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
-from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, replacing, sha256, write_csv, write_json
+from swinunetr.errors import Fault, InputError, WriteError
+from swinunetr.files import (
+    NOTE,
+    claim_folder,
+    distinct_names,
+    folded,
+    holds_results,
+    replacing,
+    require_note,
+    sha256,
+    write_csv,
+    write_json,
+)
 from swinunetr.geometry import voxel_volume_mm3
 from swinunetr.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.label_maps import named
@@ -43,6 +56,7 @@ from swinunetr.settings import noted_training, require_one_setup
 from swinunetr.tables import Table
 from swinunetr.threads import read_ahead
 
+MOST_LINES = 6  # of a list in a message
 UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
 
 
@@ -58,19 +72,41 @@ class Scan:
         name: Path-like name of its results, without an ending.
         file: NIfTI file; for a DICOM series, None.
         series: DICOM series; for a NIfTI file, None.
-        content: Hash of its content.
     """
 
     name: str
     file: Path | None
     series: Series | None
-    content: str
 
     @property
     def place(self) -> str:
         """Hash of the path of the scan's folder, which may name the patient; the scan itself may be a link."""
         folder = (self.file or self.series.files[0]).parent.resolve()
-        return hashlib.sha256(str(folder).encode()).hexdigest()
+        return hashlib.sha256(os.fsencode(folder)).hexdigest()
+
+
+class Prepared(NamedTuple):
+    """What was read of a scan."""
+
+    content: str  # hash of its content
+    case: dict | None  # preprocessed; None if its results are there
+
+
+class Segmented(NamedTuple):
+    """A scan with what the network found in it, on the scan's own grid."""
+
+    scan: Scan
+    source: str  # NIfTI file of the scan
+    labels: np.ndarray  # uint8, as they are written
+    uncertainty: np.ndarray | None  # in steps of 1/255; None if not asked for
+
+
+class Writer(NamedTuple):
+    """One kind of file that is written for each scan, beside its segmentation."""
+
+    ending: str
+    write: Callable[[Segmented, Path], None]
+    is_done: Callable[[Scan, Path], bool] = lambda scan, file: file.is_file()
 
 
 @dataclass(frozen=True)
@@ -117,10 +153,11 @@ def segment(
     Raises:
         SomeLeftOut: Some scans could not be segmented or have no DICOM segmentation object, which the message lists
             after all others were.
-        InputError: A file or folder is missing, the weights do not store their training or do not fit together,
-            ``output`` contains the scans, other predictions or those of other scans of the same name, or the disk is
-            full.
+        InputError: No scan can be segmented, a file or folder is missing, the weights do not store their training or
+            do not fit together, ``scans`` is a folder of results, ``output`` contains the scans, other predictions or
+            those of other scans of the same name, or the disk is full.
     """
+    # What is asked for: weights, options, scans.
     scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
     files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
     notes = {file: noted_training(file)[0] for file in files}
@@ -130,71 +167,140 @@ def segment(
     if dicom_seg and dicom_seg not in KINDS:
         raise InputError(f"dicom_seg: expected one of {', '.join(KINDS)}, found {dicom_seg!r}.")
     modality = modality or trained_on
-    found, left_out = _find(scans, output, modality, recipe)
-    problems = [f"{one.name}: {one.reason}" for one in left_out]
+    found, problems = _find(scans, output, modality)
     if not found:
-        raise InputError("\n".join(["scans: none can be segmented:", *problems]))
+        raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
     if dicom_seg and not any(scan.series for scan in found):
         raise InputError(
             f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only. Leave out --dicom-seg."
         )
 
+    # What the output folder has already.
     hashes = [sha256(file) for file in files]
     settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes, "test_time_flips": flips}
     settings |= {"modality": modality} | ({"largest_component": list(largest_component)} if largest_component else {})
     output = claim_folder(output, settings)
-    save_label_names(output, classes)
     results = Results(output)
-    results.recognise(found)
-    own = {f"{name}.nii.gz" for name in results.scans.keys() | {scan.name for scan in found}}
-    if uncertainty and (replaced := own & {f"{scan.name}{UNCERTAINTY}" for scan in found}):
-        raise InputError(f"uncertainty: it would replace {', '.join(replaced)} of another scan. Rename that scan.")
+    results.require_own(found, uncertainty)
+    save_label_names(output, classes)
+
+    # One scan after another.
     model = _load(files, classes, recipe)
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
-
-    endings = [".png"] * pictures + [UNCERTAINTY] * uncertainty
-
-    def complete(scan: Scan) -> bool:
-        of_kind = not (dicom_seg and scan.series) or kind_of(output / f"{scan.name}.dcm") == dicom_seg
-        return results.has(scan) and of_kind and all((output / f"{scan.name}{one}").is_file() for one in endings)
-
-    without_object: list[str] = []
-    new = [scan for scan in found if not complete(scan)]
-    with tempfile.TemporaryDirectory() as temporary:
-        for scan, case, labelled in _labelled(new, model, uncertainty, modality, Path(temporary)):
-            if isinstance(case, InputError):
-                problems.append(f"{scan.name}: {case}")
-                continue
-            labels = largest_components(labelled.on_own_grid, reduced)
-            file = output / f"{scan.name}.nii.gz"
-            for name in {f"{scan.name}{ending}" for ending in (".dcm", ".png", UNCERTAINTY)} - own:
-                (output / name).unlink(missing_ok=True)  # of the scan as it was before
-            save_prediction(labels, case["source"], file)
-            try:
-                if dicom_seg and scan.series:
-                    write_segmentation(labels, scan.series, classes, output / f"{scan.name}.dcm", origin, dicom_seg)
-            except InputError as error:
-                without_object.append(f"{scan.name}: {error}")
-            if uncertainty:
-                save_prediction(labelled.uncertainty, case["source"], output / f"{scan.name}{UNCERTAINTY}", 1 / 255)
-            if pictures:
-                _save_picture(scan.name, case["source"], file, model, modality)
-            voxel_ml = voxel_volume_mm3(nib.load(file).affine) / 1000
-            results.add(scan, organ_volumes(labels, voxel_ml, classes[1:]))
-            if scan.series:
-                Path(case["source"]).unlink()
+    writers = _writers(model, modality, origin, dicom_seg, pictures, uncertainty)
+    total = len(found) + len(problems)
+    done, left_out, without_object = _segment_all(found, model, results, writers, modality, reduced)
+    problems += left_out
+    if not done:
+        raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
     if problems or without_object:
-        raise SomeLeftOut(_describe_problems(problems, without_object, len(found) + len(left_out)))
-    return [output / f"{scan.name}.nii.gz" for scan in found]
+        raise SomeLeftOut(_describe_problems(problems, without_object, total))
+    return done
+
+
+def _segment_all(
+    found: Sequence[Scan],
+    model: Trained,
+    results: Results,
+    writers: Sequence[Writer],
+    modality: str,
+    reduced: Sequence[int],
+) -> tuple[list[Path], list[str], list[str]]:
+    """Segment the scans that have no results yet, one after another, and write what was found.
+
+    Returns:
+        The segmentations, a line for each scan that cannot be segmented, and one for each without an asked file.
+    """
+    done, left_out, incomplete = [], [], []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # threads may write when interrupted
+        for scan, prepared, labelled in _labelled(found, model, results, writers, modality, Path(temporary)):
+            if isinstance(prepared, InputError):
+                left_out.append(f"{scan.name}: {prepared}")
+                tqdm.write(f"left out: {left_out[-1]}")
+                continue
+            if labelled:
+                labels = largest_components(labelled.on_own_grid, reduced)
+                segmented = Segmented(scan, prepared.case["source"], labels, labelled.uncertainty)
+                volumes, missing = _write(segmented, writers, results, model.classes[1:])
+                results.add(scan, prepared.content, volumes)
+                incomplete += (lines := [f"{scan.name}: {why}" for why in missing])
+                for line in lines:
+                    tqdm.write(f"not written: {line}")
+                if scan.series:
+                    Path(segmented.source).unlink()
+            else:
+                results.note(scan, prepared.content)
+            done.append(results.file(scan))
+    return done, left_out, incomplete
+
+
+def _writers(
+    model: Trained, modality: str, origin: Model, dicom_seg: str, pictures: bool, uncertainty: bool
+) -> list[Writer]:
+    """Return what is written for each scan beside its segmentation."""
+
+    def save_object(segmented: Segmented, file: Path) -> None:
+        if segmented.scan.series:
+            write_segmentation(segmented.labels, segmented.scan.series, model.classes, file, origin, dicom_seg)
+
+    def has_object(scan: Scan, file: Path) -> bool:
+        return not scan.series or kind_of(file) == dicom_seg
+
+    def save_uncertainty(segmented: Segmented, file: Path) -> None:
+        save_prediction(segmented.uncertainty, segmented.source, file, 1 / 255)
+
+    def save_picture(segmented: Segmented, file: Path) -> None:
+        window = intensity_window(model.recipe, modality)
+        labels = file.with_name(f"{file.name.removesuffix('.png')}.nii.gz")
+        figure = plots.plot_segmentation(segmented.scan.name, segmented.source, labels, model.classes[1:], window)
+        with replacing(file) as picture:
+            figure.savefig(picture, dpi=110)
+        plt.close(figure)
+
+    writers = [
+        (dicom_seg, Writer(".dcm", save_object, has_object)),
+        (uncertainty, Writer(UNCERTAINTY, save_uncertainty)),
+        (pictures, Writer(".png", save_picture)),
+    ]
+    return [writer for asked, writer in writers if asked]
+
+
+def _write(
+    segmented: Segmented, writers: Sequence[Writer], results: Results, organs: Sequence[str]
+) -> tuple[list[dict], list[str]]:
+    """Write the files of a scan; return the volumes of its organs, and why files are missing, if any are.
+
+    Raises:
+        WriteError: The disk is full, or the folder is gone.
+    """
+    file, missing = results.file(segmented.scan), []
+    require_note(results.folder / NOTE)
+    results.clear(segmented.scan)
+    save_prediction(segmented.labels, segmented.source, file)
+    for writer in writers:
+        try:
+            writer.write(segmented, results.file(segmented.scan, writer.ending))
+        except WriteError:
+            raise
+        except InputError as error:
+            missing.append(str(error))
+    voxel_ml = voxel_volume_mm3(nib.load(file).affine) / 1000
+    return organ_volumes(segmented.labels, voxel_ml, organs), missing
 
 
 def _describe_problems(problems: Sequence[str], without_object: Sequence[str], scans: int) -> str:
     """Return a message that names the scans that were left out, and those without a DICOM segmentation object."""
-    lines = [f"{len(problems)} of {scans} scans were left out:", *problems] if problems else []
+    lines = [f"{len(problems)} of {scans} scans were left out:", *_first(problems)] if problems else []
     if without_object:
-        lines += [f"{len(without_object)} of {scans} scans have no DICOM segmentation object:", *without_object]
+        what = f"{len(without_object)} of {scans} scans have no DICOM segmentation object:"
+        lines += [what, *_first(without_object, most=3 if problems else MOST_LINES)]
     return "\n".join(lines)
+
+
+def _first(lines: Sequence[str], most: int = MOST_LINES) -> list[str]:
+    """Return at most ``most`` lines, with a last one that counts the others."""
+    return [*lines[:most], *[f"... and {len(lines) - most} more, named above."] * (len(lines) > most)]
 
 
 def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Trained:
@@ -207,34 +313,45 @@ def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Tr
     return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware)
 
 
-def _find(scans: Path, output: Path, modality: str, recipe: Recipe) -> tuple[list[Scan], list[LeftOut]]:
-    """Return the scans in a file or folder, without earlier results in a subfolder, and the series that are left out.
+def _find(scans: Path, output: Path, modality: str) -> tuple[list[Scan], list[str]]:
+    """Return the scans in a file or folder, without earlier results, and a line for each scan that is left out.
 
-    The voxels of NIfTI files and the headers of DICOM series are checked; tables show what was found.
+    Only headers are read; tables show what was found.
     """
     if not scans.exists():
         raise InputError(f"scans: no file or folder at '{scans}'.")
     if output in (scans, *scans.parents):
         raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
+    if folder := next((folder for folder in (scans, *scans.parents) if holds_results(folder)), None):
+        raise InputError(f"scans: '{folder}' holds results of this project, not scans. Give the folder of the scans.")
+    notes: list[str] = []
     if scans.is_file() and is_nifti(scans):
         entries = [{"name": case_name(scans), "image": str(scans)}]
     else:
-        entries = [] if scans.is_file() else find_volumes(scans, without=output)
+        entries, notes = ([], []) if scans.is_file() else list_volumes(scans, without=output)
     series, left_out = ([], []) if scans.is_file() and entries else find_series(scans, modality, without=output)
     if not entries and not series and not left_out:
-        raise InputError(f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{scans}', found none.")
-    names = Counter(entry["name"] for entry in entries) + Counter(one.name for one in series)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise InputError(f"scans: found {', '.join(twice)} in two formats. Move one of the two away.")
-    found = [Scan(one.name, None, one, fingerprint(one)) for one in series]
-    if entries:
-        report = check_dataset(Dataset(("background",), modality, [], [], entries), recipe.spacing_mm)
-        print(report)
-        files = [Scan(e["name"], Path(e["image"]), None, report.fingerprint[e["name"]]) for e in entries]
-        found = files + found
+        what = f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{scans}', found none."
+        raise InputError("\n".join([what, *notes]))
+    names = distinct_names(
+        {e["image"]: e["name"] for e in entries} | {f"series {one.name}": one.name for one in series}
+    )
+    series = [replace(one, name=names[f"series {one.name}"]) for one in series]
+
+    images = check_headers([{"name": names[entry["image"]], "image": entry["image"]} for entry in entries])
+    problems = [
+        f"{image.case}: {fault.what}; {fault.remedy}" for image in images for fault in image.faults if fault.stops
+    ]
+    problems += [f"{one.name}: {one.reason}" for one in left_out]
+    valid = [image for image in images if image.valid]
+    if valid:
+        print(describe_images(valid, modality))
     if series or left_out:
         print(_describe_series(series, left_out))
-    return found, left_out
+    for note in (*notes, *(f"left out: {line}" for line in problems[: len(problems) - len(left_out)])):
+        print(note)
+    found = [Scan(image.case, Path(image.path), None) for image in valid]
+    return found + [Scan(one.name, None, one) for one in series], problems
 
 
 def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
@@ -243,51 +360,77 @@ def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> T
     return Table(("DICOM series", "found"), rows)
 
 
-def _labelled(new: Sequence[Scan], model: Trained, uncertainty: bool, modality: str, temporary: Path):
-    """Yield each scan with its preprocessed case and its labels; with the error and None if it cannot be segmented.
+def _labelled(
+    found: Sequence[Scan],
+    model: Trained,
+    results: Results,
+    writers: Sequence[Writer],
+    modality: str,
+    temporary: Path,
+) -> Iterator[tuple[Scan, Prepared | InputError, Labelled | None]]:
+    """Yield each scan as it was read, with its labels; the error in place of a scan that cannot be segmented.
 
-    On a GPU the next scans are read, and the caller writes the last one, while the network segments the present one.
+    A scan whose results are there has no labels. On a GPU the next scans are read, and the caller writes the last one,
+    while the network segments the present one.
     """
+    uncertainty = any(writer.ending == UNCERTAINTY for writer in writers)
 
-    def prepare(scan: Scan) -> tuple[Scan, dict | InputError]:
+    def prepare(scan: Scan) -> tuple[Scan, Prepared | InputError]:
         try:
-            return scan, _prepare(scan, model.recipe, modality, temporary)
+            return scan, _prepare(scan, model.recipe, results, writers, modality, temporary)
+        except WriteError:
+            raise
         except InputError as error:
             return scan, error
 
-    def label(prepared: tuple[Scan, dict | InputError]) -> tuple[Scan, dict | InputError, Labelled | None]:
-        scan, case = prepared
-        if isinstance(case, InputError):
-            return scan, case, None
-        return scan, case, label_case(model.network, case, model.recipe, model.hardware, model.ensemble, uncertainty)
+    def label(read: tuple[Scan, Prepared | InputError]) -> tuple[Scan, Prepared | InputError, Labelled | None]:
+        scan, prepared = read
+        if isinstance(prepared, InputError) or prepared.case is None:
+            return scan, prepared, None
+        case = prepared.case
+        labelled = label_case(model.network, case, model.recipe, model.hardware, model.ensemble, uncertainty)
+        return scan, prepared, labelled
 
-    prepared = read_ahead(prepare, new, model.hardware, threads=2)
-    return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(new))
+    prepared = read_ahead(prepare, found, model.hardware, threads=2)
+    return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(found))
 
 
-def _prepare(scan: Scan, recipe: Recipe, modality: str, temporary: Path) -> dict:
-    """Return a preprocessed case; the voxels of a DICOM series are checked and written to a NIfTI file before.
+def _prepare(
+    scan: Scan, recipe: Recipe, results: Results, writers: Sequence[Writer], modality: str, temporary: Path
+) -> Prepared:
+    """Return a scan as it is read just before it is segmented; the voxels of a series are written to a NIfTI file.
 
     Raises:
         InputError: The scan cannot be read, or its voxels cannot be of this modality.
     """
+    content, faults = _read_content(scan, modality)
+    _require_valid(faults)
+    if results.has(scan, content) and all(
+        writer.is_done(scan, results.file(scan, writer.ending)) for writer in writers
+    ):
+        return Prepared(content, None)
     file = scan.file
     if scan.series:
-        file = temporary / f"{scan.content}.nii"
+        file = temporary / f"{content}.nii"
         write_nifti(scan.series, file)
-        for fault in image_faults(file, modality):
-            if fault.stops:
-                raise InputError(f"{fault.what}; {fault.remedy}")
-            tqdm.write(f"warning: {scan.name}: {fault.what}; {fault.remedy}")
-    return prepare_cases([{"name": scan.name, "image": str(file)}], recipe, modality, description="")[0]
+        faults = image_faults(file, modality)
+        _require_valid(faults)
+    for fault in faults:
+        tqdm.write(f"warning: {scan.name}: {fault.what}; {fault.remedy}")
+    return Prepared(content, prepare_cases([{"name": scan.name, "image": str(file)}], recipe, modality, "")[0])
 
 
-def _save_picture(name: str, source: str, segmentation: Path, model: Trained, modality: str) -> None:
-    window = intensity_window(model.recipe, modality)
-    figure = plots.plot_segmentation(name, source, segmentation, model.classes[1:], window)
-    with replacing(segmentation.with_name(segmentation.name.removesuffix(".nii.gz") + ".png")) as picture:
-        figure.savefig(picture, dpi=110)
-    plt.close(figure)
+def _read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
+    """Return a hash of what a scan holds, wherever and however it is stored, and the problems of a NIfTI file."""
+    if scan.series:
+        return fingerprint(scan.series), []
+    image = check_image(scan.file, modality)
+    return "".join(fingerprints([image]).values()), image.faults
+
+
+def _require_valid(faults: Sequence[Fault]) -> None:
+    if errors := [f"{fault.what}; {fault.remedy}" for fault in faults if fault.stops]:
+        raise InputError(errors[0])
 
 
 class Results:
@@ -300,42 +443,64 @@ class Results:
         # An earlier version noted the content alone.
         self.scans = {name: {"content": one} if isinstance(one, str) else one for name, one in noted.items()}
         self.rows: dict[str, list[dict]] = {}
+        self.segmentations: set[str] = set()  # files of all scans, in folded form
         if table.is_file():
             with open(table, newline="", encoding="utf-8") as opened:
                 for row in csv.DictReader(opened):
                     self.rows.setdefault(row["scan"], []).append(row)
 
-    def has(self, scan: Scan) -> bool:
-        """Return whether the segmentation of a scan is there, and is of its present content."""
-        known = self.scans.get(scan.name, {}).get("content") == scan.content and scan.name in self.rows
-        return known and (self.folder / f"{scan.name}.nii.gz").is_file()
+    def file(self, scan: Scan, ending: str = ".nii.gz") -> Path:
+        """Return the file of a scan with this ending."""
+        return self.folder / f"{scan.name}{ending}"
 
-    def recognise(self, scans: Sequence[Scan]) -> None:
-        """Note the present place of the scans whose segmentation is there.
+    def require_own(self, scans: Sequence[Scan], uncertainty: bool) -> None:
+        """Check that no file of these scans would replace one of another scan.
 
         Raises:
-            InputError: The folder has segmentations of other scans of the same name, from another folder.
+            InputError: The folder has segmentations of other scans of the same name, from another folder; or a scan has
+                the name of the uncertainty of another.
         """
-        names = []
-        for scan in scans:
-            noted = self.scans.get(scan.name, {})
-            elsewhere = noted.get("place", scan.place) != scan.place and noted["content"] != scan.content
-            if elsewhere and (self.folder / f"{scan.name}.nii.gz").is_file():
-                names.append(scan.name)
-        if names:
+        if others := [scan.name for scan in scans if self._has_other(scan)]:
             raise InputError(
                 f"output: '{self.folder}' holds segmentations of other scans of the same name, from another folder: "
-                f"{named(names)}. Choose another output folder. "
+                f"{named(others)}. Choose another output folder. "
                 "To segment several patients, give the folder above theirs as scans: names then hold the subfolder."
             )
-        known = [scan for scan in scans if self.has(scan)]
-        self.scans |= {scan.name: {"content": scan.content, "place": scan.place} for scan in known}
-        if known:
-            write_json(self.scans, self.folder / "scans.json")
+        self.segmentations = {folded(f"{name}.nii.gz") for name in self.scans.keys() | {scan.name for scan in scans}}
+        files = [f"{scan.name}{UNCERTAINTY}" for scan in scans]
+        if uncertainty and (replaced := [file for file in files if folded(file) in self.segmentations]):
+            raise InputError(f"uncertainty: it would replace {named(replaced)} of another scan. Rename that scan.")
 
-    def add(self, scan: Scan, volumes: list[dict]) -> None:
+    def _has_other(self, scan: Scan) -> bool:
+        noted = self.scans.get(scan.name, {})
+        if noted.get("place", scan.place) == scan.place or not self.file(scan).is_file():
+            return False
+        try:
+            content, _ = _read_content(scan, modality="")
+        except InputError:  # it is left out later
+            return False
+        return content != noted["content"]
+
+    def has(self, scan: Scan, content: str) -> bool:
+        """Return whether the segmentation of a scan is there, and is of its present content."""
+        known = self.scans.get(scan.name, {}).get("content") == content and scan.name in self.rows
+        return known and self.file(scan).is_file()
+
+    def clear(self, scan: Scan) -> None:
+        """Remove the files beside the segmentation of a scan, which are of the scan as it was before."""
+        for ending in (".dcm", ".png", UNCERTAINTY):
+            if folded(f"{scan.name}{ending}") not in self.segmentations:
+                self.file(scan, ending).unlink(missing_ok=True)
+
+    def add(self, scan: Scan, content: str, volumes: list[dict]) -> None:
         """Note that a scan has been segmented, and the volumes of its organs."""
-        self.scans[scan.name] = {"content": scan.content, "place": scan.place}
         self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
         write_csv([row for name in sorted(self.rows) for row in self.rows[name]], self.folder / "volumes.csv")
-        write_json(self.scans, self.folder / "scans.json")
+        self.note(scan, content)
+
+    def note(self, scan: Scan, content: str) -> None:
+        """Note the content and the present place of a scan whose segmentation is there."""
+        noted = {"content": content, "place": scan.place}
+        if self.scans.get(scan.name) != noted:
+            self.scans[scan.name] = noted
+            write_json(self.scans, self.folder / "scans.json")

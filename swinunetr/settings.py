@@ -9,10 +9,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from swinunetr.checkpoints import find_checkpoint, match_classes, network_size, require_classes, training_note
+from swinunetr.checkpoints import (
+    find_checkpoint,
+    match_classes,
+    merging_in,
+    network_size,
+    require_buildable,
+    require_classes,
+    training_note,
+)
 from swinunetr.dataset import Dataset, organ_labels
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
+from swinunetr.network import MERGING
 from swinunetr.parameters import convert_parameters
 from swinunetr.preprocessing import intensity_window
 from swinunetr.recipe import RECIPES, CommonRecipe, Recipe
@@ -42,6 +51,7 @@ class Options:
     fold: int | None = None  # part of the training list to validate on, from 0; None: the JSON's validation list
     folds: int | None = None  # number of parts
     ensemble: tuple[Path, ...] = ()  # files of pretrained_checkpoint, if they are several
+    merging: str | None = None  # order of patch merging, of weights that note none; None means legacy
 
 
 def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tuple[Options, R]:
@@ -71,13 +81,7 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
         raise InputError(
             "pretrained_decoder: expected True with evaluate_only, as a random decoder would be evaluated, found False."
         )
-    several = [part.strip() for part in file.split(",") if part.strip()] if not Path(file).is_file() else [file]
-    if len(several) > 1 and not options.get("evaluate_only"):
-        raise InputError(
-            f"pretrained_checkpoint: expected one file to train from, found {len(several)}. Several are averaged with "
-            "evaluate_only."
-        )
-    files = tuple(find_checkpoint(one) for one in several)
+    files = _find_weights(file, options.get("merging"), options.get("evaluate_only", False))
     checkpoint = files[0] if files else None
     changes = {key: value for key, value in values.items() if value is not None} | other
     _require_known(name, recipes)
@@ -87,7 +91,44 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
         notes = {file: training_note(file) for file in files}
         trained = require_one_setup(notes, flips=bool(changes.get("test_time_flips")))
     recipe = replace(trained, **changes) if trained else choose_recipe(name, recipes, checkpoint, **changes)
+    for file in files:
+        size = network_size(file)
+        if wrong := [name for name in size if getattr(recipe, name) != size[name]]:
+            raise InputError(
+                f"other_settings: expected the network of pretrained_checkpoint, with {_listed(size, wrong)} in "
+                f"'{file}', found {_listed(asdict(recipe), wrong)}. Leave these out."
+            )
     return Options(checkpoint=checkpoint, ensemble=files if len(files) > 1 else (), **options), recipe
+
+
+def _find_weights(names: str, merging: str | None, evaluate_only: bool) -> tuple[Path, ...]:
+    """Return the files of ``pretrained_checkpoint``, after checking that a network can be built for each of them.
+
+    Args:
+        names: One name or path, or several with commas between them.
+        merging: Order of patch merging of weights that note none; None means legacy.
+        evaluate_only: Whether there may be several.
+
+    Raises:
+        InputError: There are several weights to train from, or no such order of patch merging.
+        CheckpointError: A file is missing, cannot be read, or is of another network.
+    """
+    if merging not in (None, *MERGING):
+        raise InputError(f"merging: expected {', '.join(MERGING)} or nothing, found {merging!r}.")
+    several = [part.strip() for part in names.split(",") if part.strip()] if not Path(names).is_file() else [names]
+    if len(several) > 1 and not evaluate_only:
+        raise InputError(
+            f"pretrained_checkpoint: expected one file to train from, found {len(several)}. Several are averaged with "
+            "evaluate_only."
+        )
+    files = tuple(find_checkpoint(name) for name in several)
+    for file in files:
+        require_buildable(file, merging)
+    return files
+
+
+def _listed(values: Mapping[str, object], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {values[name]}" for name in names)
 
 
 def _other_settings(other: Mapping[str, object], given: Mapping[str, object], recipes: Mapping[str, R]) -> dict:
@@ -217,6 +258,7 @@ def run_settings(
     checkpoint: str | Path | None,
     fingerprint: Mapping[str, str] | None = None,
     ensemble: Sequence[Path] = (),
+    merging: str | None = None,
     **choices: object,
 ) -> dict:
     """Return the values that decide the result of a run, for :class:`run_folder.RunFolder` to compare and to note.
@@ -227,6 +269,8 @@ def run_settings(
         checkpoint: File of its pretrained weights, which count by their content; None or empty for random weights.
         fingerprint: Hash of each case's content, from :class:`swinunetr.checks.DatasetReport`; None leaves it out.
         ensemble: Files whose predictions are averaged, which count by their content; empty for one network.
+        merging: Order of patch merging of weights that note none; None means legacy. It is left out where it is what
+            the weights have anyway, so that such runs are the same.
         choices: Further values that decide the result.
 
     Raises:
@@ -247,6 +291,8 @@ def run_settings(
                     f"pretrained_checkpoint: '{file}' was trained on {noted}, and the data set is of modality "
                     f"{dataset.modality}. Use weights of the same modality, or correct the modality in the JSON."
                 )
+    if merging and {merging_in(file) for file in files} != ({merging} if files else set()):
+        choices["merging"] = merging
     hashes = [sha256(file) for file in files]
     if ensemble:
         choices["ensemble_sha256"] = hashes

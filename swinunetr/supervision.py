@@ -29,9 +29,13 @@ class DeepSupervision(nn.Module):
         self.heads = nn.ModuleList(nn.Conv3d(n, output.out_channels, 1) for n in channels).to(output.weight.device)
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        """Return the logits (B, classes, X, Y, Z) of images (B, C, X, Y, Z); in a list with those of coarser levels."""
+        """Return the logits (B, classes, X, Y, Z) of images (B, C, X, Y, Z); in a list with those of coarser levels.
+
+        They are float32 also under autocast, so that the loss is computed in it: sums over the voxels of a crop lose
+        their digits in half precision.
+        """
         if not self.heads:
-            return self.network(images)
+            return self.network(images).float()
         features: list[Tensor] = []
 
         def keep(block: nn.Module, given: tuple, output: Tensor) -> None:
@@ -43,4 +47,5 @@ class DeepSupervision(nn.Module):
         finally:
             for hook in hooks:  # so that inference and copies of the network have none
                 hook.remove()
-        return [logits, *(head(level) for head, level in zip(self.heads, reversed(features), strict=True))]
+        levels = (head(level) for head, level in zip(self.heads, reversed(features), strict=True))
+        return [logits.float(), *(level.float() for level in levels)]

@@ -58,7 +58,7 @@ class Table(Shown):
 
     def markdown(self) -> str:
         """Return the table as Markdown, with the notes as a list."""
-        lines = [tuple(str(cell).replace("|", "\\|") for cell in row) for row in (self.columns, *self.rows)]
+        lines = [tuple(map(_as_markdown, row)) for row in (self.columns, *self.rows)]
         lines.insert(1, ("---",) * len(self.columns))
         table = "\n".join("| " + " | ".join(row) + " |" for row in lines) if self.rows else ""
         return "\n\n".join(filter(None, (self.title, table, "\n".join(f"- {note}" for note in self.notes))))
@@ -73,6 +73,11 @@ class Tables(Shown):
     def tables(self) -> list[Table]:
         """Return the tables."""
         return list(self.parts)
+
+
+def _as_markdown(cell: object) -> str:
+    """Return a cell in one line, in which ``|`` ends no cell and ``$`` starts no formula."""
+    return re.sub(r"([|$])", r"\\\1", " ".join(str(cell).splitlines()))
 
 
 def _is_number(cell: str) -> bool:

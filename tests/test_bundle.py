@@ -15,13 +15,13 @@ from conftest import PROJECT, write_case
 from monai.bundle import ConfigParser, verify_net_in_out
 
 import export
-from segment import segment
 from swinunetr import bundle
 from swinunetr.bundle import inference_config, write_bundle
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights, training_note
 from swinunetr.errors import InputError
 from swinunetr.evaluation import read_labels
 from swinunetr.preprocessing import preprocessing
+from swinunetr.segmentation import segment
 from swinunetr.settings import choose_recipe
 
 RECIPE = choose_recipe("demo")

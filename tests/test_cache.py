@@ -1,15 +1,21 @@
 """Cache of preprocessed cases on disk."""
 
+import gzip
 import os
+import re
+from collections.abc import Callable
 from dataclasses import replace
-from types import CodeType, FunctionType
+from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import psutil
 import pytest
 import torch
 from conftest import SMALL, prepared, write_case
 
 from swinunetr import preprocessing
+from swinunetr.checks import check_dataset
 from swinunetr.dataset import read_dataset
 from swinunetr.errors import InputError
 from swinunetr.preprocessing import prepare_cases
@@ -57,13 +63,16 @@ DAMAGED = {
     "zeros after its start": lambda content: content[:1000] + bytes(len(content) - 1000),
     "zeros before its end": lambda content: bytes(1000) + content[1000:],
     "text": lambda content: b"No space left on device",
+    "a hole": lambda content: content[: len(content) // 2] + bytes(4096) + content[len(content) // 2 + 4096 :],
+    "a flipped byte": lambda content: content[:100_000] + bytes([content[100_000] ^ 1]) + content[100_001:],
 }
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
-def test_damaged_cache_file_is_made_again(small_data, tmp_path, damage, in_memory):
+def test_damaged_cache_file_is_made_again_with_a_message(small_data, tmp_path, damage, in_memory, capsys):
     first = cached(small_data, tmp_path / "cache")
+    assert "damaged" not in capsys.readouterr().out
     (file,) = (tmp_path / "cache").iterdir()
     content = file.read_bytes()
     file.write_bytes(damage(content))
@@ -71,6 +80,7 @@ def test_damaged_cache_file_is_made_again(small_data, tmp_path, damage, in_memor
     for key in ("image", "label", "organ_voxels"):
         assert torch.equal(torch.as_tensor(again[key]), torch.as_tensor(first[key]))
     assert file.stat().st_size == len(content)
+    assert re.search("cache_dir: '.*' is damaged .*preprocessed again", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -91,38 +101,84 @@ def test_cache_file_without_all_parts_is_made_again(small_data, tmp_path, change
     assert "vanished_ids" in torch.load(file)
 
 
-def half_window(recipe, modality):
-    return (0.0, 125.0)
-
-
-@pytest.mark.parametrize(("name", "value"), [("intensity_window", half_window), ("MOST_CENTRES", 7)])
-def test_changed_code_or_constant_makes_a_new_cache_file(small_data, tmp_path, monkeypatch, name, value):
-    first = cached(small_data, tmp_path / "cache")
-    monkeypatch.setattr(preprocessing, name, value)
-    second = cached(small_data, tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert len(second["organ_voxels"]) == 7 or not torch.equal(second["image"], first["image"])
-
-
-def names_in(code: CodeType) -> set[str]:
-    """Return the names that a function uses, including those in its inner functions."""
-    return set(code.co_names).union(*(names_in(const) for const in code.co_consts if isinstance(const, CodeType)))
-
-
-def test_cache_key_includes_each_function_and_constant_that_preprocessing_uses(small_data, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(preprocessing, "cache_file", lambda *args: calls.append(args) or tmp_path / "a.pt")
+@pytest.mark.parametrize("name", ["PREPROCESSING_VERSION", "MOST_CENTRES", "CENTRES_PER_ORGAN"])
+def test_a_new_version_or_constant_makes_a_new_cache_file(small_data, tmp_path, monkeypatch, name):
     cached(small_data, tmp_path / "cache")
-    _, _, settings, code = calls[0]
-    inner = [function for function in code if function.__module__ == preprocessing.__name__]
-    used = {name: vars(preprocessing).get(name) for function in inner for name in names_in(function.__code__)}
-    own = [f for f in used.values() if isinstance(f, FunctionType) and f.__module__ == preprocessing.__name__]
-    constants = [value for name, value in used.items() if name.isupper()]
-    assert len(own) >= 4 and {f.__name__ for f in own} <= {f.__name__ for f in code}
-    assert {preprocessing.MOST_CENTRES, preprocessing.CENTRES_PER_ORGAN} == set(constants) and all(
-        value in settings for value in constants
-    )
-    assert settings[-1] == preprocessing.CENTRES_PER_ORGAN  # only a case with a map of labels has it there
+    monkeypatch.setattr(preprocessing, name, 7)
+    cached(small_data, tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def keeping_times(file: Path, write: Callable[[], None]) -> None:
+    """Change a file without its time of modification, as ``cp -p`` and ``rsync -t`` do."""
+    times = file.stat()
+    write()
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file.stat().st_mtime_ns == times.st_mtime_ns
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_another_label_of_the_same_size_and_time_is_used(small_data, tmp_path, checked):
+    dataset, entry = read_dataset(*small_data), read_dataset(*small_data).training[0]
+    file = Path(entry["label"])
+    label, affine = nib.load(file).get_fdata().astype(np.uint8), nib.load(file).affine
+
+    def prepare() -> dict:
+        where = {"content_of": check_dataset(dataset, SMALL.spacing_mm).content_of} if checked else {}
+        return prepare_cases([entry], SMALL, "CT", cache_dir=tmp_path / "cache", **where)[0]
+
+    sizes = []
+    for swapped in (label, np.choose(label, [0, 2, 1]).astype(np.uint8), label):
+        keeping_times(file, lambda voxels=swapped: nib.save(nib.Nifti1Image(voxels, affine), file))
+        case = prepare()
+        sizes.append([int((case["label"] == organ).sum()) for organ in (1, 2)])
+    assert sizes[0] == sizes[1][::-1] == sizes[2] and sizes[0] != sizes[1]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_files_that_moved_or_were_compressed_again_are_found_in_the_cache(small_data, tmp_path, capsys):
+    dataset = read_dataset(*small_data)
+    for number, level in enumerate((1, 9)):
+        folder = tmp_path / str(number)
+        entries = []
+        for entry in dataset.training:
+            moved = {kind: str(folder / Path(entry[kind]).name) for kind in ("image", "label")}
+            folder.mkdir(exist_ok=True)
+            for kind, file in moved.items():
+                content = gzip.decompress(Path(entry[kind]).read_bytes())
+                Path(file).write_bytes(gzip.compress(content, level))
+            entries.append(entry | moved)
+        report = check_dataset(replace(dataset, training=entries), SMALL.spacing_mm)
+        cases = prepare_cases(entries, SMALL, "CT", cache_dir=tmp_path / "cache", content_of=report.content_of)
+        assert [case["source"] for case in cases] == [entry["image"] for entry in entries]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_case_that_changed_since_it_was_checked_is_refused_and_a_touched_one_is_not(small_data, tmp_path):
+    dataset = read_dataset(*small_data)
+    report = check_dataset(dataset, SMALL.spacing_mm)
+    where = {"cache_dir": tmp_path / "cache", "content_of": report.content_of}
+    file = Path(dataset.training[0]["label"])
+    os.utime(file)
+    assert len(prepare_cases(dataset.training, SMALL, "CT", **where)) == 2
+    label = nib.load(file)
+    changed = nib.Nifti1Image(np.choose(label.get_fdata().astype(int), [0, 2, 1]).astype(np.uint8), label.affine)
+    keeping_times(file, lambda: nib.save(changed, file))
+    with pytest.raises(InputError, match="Case 'img0001' has changed since.*Run the cell that checks the files again"):
+        prepare_cases(dataset.training, SMALL, "CT", **where)
+
+
+def test_equal_bytes_of_another_data_type_are_another_case(small_data, tmp_path):
+    file = Path(read_dataset(*small_data).training[0]["image"])
+    dataset = read_dataset(*small_data)
+    for code in (4, 512):  # int16 and uint16
+        content = bytearray(gzip.decompress(file.read_bytes()))
+        content[70:72] = code.to_bytes(2, "little")
+        file.write_bytes(gzip.compress(bytes(content)))
+        report = check_dataset(replace(dataset, modality="MR"), SMALL.spacing_mm)
+        where = {"cache_dir": tmp_path / "cache", "content_of": report.content_of}
+        prepare_cases(dataset.training[:1], SMALL, "MR", **where)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_home_folder_of_the_cache_is_expanded(small_data, tmp_path, monkeypatch):

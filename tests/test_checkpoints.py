@@ -50,8 +50,9 @@ def test_without_decoder_the_decoder_and_the_head_are_unchanged(originals, tmp_p
     assert "the decoder was not requested" in str(report) and "0 of 20" in str(report)
 
 
-def test_half_precision_weights_are_converted_to_float32(originals, tmp_path):
-    halved = {n: t.half() if t.is_floating_point() else t for n, t in originals["v1"].state_dict().items()}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_converted_to_float32(dtype, originals, tmp_path):
+    halved = {n: t.to(dtype) if t.is_floating_point() else t for n, t in originals["v1"].state_dict().items()}
     file = written(tmp_path, LAYOUTS["bare state dict"], halved)
     model = build_swinunetr(14, file)
     load_pretrained(model, file)
@@ -270,10 +271,18 @@ BAD_FILES = {
     "one tensor": (saved(lambda state: torch.ones(3)), "a saved Tensor"),
     "nothing": (saved(lambda state: {}), "nothing"),
     "optimizer": (saved(lambda state: torch.optim.SGD([torch.ones(1)]).state_dict()), "the state of an optimizer"),
-    "unknown wrapper": (saved(lambda state: {"ema": state}), "it has ema"),
-    "unknown prefix": (saved(lambda state: prefixed(state, "net0.")), "unknown prefix"),
+    "two wrappers": (saved(lambda state: {"ema": state, "teacher": state}), r"several networks \(ema, teacher\)"),
+    "two prefixes": (
+        saved(lambda state: prefixed(state, "student.") | prefixed(state, "teacher.")),
+        "prefixes 'student.' and 'teacher.'.*start with 'teacher.'",
+    ),
+    "other names": (
+        saved(lambda state: {f"{name}_": tensor for name, tensor in state.items()}),
+        "without .*proj.weight",
+    ),
     "one unmatched tensor": (saved(lambda state: state | extra("extra.weight")), "unmatched tensors: extra.weight"),
-    "a name twice": (saved(lambda state: state | prefixed(state, "module.")), "unmatched tensors"),
+    "a name twice": (saved(lambda state: state | prefixed(state, "module.")), "prefixes '' and 'module.'"),
+    "a list": (saved(lambda state: [state, state]), "a list of 2 dictionaries"),
     "decoder only": (saved(lambda state: only(state, "decoder")), "with these parts only: decoder"),
     "one missing": (saved(without("decoder3.transp_conv.conv.weight")), r"transp_conv.conv.weight is missing"),
     "first missing": (saved(without("swinViT.patch_embed.proj.weight")), "without .*proj.weight"),
@@ -380,8 +389,28 @@ def test_saved_weights_load_in_plain_monai_and_note_their_merging(merging, tmp_p
 def test_merging_that_contradicts_the_file_is_refused(target, tmp_path):
     file = tmp_path / "own.pth"
     save_weights(target, file)
-    with pytest.raises(CheckpointError, match="merging is legacy, but current in the network"):
-        build_swinunetr(14, file, merging="current")
+    for read in (
+        lambda: build_swinunetr(14, file, merging="current"),
+        lambda: load_pretrained(target, file, merging="current"),
+    ):
+        with pytest.raises(CheckpointError, match="note legacy patch merging. Expected current.*Leave merging empty"):
+            read()
+
+
+def test_the_report_says_whether_the_merging_is_noted_given_or_assumed_and_whether_the_head_has_names(target, tmp_path):
+    file = tmp_path / "own.pth"
+    save_weights(target, file, note={"classes": [f"organ {number}" for number in range(14)]})
+    classes = [f"organ {number}" for number in range(14)]
+    text = str(load_pretrained(target, file, classes=classes))
+    assert "patch merging: legacy\n" in text and "rows of the head, kept" in text
+    torch.save(dict(torch.load(file, weights_only=True)), file)  # a copy without notes
+    text = str(load_pretrained(target, file, classes=classes))
+    assert 'legacy, assumed, as the file notes none; weights trained with MONAI 1.5 or later need merging="curr' in text
+    assert "rows of the head: in the order of the file, which names no classes" in text
+    current = build_swinunetr(14, file, merging="current")
+    assert "patch merging: current, as given" in str(load_pretrained(current, file, merging="current"))
+    with pytest.raises(CheckpointError, match="merging is legacy, but current in the network.*same merging in load_pr"):
+        load_pretrained(current, file)
 
 
 def test_failed_save_keeps_the_old_file(target, tmp_path, monkeypatch):
@@ -489,7 +518,7 @@ def test_an_ensemble_has_the_rows_of_all_heads_in_one_order_and_one_kind_of_netw
         networks.append(build_swinunetr(3, feature_size=12, window_size=4))
         save_weights(networks[-1], tmp_path / f"{name}.pth", note={"classes": classes})
     files = [tmp_path / "a.pth", tmp_path / "b.pth"]
-    first, second = read_ensemble(files, orders[0])
+    first, second = read_ensemble(files, orders[0], merging="legacy")  # which both files note otherwise
     head = "out.conv.conv.weight"
     assert torch.equal(first[head], networks[0].state_dict()[head])
     assert torch.equal(second[head], networks[1].state_dict()[head][[0, 2, 1]])

@@ -167,6 +167,15 @@ def test_error_names_the_broken_image_and_the_problem(good, damage, message):
     assert len(error.splitlines()) == 3 and error.startswith("1 problem in the 7 files")
 
 
+@pytest.mark.parametrize("form", [nib.Nifti1Pair, nib.Nifti2Pair, nib.AnalyzeImage])
+@pytest.mark.parametrize("ending", [".hdr", ".img"])
+def test_a_pair_of_header_and_voxels_is_refused(good, tmp_path, form, ending):
+    nib.save(form(ct(1), affine()), tmp_path / "pair.img")
+    good.training[0]["image"] = str(tmp_path / f"pair{ending}")
+    with pytest.raises(DatasetError, match="not one NIfTI file but a pair of .hdr and .img  convert it to .nii.gz"):
+        check_dataset(good, SPACING)
+
+
 @pytest.mark.parametrize(("damage", "message"), BROKEN_LABELS.values(), ids=BROKEN_LABELS)
 def test_error_names_the_broken_label_and_the_problem(good, damage, message):
     damage(good.training[0]["label"])

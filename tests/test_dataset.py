@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import unicodedata
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -71,6 +73,39 @@ def test_case_names_include_folders_where_file_names_are_equal(small_data):
     json_path.write_text(json.dumps(content))
     dataset = read_dataset(json_path, root)
     assert [case["name"] for case in dataset.training + dataset.validation] == ["a_ct_scan", "b_ct_scan", "c_ct_scan"]
+
+
+LONG = "Ä" * 120  # 240 bytes
+
+
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        (["a_b/c.nii.gz", "a/b_c.nii.gz", "a_c.nii.gz"], ["c", "b_c", "a_c"]),
+        (["x/a_b/c.nii", "x/a/b_c.nii", "y/c.nii", "y/b_c.nii"], ["a_b_c-", "a_b_c-", "y_c", "y_b_c"]),
+        (["s.nii", "s.nii.gz", "t.nii"], ["s-", "s-", "t"]),
+        (["IMG1.nii.gz", "img1.nii.gz"], ["IMG1-", "img1-"]),
+        (["caf\u00e9.nii", "cafe\u0301.nii"], ["caf\u00e9-", "cafe\u0301-"]),
+        (["/data/1/ct.nii", "/data/2/ct.nii"], ["1_ct", "2_ct"]),
+        (["../1/ct.nii", "1/ct.nii"], ["ct-", "ct-"]),
+        (["...nii.gz", "a|b\n.nii", "J\udcfcrgen.nii"], ["_", "a_b_", "J_rgen"]),
+        ([f"{LONG}1.nii", f"{LONG}2.nii"], ["Ä" * 95 + "-", "Ä" * 95 + "-"]),
+        ([f"{LONG}/1.nii", f"{LONG}/2.nii"], ["1", "2"]),
+    ],
+)
+def test_names_of_cases_are_distinct_names_of_files(images, names, tmp_path):
+    """Whatever the order of the list, and on disks that ignore case or Unicode form."""
+    file = tmp_path / "list.json"
+    for order in (images, images[::-1]):
+        file.write_text(json.dumps({"training": order, "validation": ["other/valid.nii"]}))
+        cases = read_unlabelled(tmp_path, file).training
+        found = {image: case["name"] for image, case in zip(order, cases, strict=True)}
+        for image, expected in zip(images, names, strict=True):
+            hashed = re.escape(expected) + "[0-9a-f]{8}" * expected.endswith("-")
+            assert re.fullmatch(hashed, found[image])
+        folded = {unicodedata.normalize("NFD", name).casefold() for name in found.values()}
+        assert len(folded) == len(images)
+        assert all(len(name.encode()) <= 200 and "/" not in name for name in found.values())
 
 
 @pytest.mark.parametrize(
@@ -232,9 +267,7 @@ def test_keys_of_auto3dseg_are_named(small_data, capsys):
     plain = {name: content[name] for name in ("training", "validation")} | {"testing": None}
     with pytest.raises(InputError, match='under "validation".*list the cases of one fold under "validation" instead'):
         read_dataset(with_changes(small_data, training=training, validation=None), small_data[1])
-    read_dataset(
-        with_changes(small_data, training=content["training"], validation=content["validation"]), small_data[1]
-    )
+    read_dataset(with_changes(small_data, **plain), small_data[1])
     assert capsys.readouterr().out == ""
 
 
@@ -362,6 +395,34 @@ def test_a_folder_that_cannot_be_opened_is_named_and_the_others_searched(scans, 
     assert "lost+found', the folder cannot be opened (Permission denied)" in capsys.readouterr().out
 
 
+def test_only_folders_of_labels_are_left_out_and_they_are_named(scans, capsys):
+    for name in ("Labelled", "labels_old", "Label", "LabelsTs", "labels-val"):
+        shutil.copytree(scans / "imagesTr", scans / name)
+    names = [entry["name"] for entry in find_volumes(scans)]
+    assert [name for name in names if name.endswith("1")] == [
+        "Labelled/img0001",
+        "imagesTr/img0001",
+        "labels_old/img0001",
+    ]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "labels: 12 files in 'Label', 'LabelsTs', 'labels-val', 'labelsTr'." in line
+
+
+def test_results_of_this_project_are_left_out_and_named(scans, capsys):
+    expected = find_volumes(scans)
+    for folder in ("out/deep", "bundle/eval", "eval", "bundle/scans"):
+        shutil.copytree(scans / "imagesTr", scans / folder)
+    (scans / "out/made_by.json").write_text("{}")
+    (scans / "bundle/configs").mkdir()
+    (scans / "bundle/configs/metadata.json").write_text("{}")
+    names = {entry["name"].rpartition("/")[0] for entry in find_volumes(scans)}
+    assert names == {"imagesTr", "eval", "bundle/scans"}
+    assert f"results of this project: '{scans}/bundle/eval', '{scans}/out'." in capsys.readouterr().out
+    shutil.rmtree(scans / "eval")
+    shutil.rmtree(scans / "bundle/scans")
+    assert find_volumes(scans) == expected
+
+
 def test_a_link_to_a_missing_volume_is_found_and_named(scans):
     (scans / "imagesTr/img0004.nii.gz").symlink_to(scans / "not fetched.nii.gz")
     entries = find_volumes(scans)
@@ -485,3 +546,31 @@ def test_with_folds_a_json_needs_no_validation_list(small_data):
     assert (len(dataset.training), len(dataset.validation)) == (2, 1)
     with pytest.raises(InputError, match='"validation".*or set fold and folds'):
         read_dataset(json_path, root)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["liver\nand", "spleen"], "names of one line without tabs, found 'liver\\\\nand'"),
+        (["a\tb", "spleen"], "without tabs"),
+        (["\udcfc", "spleen"], "found '\\\\udcfc'"),
+        (["All", "spleen"], "'All' is not a name.*largest_component.*Rename"),
+        (["ignore", "spleen"], "'ignore' is not a name"),
+        (["Liver", "liver"], "found 'Liver' and 'liver'. Rename one"),
+        (["caf\u00e9", "cafe\u0301"], "differ in more than case, Unicode form"),
+        (["left_kidney", "left kidney"], "found 'left_kidney' and 'left kidney'"),
+    ],
+)
+def test_names_of_classes_that_files_or_words_cannot_tell_apart_are_refused(small_data, names, message):
+    json_path = with_changes(small_data, labels=dict(enumerate(["background", *names])))
+    with pytest.raises(InputError, match=message):
+        read_dataset(json_path, small_data[1])
+
+
+def test_names_of_classes_may_hold_signs_and_any_script(small_data):
+    names = ["background", 'the "left", $1 | box', "\u809d\u81d3 (liver)"]
+    assert read_dataset(with_changes(small_data, labels=dict(enumerate(names))), small_data[1]).classes == tuple(names)
+
+
+def test_an_organ_is_found_in_any_unicode_form():
+    assert organ_labels(["CAFE\u0301"], ("liver", "caf\u00e9"), "largest_component") == [2]

@@ -418,3 +418,11 @@ def test_an_unwritable_output_is_an_input_error(tmp_path):
     write_series(tmp_path)
     with pytest.raises(InputError, match="could not be written"):
         write_nifti(only_series(tmp_path), tmp_path / "none/volume.nii")
+
+
+def test_a_series_in_a_folder_whose_name_is_not_utf8_is_read(tmp_path):
+    expected = written(only_series(write_series(tmp_path / "plain", "1.2.3")[0].parent), tmp_path).get_fdata()
+    os.rename(tmp_path / "plain", os.fsencode(tmp_path) + b"/J\xfcrgen")
+    series = only_series(tmp_path)
+    assert series.name == "J_rgen/series3"
+    np.testing.assert_array_equal(written(series, tmp_path).dataobj, expected)

@@ -128,6 +128,22 @@ def test_a_prediction_of_background_only_and_missed_organs_are_noted():
     assert "Not found in any case: liver." in str(describe_scores([row, found]))
 
 
+def test_the_volume_bias_of_each_organ_is_in_the_table_and_in_the_summary():
+    volumes = {"liver": (150.0, 100.0), "spleen": (7.0, 10.0), "aorta": (9.0, 10.0)}
+    rows = [
+        {"case": "a", "organ": organ, **dict.fromkeys(COLUMNS, 0.9), "volume_predicted_ml": got, "volume_true_ml": true}
+        for organ, (got, true) in volumes.items()
+    ]
+    table = str(describe_scores(rows))
+    assert "Too large on average (ml / true outside 0.8 to 1.25): liver." in table
+    assert "Too small on average (ml / true outside 0.8 to 1.25): spleen." in table
+    line = next(line for line in table.splitlines() if line.startswith("liver"))
+    assert line.split()[-4:] == ["150.0", "100.0", "1.50", "1"]
+    summary = summarise(rows, tuple(volumes))
+    assert summary["volume_ratio_per_organ"] == pytest.approx({"liver": 1.5, "spleen": 0.7, "aorta": 0.9})
+    assert summary["volume_ratio"] == pytest.approx((1.5 + 0.7 + 0.9) / 3)
+
+
 def test_worst_cases_come_first():
     rows = [
         {"case": case, "organ": organ, **dict.fromkeys(COLUMNS, dice), "volume_true_ml": 1.0}
@@ -147,3 +163,10 @@ def test_the_upper_bound_of_the_resolution_is_lower_for_thin_organs(tmp_path):
     cases = prepare_cases([{"name": "c", **files}], choose_recipe("demo", spacing_mm=5), "CT")
     ceiling = resolution_ceiling(cases, ("left box", "right box"), find_hardware())
     assert 0.3 < ceiling["right box"] < ceiling["left box"] - 0.05 < 0.95
+
+
+def test_without_cases_the_tables_say_so_and_means_are_nan(recwarn):
+    assert "No case was scored." in repr(describe_scores([])) and repr(describe_worst_cases([])) == ""
+    assert np.isnan(summarise([], ["liver"])["mean_dice"]) and worst_and_best([]) == {}
+    assert np.isnan(resolution_ceiling([], ["liver"], find_hardware())["liver"])
+    assert not recwarn.list

@@ -1,11 +1,17 @@
 """Files that are written completely or not at all, and folders of results."""
 
 import json
+import math
+import os
+import resource
+import shutil
+from unittest.mock import Mock
 
 import pytest
+import torch
 
-from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, replacing, stand_in
+from swinunetr.errors import InputError, WriteError
+from swinunetr.files import claim_folder, replacing, require_note, stand_in, write_csv, write_json
 
 
 def test_folder_is_used_again_with_the_same_settings_only(tmp_path):
@@ -52,6 +58,12 @@ def test_file_is_complete_or_unchanged(tmp_path):
     assert (tmp_path / "new/file.txt").read_text() == "two"
 
 
+def test_a_table_has_the_columns_of_all_rows(tmp_path):
+    file = tmp_path / "metrics.csv"
+    write_csv([{"step": 1}, {"step": 2, "volume_ratio": 1.5}, {"step": 3, "volume_ratio": math.nan}], file)
+    assert file.read_text().splitlines() == ["step,volume_ratio", "1,", "2,1.5", "3,"]
+
+
 def test_two_writers_of_one_file_with_equal_process_ids_do_not_disturb_each_other(tmp_path):
     """As in two containers on a shared disk."""
     with replacing(tmp_path / "a.nii.gz") as first:
@@ -85,3 +97,36 @@ def test_home_folder_is_expanded(tmp_path, monkeypatch):
     with replacing("~/a.txt") as temporary:
         temporary.write_text("a")
     assert (tmp_path / "a.txt").is_file()
+
+
+def test_a_file_that_cannot_be_written_is_named_with_the_reason_and_what_to_do(tmp_path, monkeypatch):
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for write in (lambda file: file.write(b"x" * 2000), lambda file: torch.save(torch.zeros(1000), file)):
+            with pytest.raises(WriteError, match=r"a.txt' could not be written \(.*; [\d.]+ MB .*Free disk space"):  # noqa: SIM117
+                with replacing(tmp_path / "a.txt") as temporary, open(temporary, "wb") as file:
+                    write(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "a.txt").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(WriteError, match=r"b.txt' could not be written \(Not a directory.*choose another folder"):
+        write_json({}, tmp_path / "a.txt/sub/b.txt")
+    with pytest.raises(WriteError, match=r"could not be written \(File name too long"):
+        write_json({}, tmp_path / ("b" * 250))
+    monkeypatch.setattr(shutil, "disk_usage", Mock(side_effect=OSError(2, "gone")))
+    monkeypatch.setattr(os, "replace", Mock(side_effect=OSError(30, "Read-only file system")))
+    with pytest.raises(WriteError, match=r"c.json' could not be written \(Read-only file system\). Ask for write acc"):
+        write_json({}, tmp_path / "c.json")
+    with pytest.raises(RuntimeError, match="of the caller"), replacing(tmp_path / "d.txt"):
+        raise RuntimeError("of the caller")
+
+
+def test_a_folder_that_was_removed_is_not_filled_again(tmp_path):
+    folder = claim_folder(tmp_path / "p", {"seed": 1})
+    require_note(folder / "made_by.json")
+    shutil.rmtree(folder)
+    with pytest.raises(WriteError, match=r"p' has lost its 'made_by.json' since the start.*Bring it back"):
+        require_note(folder / "made_by.json")

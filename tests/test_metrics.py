@@ -14,8 +14,10 @@ from swinunetr.metrics import (
     dice_per_organ,
     mean_dice,
     organ_means,
+    organ_scores,
     organ_volumes,
     surface_scores,
+    volume_ratios,
 )
 
 
@@ -40,6 +42,21 @@ def test_dice_equals_that_of_monai_with_absent_organs():
     dice = dice_per_organ(np.stack(counts))
     assert mean_dice(dice) == pytest.approx(metric.aggregate().item(), abs=1e-6)
     np.testing.assert_allclose(organ_means(dice), metric.aggregate("mean_batch").numpy(), atol=1e-6)
+
+
+def test_volume_ratios_are_of_the_cases_that_have_the_organ_counted_by_hand():
+    true = np.array([[10.0, 0, 0], [30, 5, 0]])
+    predicted = np.array([[5.0, 7, 1], [45, 10, 0]])
+    np.testing.assert_allclose(volume_ratios(true, predicted), [50 / 40, 2, math.nan])
+
+
+def test_scores_of_a_validation_hold_the_mean_volume_ratio():
+    counts = np.zeros((1, 3, 3), int)
+    counts[0] = [[50, 5, 0], [0, 10, 0], [4, 0, 6]]  # organ 1: 15 for 10 voxels; organ 2: 6 for 10
+    scores = organ_scores(counts, ("liver", "spleen"))
+    assert list(scores) == ["mean_dice", "volume_ratio", "liver", "spleen"]
+    assert scores["volume_ratio"] == pytest.approx((1.5 + 0.6) / 2)
+    assert math.isnan(organ_scores(np.zeros((1, 3, 3), int), ("liver", "spleen"))["volume_ratio"])
 
 
 def test_mean_dice_of_cases_without_any_organ_is_nan():

@@ -5,7 +5,7 @@ import pytest
 from swinunetr.errors import InputError
 from swinunetr.modality import dicom_modality, is_ct
 
-CT = """CT|4D-CT|ct
+CT = """CT|4D-CT|photon-counting CT|ct
 CT scan|CT-scan|CTA|CT angiography|NCCT|nect|CECT|CBCT|HRCT|LDCT|MDCT|contrast-enhanced CT|abdominal CT
 low-dose CT|Computed Tomography|computed tomography (CT)|Computerized tomography|computerised tomography|synthetic CT"""
 OTHERS = {
@@ -30,7 +30,20 @@ def test_other_modalities_have_the_name_of_dicom(dicom, names):
         assert not is_ct(name) and dicom_modality(name) == dicom
 
 
-@pytest.mark.parametrize("name", ["PET/CT", "PET-CT", "PETCT", "pt/ct", "SPECT/CT", "CT and MR", "MR-CT", "CT/PET"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PET/CT",
+        "PET-CT",
+        "PETCT",
+        "pt/ct",
+        "SPECT/CT",
+        "CT and MR",
+        "MR-CT",
+        "CT/PET",
+        "Positron emission tomography / computed tomography",
+    ],
+)
 def test_a_name_of_two_modalities_is_refused(name):
     for read in (is_ct, dicom_modality):
         with pytest.raises(InputError, match="modality: .* names two modalities.*Write CT"):

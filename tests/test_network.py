@@ -14,7 +14,7 @@ from swinunetr import network
 from swinunetr.checkpoints import build_swinunetr, load_pretrained
 from swinunetr.devices import Hardware
 from swinunetr.errors import InputError
-from swinunetr.network import LegacyPatchMerging, describe_speed, place_network, training_bytes
+from swinunetr.network import LegacyPatchMerging, describe_speed, place_network, training_bytes, unusual_design
 
 
 def test_current_merging_equals_monai_exactly_and_legacy_merging_differs(originals, tmp_path):
@@ -114,3 +114,18 @@ def test_a_network_that_does_not_fit_into_the_gpu_is_one_message(monkeypatch):
     model = SwinUNETR(in_channels=1, out_channels=2, feature_size=12)
     with pytest.raises(InputError, match="The GPU's memory is full.*20 MiB"):
         place_network(model, Hardware(torch.device("cpu"), None, "CPU"))
+
+
+@pytest.mark.parametrize(
+    "options, found",
+    [
+        ({"spatial_dims": 2}, ["2D"]),
+        ({"depths": (2, 2, 6, 2)}, ["depths 2, 2, 6, 2"]),
+        ({"num_heads": (2, 4, 8, 16), "feature_size": 24}, ["heads 2, 4, 8, 16"]),
+        ({"window_size": (4, 4, 2)}, ["a window that is not cubic"]),
+        ({"window_size": 5, "use_v2": True, "in_channels": 3}, []),
+    ],
+)
+def test_another_design_is_seen_in_the_tensors(options, found):
+    network = SwinUNETR(**{"in_channels": 1, "out_channels": 2, "feature_size": 12} | options)
+    assert unusual_design(network.state_dict()) == found

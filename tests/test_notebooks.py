@@ -277,16 +277,22 @@ def test_cells_may_be_run_again(small_data, tmp_path):
     run_cells_again(NOTEBOOK, "best_model.pth", starts, small_data, tmp_path, **few_windows)
 
 
-def test_a_new_network_needs_a_new_optimizer(small_data, tmp_path):
+def test_cells_say_which_one_to_run_first(small_data, tmp_path):
     json_path, root = small_data
     given = {"data_root": str(root), "json_path": str(json_path), "logdir": str(tmp_path / "run"), **SMALL_RUN}
     with kernel(NOTEBOOK, **given) as (cells, run):
         by_id = {cell.id: cell for cell in cells}
         for cell in cells[: cells.index(by_id["train"])]:
             run(cell)
+        with pytest.raises(
+            CellExecutionError, match="step 0 of 2, and no validation yet. Run the cell that trains first"
+        ):
+            run(by_id["evaluate"])
         run(by_id["network"])
         with pytest.raises(CellExecutionError, match="optimizer: it belongs to an earlier network"):
             run(by_id["train"])
         run(by_id["optimizer"])
         run(by_id["train"])
         assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 2
+        with pytest.raises(CellExecutionError, match="of step 2, have not been evaluated since"):
+            run(by_id["test"])

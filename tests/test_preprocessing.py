@@ -14,7 +14,15 @@ from swinunetr.batches import augmentation, training_batch
 from swinunetr.dataset import read_dataset
 from swinunetr.errors import InputError
 from swinunetr.evaluation import read_labels
-from swinunetr.preprocessing import CENTRES_PER_ORGAN, MOST_CENTRES, crop_centres, prepare_cases, require_organs
+from swinunetr.label_maps import LabelMap
+from swinunetr.preprocessing import (
+    CENTRES_PER_ORGAN,
+    MOST_CENTRES,
+    PREPROCESSING_VERSION,
+    crop_centres,
+    prepare_cases,
+    require_organs,
+)
 
 
 def test_hu_window_is_mapped_to_0_to_1_and_air_is_removed(small_data):
@@ -151,3 +159,51 @@ def test_balanced_centres_are_as_many_of_each_organ_and_on_it(small_data):
     assert ids.tolist() == [1, 2] and counts.tolist() == [CENTRES_PER_ORGAN] * 2
     lost = torch.zeros(1, 64, 64, 64, dtype=torch.uint8)
     assert len(crop_centres(lost.half(), lost, lost == 0)["balanced_voxels"]) == 0
+
+
+def summary(case: dict) -> dict[str, object]:
+    """Return numbers that a change of any part of a case changes."""
+    image, label = case["image"].as_tensor().double(), case["label"].as_tensor().double()
+    place = torch.linspace(0, 1, image.numel(), dtype=torch.float64).reshape(image.shape)
+    return {
+        "shape": tuple(image.shape),
+        "image": [float(values.mean()) for values in (image, image * place, image**2)],
+        "label": [int((label == number).sum()) for number in (1, 2, 255)],
+        "places": [float((place[label == number]).mean()) for number in (2, 255)],
+        "centres": [int(case[f"{name}_voxels"].sum()) for name in ("organ", "other", "balanced")],
+        "origin": case["image"].affine[:3, 3].tolist(),
+    }
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_a_case_becomes_what_this_version_says(modality, tmp_path):
+    """If preprocessing changes, raise PREPROCESSING_VERSION, by which caches are known, and write the numbers anew."""
+    affine = np.array([[-1.5, 0, 0, 20], [0, 0, 2.0, -7], [0, 3.0, 0, 11], [0, 0, 0, 1]])
+    files = {kind: str(tmp_path / file) for kind, file in write_case(tmp_path, 1, affine=affine).items()}
+    ignoring = LabelMap("two ids", ((0, 0), (1, 2), (2, 255)))
+    recipe = replace(SMALL, crop_size=(32, 64, 64), spacing_mm=(3.0, 4.0, 3.0))
+    (case,) = prepare_cases([{"name": "golden", **files, "label_map": ignoring}], recipe, modality)
+    found, expected = summary(case), VERSION_1[modality]
+    assert PREPROCESSING_VERSION == 1 and found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], abs=2e-5), name
+
+
+VERSION_1 = {
+    "CT": {
+        "shape": (1, 33, 64, 68),
+        "image": [0.21634, 0.10789, 0.09796],
+        "label": [0, 2800, 2000],
+        "places": [0.72389, 0.2741],
+        "centres": [291092200, 4682203297, 425826304],
+        "origin": [-80.5, -67.0, 17.0],
+    },
+    "MR": {
+        "shape": (1, 36, 64, 72),
+        "image": [0.3701, 0.17983, 0.31692],
+        "label": [0, 2800, 2000],
+        "places": [0.69135, 0.27904],
+        "centres": [321119400, 5283223100, 469751808],
+        "origin": [-83.5, -67.0, 11.0],
+    },
+}

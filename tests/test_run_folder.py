@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 from conftest import PROJECT, SMALL, write_case
+from matplotlib.figure import Figure
 
 from swinunetr.checkpoints import build_swinunetr, save_weights, training_note
 from swinunetr.checks import check_dataset
@@ -74,7 +76,7 @@ def test_weights_are_saved_with_the_settings_of_the_run(tmp_path):
 def test_summary_is_valid_json_with_null_for_an_absent_organ(small_data, tmp_path):
     dataset, file = read_dataset(*small_data), tmp_path / "a.pth"
     save_weights(build_swinunetr(2, feature_size=12), file)
-    run = open_run(tmp_path / "run", run_settings(SMALL, dataset, file))
+    run = open_run(tmp_path / "run", run_settings(SMALL, dataset, file), trains=False)
     run.write_summary(dice_per_organ={"left box": 1.0, "right box": math.nan}, data_root="here")
     summary = json.loads((tmp_path / "run/summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["dice_per_organ"] == {"left box": 1.0, "right box": None}
@@ -207,6 +209,88 @@ CONSTANT = {"max_steps": 10, "schedule": "constant", "test_time_flips": False, "
 
 def settings_with(**changes) -> dict:
     return {"recipe": CONSTANT | changes, "seed": 0}
+
+
+def test_before_its_first_validation_a_run_has_nothing_to_evaluate(tmp_path):
+    with pytest.raises(TrainingStopped, match="after step 3"):
+        run_steps(tmp_path, 10, stop_at=3)
+    run = open_run(tmp_path)
+    for show in (run.require_validation, run.write_summary, lambda: run.open_predictions(("background", "liver"))):
+        with pytest.raises(
+            InputError, match="reached step 3 of 10, and no validation yet. Run the cell that trains first"
+        ):
+            show()
+    assert not (tmp_path / "summary.json").exists() and not (tmp_path / "predictions").exists()
+
+
+def test_an_unfinished_run_says_so_in_its_summary(tmp_path, capsys):
+    with pytest.raises(TrainingStopped, match="after step 6"):
+        run_steps(tmp_path, 10, stop_at=6)
+    for run, step in ((open_run(tmp_path), 6), (run_steps(tmp_path, 10)[0], 10)):
+        capsys.readouterr()
+        run.open_predictions(("background", "liver"))
+        assert ("has reached step 6 of 10: these are results of an unfinished run" in capsys.readouterr().out) == (
+            step == 6
+        )
+        run.write_table([{"organ": "liver", "dice": 0.5}], "evaluation.csv")
+        run.write_summary(mean_dice=0.5)
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert (summary["step"], summary["recipe"]["max_steps"], summary["finished"]) == (step, 10, step == 10)
+
+
+def test_scores_of_other_weights_than_the_best_are_not_in_the_summary(tmp_path):
+    run, _ = run_steps(tmp_path, 4)
+    for step, dice in ((None, None), (9, 0.9)):
+        if step:
+            run.losses = [1.0]
+            run.record(step, {"mean_dice": dice})  # better weights than those that were evaluated
+        for refused in (lambda: run.write_summary(mean_dice=0.5), run.require_evaluation):
+            with pytest.raises(
+                InputError, match=f"of step {step or 4}, have not been evaluated.*writes evaluation.csv first"
+            ):
+                refused()
+        run.write_table([{"organ": "liver", "dice": 0.5}], "evaluation.csv")
+        run.require_evaluation()
+
+
+def test_a_removed_folder_is_not_filled_again(tmp_path):
+    run, _ = run_steps(tmp_path / "run", 4)
+    shutil.rmtree(tmp_path / "run")
+    writers = (
+        lambda: run.keep(5, True, **network()),
+        lambda: run.save_weights(build_swinunetr(2, feature_size=12, window_size=4), "best_model.pth"),
+        lambda: run.write_table([{"organ": "liver"}], "evaluation.csv"),
+        lambda: run.add_figure(Figure(), "dice_curve"),
+        lambda: run.open_predictions(("background", "liver")),
+        run.write_summary,
+    )
+    for write in writers:
+        with pytest.raises(InputError, match="run' has lost its 'settings.json' since the start"):
+            write()
+    assert not (tmp_path / "run").exists()
+
+
+def test_events_that_cannot_be_written_do_not_stop_the_run(tmp_path, capfd):
+    run = open_run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    run.events.add_scalar("a", 1.0, 1)
+    with suppress(OSError):  # which the thread of the events raised
+        run.events.flush()
+    (tmp_path / "run").mkdir()
+    write_json(SETTINGS, tmp_path / "run/settings.json")
+    for step in (1, 2):
+        run.losses = [1.0]
+        run.record(step, {"mean_dice": 0.5})
+    printed = capfd.readouterr()
+    assert printed.out.count("Events for TensorBoard are no longer written") == 1 and "Traceback" not in printed.err
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 3
+
+
+def test_a_folder_whose_name_is_not_utf8_holds_all_but_events(tmp_path, capsys):
+    run, _ = run_steps(tmp_path / os.fsdecode(b"J\xfcrgen"), 10)
+    run.open_predictions(("background", "liver"))
+    run.write_summary()
+    assert (run.path / "summary.json").is_file() and "No events for TensorBoard" in capsys.readouterr().out
 
 
 def test_what_only_affects_inference_may_change(tmp_path):
@@ -369,7 +453,7 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(InputError, match="after step 4 could not be written.*Free disk space"):
+        with pytest.raises(InputError, match="state.pt' could not be written.*Free disk space"):
             run.keep(4, True, **network())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -415,6 +499,8 @@ def test_a_finished_run_of_an_earlier_version_keeps_its_predictions(tmp_path):
     whole = json.loads(json.dumps(asdict(SMALL)))
     before = {name: value for name, value in whole.items() if name not in ("deep_supervision", "window_weights")}
     run = open_run(tmp_path, {"recipe": before | {"crop_centres": "voxels"}})
+    run.losses = [1.0]
+    run.record(1, {"mean_dice": 0.5})
     run.keep(1, True, **network())
     folder = run.open_predictions(("background", "liver"))
     write_json({"recipe": before | {"crop_centres": "voxels"}, "ranks": 1}, folder / "made_by.json")

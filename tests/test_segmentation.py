@@ -3,10 +3,12 @@
 import csv
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +21,7 @@ from dicom_files import slice_positions, write_series
 from scipy.ndimage import label as scipy_label
 
 import segment as command_line
-from swinunetr import inference
+from swinunetr import inference, segmentation
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
 from swinunetr.devices import find_hardware
 from swinunetr.dicom_seg import kind_of
@@ -103,10 +105,39 @@ def test_the_folder_of_the_scans_is_refused_as_output(weights, scans, place):
         segment(weights, scans / "first.nii.gz", scans.parent / place)
 
 
-def test_a_scan_in_two_file_formats_is_refused(weights, scans, tmp_path):
-    nib.save(nib.load(scans / "first.nii.gz"), scans / "first.nii")
-    with pytest.raises(InputError, match=r"found first in two formats"):
-        segment(weights, scans, tmp_path / "out")
+def test_scans_of_one_name_in_two_formats_have_results_of_their_own(weights, tmp_path):
+    names = write_case(tmp_path, 1)
+    scan = nib.load(tmp_path / names["image"])
+    (tmp_path / "scans").mkdir()
+    for file in ("ct.nii.gz", "ct.nii", "CT.nii"):
+        nib.save(scan, tmp_path / "scans" / file)
+    written = segment(weights, tmp_path / "scans", tmp_path / "out")
+    assert len({file.name.lower() for file in written}) == 3 and all(
+        file.parent == tmp_path / "out" for file in written
+    )
+    assert segment(weights, tmp_path / "scans", tmp_path / "out") == written
+
+
+def test_a_folder_whose_name_is_not_utf8_is_segmented(weights, scans, tmp_path):
+    folder = os.fsencode(tmp_path) + b"/new/J\xfcrgen"
+    os.makedirs(folder)
+    os.rename(os.fsencode(scans / "first.nii.gz"), folder + b"/ct.nii.gz")
+    for _ in range(2):
+        assert segment(weights, tmp_path / "new", tmp_path / "out") == [tmp_path / "out/J_rgen/ct.nii.gz"]
+    assert "J_rgen/ct,left box" in (tmp_path / "out/volumes.csv").read_text()
+    assert segment(weights, tmp_path / os.fsdecode(folder), tmp_path / os.fsdecode(b"\xfc")) != []
+
+
+def test_earlier_results_are_named_and_are_not_scans(weights, scans, capsys):
+    for output in ("out", "sub/other"):
+        written = segment(weights, scans, scans / output, uncertainty=True, modality="MR")
+        assert len(written) == 2
+    assert f"results of this project: '{scans / 'out'}'" in capsys.readouterr().out
+    for place in ("out", "out/imagesTr", "sub/other/first.nii.gz"):
+        with pytest.raises(InputError, match="holds results of this project, not scans. Give the folder of the scans"):
+            segment(weights, scans / place, scans / "new")
+    with pytest.raises(InputError, match="found none.\n.*results of this project: .*sub/other"):
+        segment(weights, scans / "sub", scans / "new")
 
 
 def test_a_full_disk_stops_at_the_first_scan(weights, scans, tmp_path, monkeypatch):
@@ -131,12 +162,34 @@ def test_weights_that_do_not_note_their_training_are_refused(scans, tmp_path):
         segment(tmp_path / "plain.pth", scans, tmp_path / "out")
 
 
-def test_damaged_and_missing_scans_stop_before_the_network_runs(weights, scans, tmp_path):
+def test_damaged_scans_are_left_out_and_the_others_segmented(weights, scans, tmp_path, capsys):
     whole = (scans / "first.nii.gz").read_bytes()
-    (scans / "first.nii.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="first"):
+    (scans / "first.nii.gz").write_bytes(whole[: len(whole) // 2])  # its header is whole
+    (scans / "page.nii.gz").write_bytes(b"<html>Not found")
+    with pytest.raises(SomeLeftOut, match="2 of 3 scans were left out") as error:
         segment(weights, scans, tmp_path / "out")
-    assert not list(tmp_path.glob("out/**/*.nii.gz"))
+    _, page, first = str(error.value).splitlines()
+    assert page.startswith("page: a web page, not a scan; log in") and first.startswith("first: file is truncated")
+    assert [file.name for file in tmp_path.glob("out/**/*.nii.gz")] == ["img0002.nii.gz"]
+    (scans / "first.nii.gz").write_bytes(whole)
+    with pytest.raises(SomeLeftOut, match="1 of 3"):
+        segment(weights, scans, tmp_path / "out")
+    assert (tmp_path / "out/first.nii.gz").is_file()
+    for number in range(20):
+        shutil.copy(scans / "page.nii.gz", scans / f"page{number}.nii.gz")
+    with pytest.raises(SomeLeftOut) as error:
+        segment(weights, scans, tmp_path / "out")
+    assert len(str(error.value).splitlines()) == 8 and str(error.value).endswith("... and 15 more, named above.")
+    assert capsys.readouterr().out.count("left out: page") >= 21
+    for name, bad in (("page", True), ("first", False)):
+        content = b"<html>" if bad else whole[: len(whole) // 2]
+        (tmp_path / f"{name}.nii.gz").write_bytes(content)
+        with pytest.raises(InputError, match=f"none can be segmented:\n{name}: ") as error:
+            segment(weights, tmp_path / f"{name}.nii.gz", tmp_path / name)
+        assert not isinstance(error.value, SomeLeftOut)
+
+
+def test_missing_scans_stop_before_the_network_runs(weights, tmp_path):
     with pytest.raises(InputError, match="no file or folder at"):
         segment(weights, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -415,3 +468,35 @@ def test_the_command_line_says_by_its_status_whether_all_were_segmented(weights,
     assert "good/series3" in capsys.readouterr().out and kind_of(tmp_path / "out/good/series3.dcm") == "LABELMAP"
     write_body(tmp_path / "scans/gap", "1.2.3.7")[4].unlink()
     assert command_line.main() == 3 and "gap/series3" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_ends_in_one_line_and_leaves_whole_files(weights, scans, tmp_path, monkeypatch, capsys):
+    label, labelled = segmentation.label_case, []
+
+    def interrupted(*args):
+        if labelled:
+            raise KeyboardInterrupt
+        labelled.append(label(*args))
+        return labelled[0]
+
+    monkeypatch.setattr(segmentation, "label_case", interrupted)
+    monkeypatch.setattr(sys, "argv", ["segment.py", str(weights), str(scans), str(tmp_path / "out")])
+    assert command_line.main() == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Interrupted; what was written is complete.")
+    assert [file.name for file in tmp_path.glob("out/**/*.nii.gz")] == ["first.nii.gz"]
+    assert list(json.loads((tmp_path / "out/scans.json").read_text())) == ["first"]
+    monkeypatch.undo()
+    kept = (tmp_path / "out/first.nii.gz").stat().st_mtime_ns
+    assert len(segment(weights, scans, tmp_path / "out")) == 2
+    assert (tmp_path / "out/first.nii.gz").stat().st_mtime_ns == kept
+
+
+def test_a_full_disk_stops_the_command_and_no_scan_is_called_bad(weights, scans, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(segmentation.plots, "plot_segmentation", lambda *_: Mock(savefig=lambda file, dpi: full()))
+    monkeypatch.setattr(segmentation.plt, "close", Mock())
+    with pytest.raises(InputError, match=r"first\.png' could not be written .*No space left.*Free disk space") as error:
+        segment(weights, scans, tmp_path / "out", pictures=True)
+    assert not isinstance(error.value, SomeLeftOut) and not (tmp_path / "out/scans.json").exists()

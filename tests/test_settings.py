@@ -1,8 +1,11 @@
 """Choice of a recipe from parameters."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
+import torch
+from monai.networks.nets import SwinUNETR
 
 from swinunetr.checkpoints import build_swinunetr, save_weights
 from swinunetr.dataset import Dataset
@@ -210,3 +213,55 @@ def test_a_random_decoder_is_not_evaluated(tmp_path):
     for evaluated in ({"evaluate_only": True}, {"max_steps": 0}):
         with pytest.raises(InputError, match="pretrained_decoder: expected True with evaluate_only"):
             read_parameters(**given | evaluated)
+
+
+OTHER_NETWORKS = {  # arguments of SwinUNETR, and what the message says
+    "2D": ({"spatial_dims": 2}, "another design: 2D. Expected .* a 3D one"),
+    "deeper": ({"depths": (2, 2, 6, 2)}, "depths 2, 2, 6, 2. Expected .* depths 2, 2, 2, 2"),
+    "channels": ({"in_channels": 4}, "with 4 input channels. Expected weights for images of one channel"),
+    "norms": ({"norm_name": ("batch", {"affine": True})}, "norm1.weight is .*, but missing in the network"),
+}
+
+
+@pytest.mark.parametrize("options, match", OTHER_NETWORKS.values(), ids=OTHER_NETWORKS)
+@pytest.mark.parametrize("evaluate_only", [False, True])
+def test_weights_of_another_network_are_refused_with_the_parameters(options, match, evaluate_only, tmp_path):
+    network = SwinUNETR(**{"in_channels": 1, "out_channels": 2, "feature_size": 12} | options)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    given = {"pretrained_checkpoint": tmp_path / "weights.pth", "evaluate_only": evaluate_only}
+    with pytest.raises(CheckpointError, match=f"{match}.*Choose other weights, or leave pretrained_checkpoint empty"):
+        read_parameters(**NOTEBOOK | given)
+
+
+def test_a_size_that_is_not_that_of_the_weights_is_refused_with_the_parameters(tmp_path):
+    save_weights(build_swinunetr(2, feature_size=12, window_size=4), tmp_path / "weights.pth")
+    given = {"pretrained_checkpoint": tmp_path / "weights.pth", "other_settings": {"feature_size": 24}}
+    with pytest.raises(InputError, match="other_settings: expected .* feature_size 12 .* found feature_size 24. Leave"):
+        read_parameters(**NOTEBOOK | given)
+
+
+def test_merging_is_a_choice_for_weights_that_note_none_and_part_of_the_run(tmp_path):
+    network, data = (
+        build_swinunetr(2, feature_size=12, window_size=4, merging="current"),
+        Dataset(CLASSES, "CT", [], [], []),
+    )
+    noted, plain = tmp_path / "noted.pth", tmp_path / "plain.pth"
+    save_weights(network, noted)
+    torch.save(network.state_dict(), plain)
+
+    def merging(file: Path, given: object) -> tuple[str | None, str | None]:
+        options, recipe = read_parameters(**NOTEBOOK | {"pretrained_checkpoint": file, "merging": given})
+        settings = run_settings(recipe, data, options.checkpoint, merging=options.merging)
+        return options.merging, settings.get("merging")
+
+    assert merging(plain, "current") == ("current", "current")
+    assert merging(plain, "legacy") == ("legacy", None)  # what is assumed anyway: the same run
+    assert merging(plain, "") == merging(plain, "none") == merging(noted, "") == (None, None)
+    assert merging(noted, "current") == ("current", None)
+    with pytest.raises(CheckpointError, match="note current patch merging. Expected legacy.*Leave merging empty"):
+        merging(noted, "legacy")
+    with pytest.raises(InputError, match="merging: expected legacy, current or nothing, found 'new'"):
+        merging(plain, "new")
+
+
+CLASSES = ("background", "liver")

@@ -31,6 +31,14 @@ def test_levels_halve_the_resolution_and_the_first_is_the_network_s(network, ima
     assert [tuple(level.shape) for level in levels] == [(1, 3, 64 // n, 64 // n, 32 // n) for n in (1, 2, 4, 8)]
 
 
+@pytest.mark.parametrize("levels", [0, 2])
+def test_the_logits_are_float32_under_autocast_so_that_the_loss_is(network, images, levels):
+    trained = DeepSupervision(network, levels)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = trained(images)
+    assert {level.dtype for level in (logits if levels else [logits])} == {torch.float32}
+
+
 def test_no_level_is_the_plain_loss_to_the_last_bit(network, images):
     labels = torch.randint(0, 3, images.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     plain = DiceCELoss(to_onehot_y=True, softmax=True)

@@ -53,3 +53,8 @@ def test_texts_that_begin_with_a_digit_are_words():
         "cases  6 training",
         "shape  80..96 x 63 voxels",
     ]
+
+
+def test_a_cell_of_markdown_stays_one_cell_and_no_formula():
+    lines = Table(("organ",), [("a|b $x$\nc",)]).markdown().splitlines()
+    assert lines[2] == r"| a\|b \$x\$ c |"
