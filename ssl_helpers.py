@@ -26,7 +26,8 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      calibration           a head with which organs have the right volume
     hardware         devices               GPU or CPU, precision, processes that train together
     the run          run_folder            state, metrics, weights; resuming after a stop
-    results          inference             sliding window; back to the scan's own grid
+    results          inference             sliding window over a case
+                     resampling            back to the scan's own grid
                      segmentation          any folder of scans, with trained weights
                      dicom_seg             segmentation objects for viewers and archives
                      bundle                a MONAI bundle of a trained model, which plain MONAI runs

@@ -19,18 +19,24 @@ import torch
 from monai.networks.nets import SwinUNETR
 from torch.export import Dim
 
+from swinunetr import resampling
 from swinunetr.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights
 from swinunetr.colours import save_label_names
 from swinunetr.errors import InputError
+from swinunetr.geometry import NiftiReader
 from swinunetr.inference import evaluating
 from swinunetr.network import LegacyPatchMerging, merging_of, traits_of
 from swinunetr.preprocessing import intensity_window
 from swinunetr.recipe import Recipe
+from swinunetr.resampling import LabelsOnScand
 from swinunetr.settings import noted_training
 
 LICENSE = Path(__file__).parent.parent / "LICENSE"
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 RUNNERS = {"pytorch-ignite": "0.4.11", "fire": "0.5.0"}  # what `monai.bundle run` needs and this project does not
+LABEL_PACKAGES = ("pydicom<3", "dicomweb-client<0.60", "pynetdicom<3")  # which MONAI Label does not bound
+LABEL_TRIED = """The server was tried on 2026-11-28 with MONAI Label 0.8.5, MONAI 1.6.1 and PyTorch 2.15 on Python 3.11:
+no voxel differed from `segment.py` of the project that wrote the bundle. 3D Slicer was not tried."""
 KEPT_NOTES = ("recipe", "classes", "modality")  # in model.pt; without the names of cases, which may be private
 
 INTENDED_USE = "Research only, not for clinical use"
@@ -40,6 +46,7 @@ REFERENCES = (
     "Tang, Y. et al.: Self-Supervised Pre-Training of Swin Transformers for 3D Medical Image Analysis. "
     "https://arxiv.org/abs/2111.14791",
 )
+MERGING_FILE = "legacy_patch_merging.py"
 MERGING_HEADER = '''"""Patch merging in the order with which the weights were trained; MONAI 1.5 changed it."""
 
 from __future__ import annotations
@@ -48,6 +55,20 @@ import torch
 import torch.nn.functional as F
 from monai.networks.nets.swin_unetr import PatchMerging
 from torch import Tensor
+
+
+'''
+READER_FILE = "nifti_reader.py"
+READER_HEADER = '''"""Reader of NIfTI files whose affine is nibabel's: the sform if it is set, else the qform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+import nibabel as nib
+from monai.data import NibabelReader
+from monai.utils import ensure_tuple
 
 
 '''
@@ -71,8 +92,8 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir /d
 `scan.nii.gz` gives `scan_seg.nii.gz` with the ids above, on the scan's own voxels. From another folder, add
 `--bundle_root` with the path of this one. A GPU is used if PyTorch finds one; the network computes in float32.
 
-Main memory must hold the class probabilities, 4 bytes per class and voxel of the scan: a scan of 512 x 512 x 100 voxels
-with 14 classes took 2.4 GB in all.
+Main memory must hold the class probabilities on the grid of step 1 below, 4 bytes per class and voxel, and the scan
+several times.
 
 ## What it computes
 
@@ -98,6 +119,8 @@ Data: {data}. Start: {start}. Settings:
 | `configs/metadata.json` | versions, classes, format of input and output |
 | `models/model.pt` | state dict of MONAI's `SwinUNETR` |
 | `models/model.pt2` | the same network as a `torch.export` program |
+| `scripts/nifti_reader.py` | MONAI's reader of NIfTI without its corrections of headers |
+| `scripts/resampling.py` | step 4 above, in slabs of the scan, which saves memory |
 | `scripts/legacy_patch_merging.py` | if present: the network's order of patch merging, not in MONAI 1.5 and later |
 | `docs/labels.ctbl`, `docs/labels_itksnap.txt` | names and colours of the classes for 3D Slicer and ITK-SNAP |
 
@@ -112,19 +135,25 @@ logits = network(crops)  # float32 (any number, 1, {shape}), with intensities as
 
 ## 3D Slicer and MONAI Label
 
-MONAI Label serves the model, and its module in 3D Slicer shows the result. Its app `monaibundle` takes bundles from its
-folder `model`; here the bundle is called `my_model`:
+MONAI Label serves the model, and its module in 3D Slicer shows the result. It needs a virtual environment of its own,
+with older packages for DICOM. In the folder that holds this bundle, here called `my_model`:
 
 ```bash
-pip install monailabel
+python3 -m venv server
+source server/bin/activate
+pip install "monai>={monai},<1.7" monailabel {label_packages}
 monailabel apps --download --name monaibundle --output workspace
+mkdir -p workspace/monaibundle/model
 cp -r my_model workspace/monaibundle/model/
-monailabel start_server --app workspace/monaibundle --studies /data/scans --conf models my_model
+monailabel start_server --app workspace/monaibundle --studies /data/scans --host 127.0.0.1 \\
+    --conf models my_model --conf zoo_source local --conf sam2 false
 ```
 
-Then install the extension MONAILabel in 3D Slicer, enter the server's address, load a scan and run the model. MONAI
-Label requires a version of MONAI of its own; the bundle was made with {monai}, and versions before 1.5 build another
-network. This has not been tried with MONAI Label itself.
+The server answers this machine only; `--host 0.0.0.0` opens it to all, without a password. The last two settings keep
+it from downloading other models. Then install the extension MONAILabel in 3D Slicer, enter the server's address,
+http://127.0.0.1:8000, load a scan and run the model.
+
+{label_tried}
 
 Without a server, run the command above and open the scan and its `_seg.nii.gz` as a segmentation in 3D Slicer. The
 extension MONAIAuto3DSeg offers the models of its own list only.
@@ -183,7 +212,7 @@ def _trained_model(weights: str | Path) -> tuple[SwinUNETR, dict, Recipe]:
 
 
 def _write_files(folder: Path, model: SwinUNETR, noted: Mapping, recipe: Recipe) -> None:
-    for name in ("configs", "models", "docs"):
+    for name in ("configs", "models", "docs", "scripts"):
         (folder / name).mkdir(parents=True)
     configs = {
         "metadata": metadata(noted, recipe),
@@ -191,10 +220,12 @@ def _write_files(folder: Path, model: SwinUNETR, noted: Mapping, recipe: Recipe)
     }
     for name, content in configs.items():
         (folder / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    scripts = {READER_FILE: READER_HEADER + inspect.getsource(NiftiReader)}
     if merging_of(model) == "legacy":
-        (folder / "scripts").mkdir()
-        code = MERGING_HEADER + inspect.getsource(LegacyPatchMerging)
-        (folder / "scripts/legacy_patch_merging.py").write_text(code, encoding="utf-8")
+        scripts[MERGING_FILE] = MERGING_HEADER + inspect.getsource(LegacyPatchMerging)
+    for name, code in scripts.items():
+        (folder / "scripts" / name).write_text(code, encoding="utf-8")
+    shutil.copy(resampling.__file__, folder / "scripts")
     save_weights(model, folder / "models/model.pt", note={name: noted[name] for name in KEPT_NOTES})
     export_program(model, recipe.crop_size, folder / "models/model.pt2")
     shutil.copyfile(LICENSE, folder / "LICENSE")
@@ -235,23 +266,22 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
         **traits_of(model.state_dict()),
         "downsample": "merging",
     }
-    imports = ["$import glob", "$import os", "$import sys"]
-    patch_merging = {}
+    own_code = {
+        "nifti_reader": _from_script(READER_FILE, NiftiReader),
+        "labels_on_scan": _from_script(Path(resampling.__file__).name, LabelsOnScand),
+    }
     if merging_of(model) == "legacy":
-        # By its path, since programs that run bundles do not always have the bundle's folder on Python's path.
-        imports.append("$from pydoc import importfile as load_file")
-        file = "@bundle_root + '/scripts/legacy_patch_merging.py'"
-        patch_merging = {"patch_merging": f"$load_file({file}).{LegacyPatchMerging.__name__}"}
+        own_code["patch_merging"] = _from_script(MERGING_FILE, LegacyPatchMerging)
         network["downsample"] = "@patch_merging"
     return {
-        "imports": imports,
+        "imports": ["$import glob", "$import os", "$import sys", "$from pydoc import importfile as load_file"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/scans'",
         "output_dir": "$@bundle_root + '/eval'",
         "datalist": "$sorted(sum((glob.glob(os.path.join(glob.escape(str(@dataset_dir)), '*' + ending)) "
         "for ending in ('.nii', '.nii.gz')), []))",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        **patch_merging,
+        **own_code,
         "network_def": network,
         "network": "$@network_def.to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(modality, recipe)},
@@ -272,16 +302,7 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-                {
-                    "_target_": "ResampleToMatchd",
-                    "keys": "pred",
-                    "key_dst": "scan",
-                    "mode": "bilinear",
-                    "padding_mode": "zeros",
-                    "dtype": "$np.float32",
-                },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {"_target_": "@labels_on_scan", "keys": "pred"},
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
@@ -289,6 +310,7 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
                     "output_postfix": "seg",
                     "output_dtype": "$np.uint8",
                     "separate_folder": False,
+                    "resample": False,
                 },
             ],
         },
@@ -317,6 +339,14 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
     }
 
 
+def _from_script(file: str, of: type) -> str:
+    """Return the expression of a class in a file of ``scripts``.
+
+    It has the file's path, since programs that run bundles do not always have the bundle's folder on Python's path.
+    """
+    return f"$load_file(@bundle_root + '/scripts/{file}').{of.__name__}"
+
+
 def _preprocessing(modality: str, recipe: Recipe) -> list[dict]:
     """Return the transforms of an image from its file to float32 on the training grid, rounded to float16 first."""
     window = intensity_window(recipe, modality)
@@ -325,12 +355,13 @@ def _preprocessing(modality: str, recipe: Recipe) -> list[dict]:
         if window
         else {"_target_": "ScaleIntensityRangePercentilesd", "lower": 0.5, "upper": 99.5}
     )
+    to_spacing = {"_target_": "Spacing", "pixdim": list(recipe.spacing_mm), "mode": "bilinear", "dtype": "$np.float32"}
     transforms = [
-        {"_target_": "LoadImaged", "reader": "NibabelReader", "simple_keys": True},
+        {"_target_": "LoadImaged", "reader": "@nifti_reader", "simple_keys": True},
         {"_target_": "EnsureChannelFirstd"},
-        {"_target_": "CopyItemsd", "names": "scan"},  # whose grid the segmentation gets
         {"_target_": "Orientationd", "axcodes": "RAS", "labels": [["L", "R"], ["P", "A"], ["I", "S"]]},
-        {"_target_": "Spacingd", "pixdim": list(recipe.spacing_mm), "mode": "bilinear", "dtype": "$np.float32"},
+        # Not Spacingd, which takes each key that begins with "image_" for a dictionary: MONAI Label has a path there.
+        {"_target_": "Lambdad", "func": to_spacing},
         to_unit | {"b_min": 0.0, "b_max": 1.0, "clip": True},
         {"_target_": "CropForegroundd", "source_key": "image"},
         {"_target_": "SpatialPadd", "spatial_size": list(recipe.crop_size)},
@@ -422,5 +453,7 @@ def readme(noted: Mapping, recipe: Recipe) -> str:
         monai=_release("monai"),
         torch=_release("torch"),
         use=INTENDED_USE,
+        label_packages=" ".join(f'"{package}"' for package in LABEL_PACKAGES),
+        label_tried=LABEL_TRIED,
         references="\n".join(f"- {reference}" for reference in REFERENCES),
     )

@@ -15,7 +15,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -23,9 +23,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from swinunetr.dataset import Dataset, case_name, is_nifti
-from swinunetr.devices import Hardware, available_memory
+from swinunetr.devices import Hardware, available_memory, most_workers
 from swinunetr.errors import DatasetError, Fault, InputError
-from swinunetr.files import stamp, stand_in
+from swinunetr.files import sha256, stamp, stand_in
 from swinunetr.geometry import (
     REVERSED_DEGREES,
     TILT_DEGREES,
@@ -45,6 +45,7 @@ from swinunetr.threads import in_threads
 THICK_SLICE_MM = 8.0
 PERCENTILES = "no CT, so each scan is scaled from its 0.5th to its 99.5th percentile"
 MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
+CHECKED_COPIES = 3  # of the stored voxels of a file in memory while they are checked, at most
 CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
 ERROR_ROWS = 9  # of the table of errors; with its heading and its last line, the message has at most 12 lines
 WARNING_ROWS = 16  # longest list of warnings that is shown in full
@@ -70,16 +71,15 @@ class Scan:
     counts: bytes = b""  # hash of an image's numbers of voxels, in the order of their intensities
     scaling: tuple[float, float] = (1.0, 0.0)  # slope and intercept from stored to scaled values
     value_counts: dict[float, int] = field(default_factory=dict)  # voxels that count, by class; by id before mapping
+    file: str = ""  # path with links resolved, on the machine of rank 0
+
+    def __post_init__(self) -> None:
+        self.file = self.file or os.path.realpath(self.path)
 
     @property
     def valid(self) -> bool:
         """Whether no error was found so far."""
         return not any(fault.stops for fault in self.faults)
-
-    @property
-    def file(self) -> str:
-        """Path with links resolved."""
-        return os.path.realpath(self.path)
 
     @property
     def key(self) -> tuple:
@@ -180,25 +180,29 @@ def check_dataset(
         dataset: Cases to check.
         spacing_mm: Voxel spacing of the training grid in mm along x, y, z (right, anterior, superior), used to
             estimate the memory that preprocessed cases need.
-        workers: Number of files that are read at the same time; None means one per CPU core.
+        workers: Number of files that are read at the same time; None means as many as cores and memory allow.
         hardware: Ranks that check the same data set; each reads the voxels of its share. None means one rank.
 
     Raises:
         DatasetError: Some files have errors that would stop training or make its result wrong, or no label of a
             list contains an organ. The message lists all of them.
-        InputError: The modality is not clear; see :func:`swinunetr.modality.is_ct`.
+        InputError: The modality is not clear, see :func:`swinunetr.modality.is_ct`; or the ranks have different lists.
     """
     is_ct(dataset.modality)  # raises before any file is read
     scans = _list_scans(dataset)
     _run_check(check_header, scans, workers, "Checking headers")
-    same_list = _validates_on_training_cases(dataset)
+    if hardware and hardware.ranks > 1:
+        _agree(scans, hardware)
+    same_list = _validates_on_training_cases(scans)
     valid = [scan for scan in scans if scan.valid]
     readable = _flag_repeats(valid, lambda s: s.key, "file", same_list)
     _run_check(check_pair, [s for s in readable if s.image and s.image.valid], 1, "Comparing images and labels")
     if not all(scan.valid for scan in scans):
         tqdm.write(f"{_error_table(scans)}\nChecking the voxels of the other files; interrupt to correct these first.")
     share = hardware.share(readable) if hardware else readable
-    _run_check(lambda scan: check_voxels(scan, dataset), share, workers, "Checking voxels")
+    largest = max((np.prod(s.shape) * s.header.get_data_dtype().itemsize for s in share), default=0)
+    threads = workers or most_workers(CHECKED_COPIES * largest)
+    _run_check(lambda scan: check_voxels(scan, dataset), share, threads, "Checking voxels")
     if hardware:
         _exchange(readable, share, hardware)
     images = [scan for scan in readable if scan.kind == "image" and scan.digest]
@@ -273,6 +277,53 @@ def _run_check(check: Callable[[Scan], Fault | None], scans: list[Scan], workers
         scan.faults += [fault] if fault else []
 
 
+def _agree(scans: list[Scan], hardware: Hardware) -> None:
+    """Let all ranks go on with the same files and problems, whatever the paths and links on their machines are.
+
+    Every rank takes over which files are one file from rank 0, and the problems of a header from the first rank with an
+    error, or else with a warning. On several machines, a file whose bytes differ between them gets a problem.
+
+    Raises:
+        InputError: The ranks have different lists of cases.
+    """
+    listed = [(scan.split, scan.case, scan.kind) for scan in scans]
+    if other := hardware.first_other(listed):
+        rank, expected, found = other
+        first, second = next(pair for pair in itertools.zip_longest(expected, found) if pair[0] != pair[1])
+        raise InputError(
+            f"json_path: expected the same cases on all ranks, found {len(expected)} files on rank 0 and {len(found)} "
+            f"on rank {rank}. The first difference: {_listed(first)} on rank 0, {_listed(second)} on rank {rank}. Give "
+            "all machines the same JSON and the same data."
+        )
+    ranks = hardware.gather([[(scan.file, scan.faults) for scan in scans]])
+    for number, scan in enumerate(scans):
+        scan.file = ranks[0][number][0]
+        found = [(rank, files[number][1]) for rank, files in enumerate(ranks)]
+        rank, faults = max(found, key=lambda pair: (any(fault.stops for fault in pair[1]), len(pair[1]) > 0))
+        scan.faults = [replace(fault, what=f"{fault.what} (rank {rank})") if rank else fault for fault in faults]
+    if hardware.several_machines:
+        _flag_other_bytes(scans, hardware)
+
+
+def _listed(scan: tuple[str, str, str] | None) -> str:
+    return "{} case {}, {}".format(*scan) if scan else "nothing"
+
+
+def _flag_other_bytes(scans: list[Scan], hardware: Hardware) -> None:
+    """Add a problem to each file that differs between machines, whose ranks have hashed a part of the files each."""
+    numbers = [number for number, scan in enumerate(scans) if scan.valid]
+    own = numbers[hardware.local_rank :: hardware.local_ranks]
+    hashes = in_threads(sha256, [scans[number].path for number in own], "Comparing the files of the machines")
+    seen: dict[int, dict[str, int]] = {}  # first rank with each hash, by scan
+    for number, digest, rank in hardware.gather([(*pair, hardware.rank) for pair in zip(own, hashes, strict=True)]):
+        seen.setdefault(number, {}).setdefault(digest, rank)
+    for number, ranks in seen.items():
+        if len(ranks) > 1:
+            first, other = list(ranks.values())[:2]
+            what = f"another file on the machine of rank {other} than on that of rank {first}"
+            scans[number].faults.append(Fault(what, "copy the data set to all machines again"))
+
+
 def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
     """Take over what the other ranks found in the voxels of their shares."""
     names = ("faults", "digest", "scaling", "value_counts", "low", "high", "counts")
@@ -281,9 +332,9 @@ def _exchange(scans: list[Scan], share: list[Scan], hardware: Hardware) -> None:
         vars(scan).update(found[scan.key])
 
 
-def _validates_on_training_cases(dataset: Dataset) -> bool:
+def _validates_on_training_cases(scans: list[Scan]) -> bool:
     """Return whether both lists are the same, as in a trial run; a partial overlap is an error instead."""
-    images = [[os.path.realpath(entry["image"]) for entry in cases] for cases in (dataset.training, dataset.validation)]
+    images = [[s.file for s in scans if s.kind == "image" and s.split == part] for part in ("training", "validation")]
     return bool(images[0]) and images[0] == images[1] and len(images[0]) == len(set(images[0]))
 
 

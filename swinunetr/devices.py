@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import hashlib
+import math
 import os
 import platform
 import re
@@ -13,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,13 +27,16 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from swinunetr.errors import InputError
+from swinunetr.errors import InputError, TrainingStopped
 
-T = TypeVar("T")
-LONGEST_WAIT = timedelta(days=1)  # of a process for the others, which may still preprocess their cases
+T, V = TypeVar("T"), TypeVar("V")
+# How long a rank waits for the others: for shares of the cases, which one rank may check, preprocess or segment for
+# hours; and while all train, for a validation case, for weights and states that rank 0 writes, and for its next crops.
+SHARE_WAIT, TRAINING_WAIT = timedelta(days=1), timedelta(minutes=30)
 SLOW_CUDNN = range(90800, 91500)
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CGROUP = Path("/sys/fs/cgroup")
+CONTAINER_CORES = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))  # by version of cgroups
 CONTAINER_MEMORY = (  # files of a container's limit, its use, and what of that is file cache, by version of cgroups
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
@@ -48,6 +54,8 @@ class Hardware:
         rank: Number of this process, from 0.
         ranks: Number of processes that train together; 1 without ``torchrun``.
         warnings: What makes training slower than the hardware allows, in sentences.
+        local_rank: Number of this process on its machine, from 0.
+        local_ranks: Number of processes on its machine; 1 if the launcher does not tell.
     """
 
     device: torch.device
@@ -56,6 +64,13 @@ class Hardware:
     rank: int = 0
     ranks: int = 1
     warnings: tuple[str, ...] = ()
+    local_rank: int = 0
+    local_ranks: int = 1
+
+    @property
+    def several_machines(self) -> bool:
+        """Whether the ranks may be on several machines, which may see other files at the same path."""
+        return self.ranks > self.local_ranks
 
     def autocast(self) -> torch.autocast:
         """Return the context for the forward pass of the network; the loss is computed outside it, in float32."""
@@ -82,42 +97,113 @@ class Hardware:
         distributed.all_reduce(total)
         return float(total) / self.ranks
 
-    def gather(self, items: list[T]) -> list[T]:
-        """Return the lists of all ranks joined, in the order of the ranks; every rank must call this method."""
+    def gather(self, items: list[T], training: bool = False) -> list[T]:
+        """Return the lists of all ranks joined, in the order of the ranks; every rank must call this method.
+
+        Args:
+            items: List of this rank, which pickle can store.
+            training: Whether all ranks train, so that none can be hours behind. Otherwise they wait up to a day.
+
+        Raises:
+            TrainingStopped: Another rank stopped or did not come in time.
+        """
         if self.ranks == 1:
             return items
         lists: list[list[T]] = [[] for _ in range(self.ranks)]
-        distributed.all_gather_object(lists, items)
+        try:
+            distributed.all_gather_object(lists, items, None if training else _patient_group())
+        except RuntimeError as error:
+            if not is_lost_process(error):
+                raise
+            raise TrainingStopped(lost_process(error, self.ranks)) from error
         return [item for part in lists for item in part]
+
+    def first_other(self, values: V) -> tuple[int, V, V] | None:
+        """Return the first rank whose values are not those of rank 0, the values of rank 0, and its own.
+
+        Every rank must call this method; all get the same result, None if the values are alike.
+        """
+        first, *others = self.gather([values])
+        return next(((rank, first, other) for rank, other in enumerate(others, 1) if other != first), None)
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Let all ranks raise the error that one of them raises; every rank must enter this context.
+
+        Otherwise the ranks without an error wait for the others until these have exited, and do not know why.
+
+        Raises:
+            InputError: One of the ranks raised it.
+        """
+        errors = []
+        try:
+            yield
+        except InputError as error:
+            if self.ranks == 1:
+                raise
+            errors.append(error)
+        if errors := self.gather(errors):
+            raise errors[0]
 
 
 def find_hardware() -> Hardware:
     """Return the GPU if there is one, otherwise the CPU; under ``torchrun``, also connect the processes.
 
     The precision is bfloat16 if the hardware supports it, float16 on older GPUs such as Colab's T4, otherwise float32.
+    PyTorch computes on at most as many threads as this process has cores.
 
     Raises:
-        InputError: PyTorch finds a GPU but cannot use it.
+        InputError: PyTorch finds a GPU but cannot use it; or the ranks have other devices, precisions or versions.
     """
-    rank, ranks, local = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    rank, ranks, local, local_ranks = (int(os.environ.get(name, default)) for name, default in defaults.items())
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # which knows no quota of a container
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         on_gpu = torch.cuda.is_available()
     if on_gpu:
         _open_gpu(local)
     if ranks > 1 and not distributed.is_initialized():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TRAINING_WAIT)
         atexit.register(distributed.destroy_process_group)  # gloo's threads can abort a process that exits before
     if on_gpu:
+        device = torch.device("cuda", local)
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        name = torch.cuda.get_device_name(local)
-        return Hardware(torch.device("cuda", local), dtype, name, rank, ranks, _slow_convolutions())
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    dtype = torch.bfloat16 if has_bf16 else None
-    unused = _unused_gpu([str(warning.message) for warning in caught])
-    return Hardware(torch.device("cpu"), dtype, f"{os.cpu_count()} CPU cores", rank, ranks, unused)
+        name, slow = torch.cuda.get_device_name(local), _slow_convolutions()
+    else:
+        device = torch.device("cpu")
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        dtype = torch.bfloat16 if has_bf16 else None
+        name, slow = f"{cpu_cores()} CPU cores", _unused_gpu([str(warning.message) for warning in caught])
+    hardware = Hardware(device, dtype, name, rank, ranks, slow, local, local_ranks)
+    _require_alike(hardware)
+    return hardware
+
+
+@cache
+def _patient_group() -> distributed.ProcessGroup:
+    """Return the group of all ranks in which they wait for each other's share of the cases."""
+    return distributed.new_group(backend="gloo", timeout=SHARE_WAIT)
+
+
+def _require_alike(hardware: Hardware) -> None:
+    """Check that all ranks compute the same: gradients of other precisions or versions must not be averaged.
+
+    Raises:
+        InputError: A rank differs from rank 0; all ranks raise it.
+    """
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+    packages = {name: release for name, release in versions().items() if name != "python"}
+    values = {"device": hardware.device.type, "precision": str(hardware.autocast_dtype or torch.float32)}
+    values |= packages | {"code of the project": code.hexdigest()[:8]}
+    if other := hardware.first_other(values):
+        rank, expected, found = other
+        lines = [f"  {key}: {expected[key]} on rank 0, {found[key]} on rank {rank}" for key in values]
+        raise InputError(
+            "torchrun: the processes do not compute the same:\n"
+            + "\n".join(line for key, line in zip(values, lines, strict=True) if expected[key] != found[key])
+            + "\nGive all machines the same code, packages and kind of GPU."
+        )
 
 
 def _open_gpu(number: int) -> None:
@@ -197,8 +283,23 @@ def gpu_is_full(error: Exception) -> str:
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Return whether an error says that the connection to another rank was lost, because that rank stopped."""
+    """Return whether an error says that another rank stopped, or did not answer in time."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def lost_process(error: RuntimeError, ranks: int, when: str = "") -> str:
+    """Return what to do about an error of :func:`is_lost_process`; ``when`` is a time such as "in step 3"."""
+    when = f" {when}" if when else ""
+    if "timed out" in str(error).lower():
+        return (
+            f"Another of the {ranks} processes did not answer{when}. Look at the output of each process for the last "
+            "thing that it did, and whether its machine, network and disks respond. Then run again with this logdir to "
+            "continue."
+        )
+    return (
+        f"Another of the {ranks} processes stopped{when}; its own message says why. Run again with this logdir to "
+        "continue."
+    )
 
 
 def parallel(model: torch.nn.Module, hardware: Hardware) -> torch.nn.Module:
@@ -220,13 +321,39 @@ def memory_bytes(hardware: Hardware) -> int:
 def available_memory() -> int:
     """Return the bytes of main memory that are available: those of the machine, or fewer in a container."""
     available = psutil.virtual_memory().available
-    for limit, usage, cache in CONTAINER_MEMORY:
-        texts = [(CGROUP / name).read_text() if (CGROUP / name).is_file() else "" for name in (limit, usage, cache)]
+    for limit, usage, statistics in CONTAINER_MEMORY:
+        texts = [
+            (CGROUP / name).read_text() if (CGROUP / name).is_file() else "" for name in (limit, usage, statistics)
+        ]
         if texts[0].strip().isdigit() and texts[1].strip().isdigit():
             cached = re.search(r"^(?:total_)?inactive_file (\d+)$", texts[2], re.MULTILINE)
             used = int(texts[1]) - (int(cached[1]) if cached else 0)  # the system gives its file cache back
             available = min(available, max(0, int(texts[0]) - used))
     return available
+
+
+def cpu_cores() -> int:
+    """Return the number of CPU cores that this process may use: of the machine, or fewer by its affinity or quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in CONTAINER_CORES:
+        numbers = [text for name in names if (CGROUP / name).is_file() for text in (CGROUP / name).read_text().split()]
+        if len(numbers) == 2 and all(number.isdigit() for number in numbers):  # otherwise there is no quota
+            quota, period = map(int, numbers)
+            cores = min(cores, max(1, math.ceil(quota / period)))
+    return cores
+
+
+def most_workers(item_bytes: float = 0) -> int:
+    """Return how many items to make at the same time: as many as this process's share of cores and memory allows.
+
+    Processes that ``torchrun`` starts on one machine share both.
+
+    Args:
+        item_bytes: Main memory that one item takes while it is made; 0 if it is small.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fitting = available_memory() // (processes * item_bytes) if item_bytes else math.inf
+    return int(max(1, min(cpu_cores() // processes, fitting)))
 
 
 def keep_freed_memory() -> None:

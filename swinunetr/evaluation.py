@@ -56,7 +56,7 @@ def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware
         truth = cases[number]["label"].as_tensor()[0].to(logits.device)
         truth, prediction = clear_ignored(cases[number].get("label_map"), truth, logits.argmax(0))
         own.append((number, confusion_matrix(prediction, truth, len(logits))))
-    return np.stack([counts for _, counts in sorted(hardware.gather(own), key=lambda pair: pair[0])])
+    return np.stack([counts for _, counts in sorted(hardware.gather(own, training=True), key=lambda pair: pair[0])])
 
 
 def score_case(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,9 +14,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import SpatialResample
 from monai.transforms.utils import get_largest_connected_component_mask
-from nibabel.affines import from_matvec
 from scipy.ndimage import find_objects
 
 from swinunetr.checkpoints import Weights, read_ensemble
@@ -27,9 +24,8 @@ from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.network import merging_of
 from swinunetr.recipe import AXES, Recipe
+from swinunetr.resampling import resample_labels
 from swinunetr.threads import read_ahead
-
-SLAB_VOXELS = 2**21  # voxels of the scan that are resampled at a time, to save memory
 
 
 @contextmanager
@@ -216,53 +212,6 @@ def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarra
 def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray:
     """Return the segmentation of a case on the grid of its source file: the labels of :func:`resample_labels`."""
     return resample_labels(probabilities, image)[0]
-
-
-def resample_labels(
-    probabilities: torch.Tensor, image: MetaTensor, uncertainty: bool = False
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the segmentation of a case on the grid of its source file, and its uncertainty.
-
-    Probabilities are interpolated before the class is chosen, because interpolated labels would give wrong classes at
-    borders. Voxels outside the training grid are background. The scan is computed in slabs to save memory, on the
-    device of the probabilities; on the CPU if the memory of the GPU is full.
-
-    Args:
-        probabilities: Class probabilities (classes, X, Y, Z) on the training grid.
-        image: Preprocessed image of the case, which stores the affines of both grids.
-        uncertainty: Whether to compute the uncertainty, which is the entropy of the interpolated probabilities over the
-            logarithm of the number of classes: 0 where one class is certain, 1 where all are equally probable.
-
-    Returns:
-        Labels in the axis order of the source file, uint8; and the uncertainty in steps of 1/255, uint8, or None.
-    """
-    if probabilities.is_cuda:
-        with suppress(torch.OutOfMemoryError):
-            return _resample(probabilities, image, uncertainty)
-        torch.cuda.empty_cache()
-    return _resample(probabilities.cpu(), image, uncertainty)
-
-
-def _resample(
-    probabilities: torch.Tensor, image: MetaTensor, uncertainty: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    shape = [int(n) for n in image.meta["spatial_shape"]]
-    affine = np.asarray(image.meta["original_affine"], dtype=float)
-    volume = MetaTensor(probabilities.float(), affine=image.affine)
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
-    thickness = max(1, SLAB_VOXELS // (shape[1] * shape[2]))
-    labels = torch.empty(shape, dtype=torch.uint8)
-    entropy = torch.empty_like(labels) if uncertainty else None
-    for first in range(0, shape[0], thickness):
-        last = min(first + thickness, shape[0])
-        slab_affine = affine @ from_matvec(np.eye(3), [first, 0, 0])
-        slab = resample(volume, slab_affine, (last - first, *shape[1:])).as_tensor()
-        labels[first:last] = slab.argmax(0).to(torch.uint8)
-        if uncertainty:
-            slab /= slab.sum(0).clamp_min(1e-6)  # at the edge of the training grid, beyond which all are 0
-            share = torch.special.entr(slab).sum(0) / math.log(len(slab))
-            entropy[first:last] = (255 * share.clamp(0, 1)).round().to(torch.uint8)
-    return labels.numpy(), entropy.numpy() if uncertainty else None
 
 
 def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, step: float = 1.0) -> None:

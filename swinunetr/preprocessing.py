@@ -27,7 +27,7 @@ from monai.transforms import (
 from tqdm.auto import tqdm
 
 from swinunetr.cache import cache_file, read_cache, write_cache
-from swinunetr.devices import Hardware
+from swinunetr.devices import Hardware, most_workers
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
 from swinunetr.geometry import NiftiReader
@@ -45,6 +45,7 @@ MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case n
 CENTRES_PER_ORGAN = 2**12  # of the centres that all organs have alike
 UNLABELLED_PARTS = ("image",)  # of a cached case
 LABELLED_PARTS = ("image", "label", "vanished_ids", "organ_voxels", "other_voxels", "balanced_voxels")
+BYTES_PER_VOXEL, BYTES_PER_GRID_VOXEL = 24, 36  # in memory, of the scan and of the training grid, while preprocessing
 MAPPING_LIMIT = Path("/proc/sys/vm/max_map_count")
 SPARE_MAPPINGS = 10_000  # of Python, its libraries, their buffers and the other volumes of a run
 
@@ -126,7 +127,7 @@ def prepare_cases(
         InputError: A case, which the message names, cannot be read or preprocessed or has changed since it was checked,
             or there are more cases than files that the system can map.
     """
-    shared = cache_dir and hardware is not None and hardware.ranks > 1
+    shared = hardware is not None and hardware.ranks > 1 and all(hardware.gather([bool(cache_dir)]))
     in_memory = in_memory and not shared
     if cache_dir and not in_memory:
         _require_mappings(len(entries))
@@ -145,16 +146,28 @@ def prepare_cases(
         files = {"source": entry["image"], "label_source": entry.get("label"), "label_map": entry.get("label_map")}
         return parts | volumes | {"name": entry["name"]} | files
 
+    threads = most_workers(max((_bytes_to_preprocess(entry["image"], recipe) for entry in entries), default=0))
     if shared:
-        _prepare_share(load_or_preprocess, entries, hardware, description)
-    cases = in_threads(load_or_preprocess, entries, description)
+        _prepare_share(load_or_preprocess, entries, hardware, description, threads)
+    cases = in_threads(load_or_preprocess, entries, description, threads)
     if vanished := _vanished(cases, recipe.spacing_mm):
         tqdm.write("\n".join(vanished))
     return cases
 
 
+def _bytes_to_preprocess(file: str, recipe: CommonRecipe) -> float:
+    """Return about how much main memory the preprocessing of a case takes; 0 if its file cannot be read."""
+    try:
+        scan = nib.load(file)
+    except Exception:  # damaged files raise many types of error; preprocessing the case names it
+        return 0.0
+    voxels = float(np.prod(scan.shape[:3]))
+    on_grid = voxels * abs(np.linalg.det(scan.affine[:3, :3])) / float(np.prod(recipe.spacing_mm))
+    return BYTES_PER_VOXEL * voxels + BYTES_PER_GRID_VOXEL * on_grid
+
+
 def _prepare_share(
-    prepare: Callable[[dict], dict], entries: Sequence[dict], hardware: Hardware, description: str
+    prepare: Callable[[dict], dict], entries: Sequence[dict], hardware: Hardware, description: str, threads: int
 ) -> None:
     """Prepare this rank's share of the cases, and wait until the other ranks have prepared theirs.
 
@@ -163,7 +176,7 @@ def _prepare_share(
     """
     errors = []
     try:
-        in_threads(prepare, hardware.share(entries), f"{description}, a share" if description else "")
+        in_threads(prepare, hardware.share(entries), f"{description}, a share" if description else "", threads)
     except InputError as error:
         errors.append(str(error))
     if errors := hardware.gather(errors):

@@ -11,6 +11,7 @@ import csv
 import json
 import math
 import pickle
+import secrets
 import signal
 import threading
 import time
@@ -29,7 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from swinunetr.checkpoints import save_weights
 from swinunetr.colours import save_label_names
-from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, versions
+from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, lost_process, versions
 from swinunetr.errors import InputError, TrainingStopped
 from swinunetr.files import check_zip, claim_folder, not_written, replacing, require_note, write_csv, write_json
 from swinunetr.settings import differences, identity
@@ -59,7 +60,8 @@ class RunFolder:
 
     Raises:
         InputError: The folder cannot be written to, is in use, holds a run with other settings, or holds results
-            without a state that can be read; or ``save_every`` is not a number of seconds.
+            without a state that can be read; ``save_every`` is not a number of seconds; or the ranks do not see the
+            same folder, or have other settings or states. All ranks raise it.
     """
 
     def __init__(
@@ -84,14 +86,16 @@ class RunFolder:
         self.step, self.seconds_before, self.started = 0, 0.0, time.monotonic()
         self._stop_asked, self._saved_at, self._save_took = False, time.monotonic(), 0.0
         self._evaluated: float | None = None  # step of the weights that were evaluated last
-        if not str(logdir):
-            raise InputError("logdir: expected the name of a folder, found an empty one.")
-        if not isinstance(save_every, int | float) or save_every < 0:
-            raise InputError(f"save_every: expected seconds, 0 or more, found {save_every!r}.")
-        if self.writes:
-            self._open()
-            self._compare_settings(resume)
-        self._find_state()
+        with hardware.failing_together():
+            if not str(logdir):
+                raise InputError("logdir: expected the name of a folder, found an empty one.")
+            if not isinstance(save_every, int | float) or save_every < 0:
+                raise InputError(f"save_every: expected seconds, 0 or more, found {save_every!r}.")
+            if self.writes:
+                self._open()
+                self._compare_settings(resume)
+        self._require_shared()
+        self._read_alike()
         if self.writes:
             write_json(self.settings, self.path / "settings.json")
         self.events: SummaryWriter | None = None
@@ -173,7 +177,37 @@ class RunFolder:
         if results and not resume:
             raise InputError(f"logdir: '{self.path}' holds a run. Choose another folder, or set resume to True.")
 
+    def _require_shared(self) -> None:
+        """Check that all ranks see the folder: at the end they read its weights and write their predictions to it."""
+        names = [f".{secrets.token_hex(8)}"] * self.writes
+        for name in names:
+            (self.path / name).touch()
+        (name,) = self.hardware.gather(names)
+        blind = self.hardware.gather([self.hardware.rank] * (not (self.path / name).exists()))
+        if self.writes:
+            (self.path / name).unlink()
+        if blind:
+            raise InputError(
+                f"logdir: '{self.path}' is not the same folder on all machines: rank {blind[0]} does not see what rank "
+                "0 wrote there. Choose a folder on a disk that all machines share, with its path on each."
+            )
+
     # ------------------------------------------------------------------------------------------------ resuming
+
+    def _read_alike(self) -> dict | None:
+        """Return the state as :meth:`_find_state` does, after checking that all ranks go on from the same one."""
+        with self.hardware.failing_together():
+            state = self._find_state()
+        settings = {key: value for key, value in self.settings.items() if key != "pretrained_checkpoint"}
+        step = f"{self.step}" if state else f"{self.step}, without a state"
+        if other := self.hardware.first_other({"step": step, "trains": self.trains, **settings}):
+            rank, expected, found = other
+            lines = differences(expected, found, ("on rank 0", f"on rank {rank}"))
+            raise InputError(
+                "torchrun: the processes would not train the same:\n" + "\n".join(lines) + "\n"
+                "Give all the same parameters and data, and one logdir on a disk that all machines share."
+            )
+        return state
 
     def _find_state(self) -> dict | None:
         """Return the newest undamaged state, None if there is none, and take over its step, time and scores."""
@@ -225,9 +259,8 @@ class RunFolder:
                 an earlier version has no heads, and neither had its runs.
         """
         _require_one_network(**parts)
-        state = self._find_state()
+        state = self._read_alike()  # by all ranks, before rank 0 writes
         self.started = time.monotonic()
-        self.hardware.gather([])  # all ranks finish reading before rank 0 writes
         if state is None and self.step:
             print(f"The run in '{self.path}' is finished; its state was deleted.")
             return self.step
@@ -265,10 +298,7 @@ class RunFolder:
         except RuntimeError as error:
             if not is_lost_process(error):
                 raise
-            raise TrainingStopped(
-                f"Another of the {self.hardware.ranks} processes stopped in step {self.step + 1}; its own message says "
-                "why. Run again with this logdir to continue."
-            ) from error
+            raise TrainingStopped(lost_process(error, self.hardware.ranks, f"in step {self.step + 1}")) from error
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

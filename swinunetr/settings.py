@@ -334,17 +334,17 @@ def _any_length(recipe: Mapping) -> bool:
     return recipe.get("schedule") == "constant" and not recipe.get("averaged_share")
 
 
-def differences(before: dict, now: dict) -> list[str]:
-    """Return a line for each setting that differs, at most nine in all."""
+def differences(before: dict, now: dict, where: tuple[str, str] = ("in the folder", "now")) -> list[str]:
+    """Return a line for each setting that differs, at most nine in all; ``where`` says of what each of the two is."""
     lines = []
     for key in before | now:
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            inner = differences(old, new)
+            inner = differences(old, new, where)
             names = [line.split(":")[0].strip() for line in inner[:3]]
             lines += inner if len(inner) <= 3 else [f"  {key}: several differ ({', '.join(names)}, ...)"]
         elif old != new:
-            lines.append(f"  {key}: {_short(old)} in the folder, {_short(new)} now")
+            lines.append(f"  {key}: {_short(old)} {where[0]}, {_short(new)} {where[1]}")
     lines = list(dict.fromkeys(lines))  # the seed is stored twice: by itself and in the recipe
     return lines[:MOST_LINES] + [f"  ... and {len(lines) - MOST_LINES} more"] * (len(lines) > MOST_LINES)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import TypeVar
 import torch
 from tqdm.auto import tqdm
 
-from swinunetr.devices import Hardware
+from swinunetr.devices import Hardware, most_workers
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -23,9 +22,9 @@ def in_threads(make: Callable[[T], R], items: Sequence[T], title: str = "", thre
         make: Function of one item.
         items: Items.
         title: Title of the progress bar; empty means no progress bar.
-        threads: Items that are made at the same time. None means the number of CPU cores.
+        threads: Items that are made at the same time. None means :func:`devices.most_workers` of small items.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or most_workers()) as pool:
         try:
             return list(tqdm(pool.map(make, items), total=len(items), desc=title, disable=not (title and items)))
         except BaseException:

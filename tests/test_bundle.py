@@ -82,6 +82,8 @@ def test_a_bundle_has_the_files_that_monai_expects(written):
         "models/model.pt",
         "models/model.pt2",
         "scripts/legacy_patch_merging.py",
+        "scripts/nifti_reader.py",
+        "scripts/resampling.py",
     }
     readme = (written / "docs/README.md").read_text()
     assert (
@@ -115,11 +117,16 @@ def test_names_and_hashes_of_cases_are_not_in_a_bundle(written):
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
-def test_the_bundles_preprocessing_is_that_of_training(weights, tmp_path, modality):
+def test_the_bundles_preprocessing_is_that_of_training(weights, written, tmp_path, modality):
     names = write_case(tmp_path, 1, affine=OBLIQUE)
-    scan = {"image": str(tmp_path / names["image"])}
+    stored = nib.load(tmp_path / names["image"])
+    stored.header["pixdim"][1:4] = (3.002, 3.002, 3.002)  # not that of the sform, so that MONAI would take the qform
+    stored.header["qform_code"] = 0
+    nib.save(stored, tmp_path / "scan.nii")
+    scan = {"image": str(tmp_path / "scan.nii"), "image_path": "a text, as MONAI Label has it"}
     config = ConfigParser(inference_config(loaded(weights), modality, RECIPE))
-    expected = preprocessing(RECIPE, modality, ("image",))(scan)["image"]
+    config["bundle_root"] = str(written)
+    expected = preprocessing(RECIPE, modality, ("image",))({"image": scan["image"]})["image"]
     found = config.get_parsed_content("preprocessing")(scan)["image"]
     assert found.dtype is torch.float32 and found.std() > 0.1
     np.testing.assert_array_equal(found.numpy(), expected.float().numpy())
@@ -130,7 +137,7 @@ def test_the_bundles_preprocessing_is_that_of_training(weights, tmp_path, modali
 def test_the_config_builds_the_network_that_was_trained(tmp_path, no_export, merging):
     weights = save_random_weights(tmp_path / "best_model.pth", merging)
     folder = write_bundle(weights, tmp_path / "bundle")
-    assert (folder / "scripts").exists() == (merging == "legacy")
+    assert (folder / "scripts/legacy_patch_merging.py").exists() == (merging == "legacy")
     config = ConfigParser(json.loads((folder / "configs/inference.json").read_text()))
     config["bundle_root"] = str(folder)
     network = config.get_parsed_content("network_def").eval()

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from swinunetr import checks
+from swinunetr import checks, devices
 from swinunetr.checks import check_dataset, image_faults
 from swinunetr.dataset import Dataset, case_name
 from swinunetr.errors import DatasetError, InputError
@@ -647,6 +647,20 @@ def test_memory_estimate_uses_the_axes_of_the_file(good):
     report = check_dataset(good, (4.5, 4.5, 10.0))
     assert report.orientations == {"SRA": 3, "RAS": 1}
     assert report.cache_bytes == 3 * 3 * (6 * 6 * 4)  # cases, bytes per voxel, voxels; the test image is not cached
+
+
+def test_as_many_files_are_read_at_a_time_as_fit_into_memory(good, monkeypatch):
+    largest = 16**3 * 2  # bytes of an int16 image
+    monkeypatch.setattr(devices, "cpu_cores", lambda: 8)
+    monkeypatch.setattr(devices, "available_memory", lambda: 2.5 * checks.CHECKED_COPIES * largest)
+    in_threads = Mock(side_effect=checks.in_threads)
+    monkeypatch.setattr(checks, "in_threads", in_threads)
+    check_dataset(good, SPACING)
+    assert {title: threads for _, _, title, threads in (call.args for call in in_threads.call_args_list)} == {
+        "Checking headers": None,
+        "Comparing images and labels": 1,
+        "Checking voxels": 2,
+    }
 
 
 def test_too_little_memory_gives_a_warning(good, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from conftest import PROJECT, write_small_data
 from torch.torch_version import TorchVersion
 
 from swinunetr import devices
-from swinunetr.devices import Hardware, parallel
+from swinunetr.devices import Hardware, most_workers, parallel
 from swinunetr.errors import InputError
 
 
@@ -53,6 +54,57 @@ def test_memory_of_one_rank_that_is_full_stops_both_with_one_reason(two):
     assert (two / "run/state.pt").exists()
 
 
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """Return what a process on each of two machines found."""
+    folder = tmp_path_factory.mktemp("two_machines")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = os.environ | {"PYTHONPATH": str(PROJECT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    command = [sys.executable, str(PROJECT / "tests/two_machines.py"), str(folder)]
+    both = [subprocess.Popen(command, env=common | {"RANK": rank}, stderr=subprocess.PIPE, text=True) for rank in "01"]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(error[-3000:] for error in errors)
+    return [json.loads((folder / f"found.{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_machines_may_have_their_data_under_different_paths(machines):
+    first, second = machines
+    assert first["same"] == second["same"] and len(first["same"]) == 3
+    assert first["link and copy"] == second["link and copy"] and len(first["link and copy"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("shorter list", "6 files on rank 0 and 4 on rank 1. The first difference: training case img0002, image on"),
+        ("missing", "file is missing (rank 1)  check data_root"),
+        ("other file", "another file on the machine of rank 1 than on that of rank 0  copy the data set"),
+        ("not shared", "is not the same folder on all machines: rank 1 does not see what rank 0 wrote there"),
+        ("other settings", "\n  learning_rate: 0.001 on rank 0, 0.0001 on rank 1\n"),
+        ("other state", "\n  step: 4 on rank 0, 1 on rank 1\n"),
+        ("bad on one", "save_every: expected seconds, 0 or more, found -1"),
+        ("refused by rank 0", "holds a run. Choose another folder, or set resume to True"),
+        ("other version", "do not compute the same:\n  monai: "),
+    ],
+)
+def test_all_machines_refuse_together(machines, case, said):
+    for found in machines:
+        assert said in found[case] and len(found[case].splitlines()) <= 12
+
+
+def test_machines_that_agree_go_on(machines):
+    for found in machines:
+        assert found["same state"] == "opened at step 4" and found["a cache on one"] == ["img0003"]
+
+
+def test_a_rank_waits_minutes_in_training_and_a_day_for_shares_of_the_cases(machines):
+    assert machines[0]["waits"] == [30 * 60, 24 * 60 * 60]
+    assert "Another of the 2 processes did not answer. Look at the output of each process" in machines[0]["late"]
+
+
 def test_one_process_keeps_all_items_and_the_plain_network():
     single = Hardware(torch.device("cpu"), None, "CPU")
     assert single.share([1, 2]) == single.gather([1, 2]) == [1, 2]
@@ -78,6 +130,36 @@ def test_a_container_has_what_its_limit_leaves_besides_the_file_cache(version, t
     assert devices.available_memory() == 1_500_000
     (tmp_path / devices.CONTAINER_MEMORY[version][0]).write_text("max\n")
     assert devices.available_memory() > 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("names", "texts", "cores"),
+    [
+        (("cpu.max",), ("250000 100000\n",), 3),
+        (("cpu.max",), ("50000 100000\n",), 1),
+        (("cpu.max",), ("max 100000\n",), 8),
+        (("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"), ("200000\n", "100000\n"), 2),
+        (("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"), ("-1\n", "100000\n"), 8),
+    ],
+)
+def test_cores_are_those_that_the_process_may_use(names, texts, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    for name, text in zip(names, texts, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert devices.cpu_cores() == cores
+
+
+def test_processes_of_a_machine_share_its_cores_and_memory(monkeypatch):
+    monkeypatch.setattr(devices, "cpu_cores", lambda: 16)
+    monkeypatch.setattr(devices, "available_memory", lambda: 24e9)
+    assert (most_workers(), most_workers(4e9), most_workers(50e9)) == (16, 6, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert (most_workers(), most_workers(4e9)) == (4, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert most_workers() == 1
 
 
 @pytest.mark.parametrize(

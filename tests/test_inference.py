@@ -13,7 +13,7 @@ from conftest import SMALL, write_case
 from monai.networks.utils import one_hot
 from nibabel.affines import voxel_sizes
 
-from swinunetr import inference
+from swinunetr import inference, resampling
 from swinunetr.devices import find_hardware
 from swinunetr.errors import InputError
 from swinunetr.metrics import confusion_matrix, dice_per_organ
@@ -60,7 +60,7 @@ def test_resampling_in_slabs_gives_the_same_labels(tmp_path, affine, monkeypatch
     case, _ = preprocessed_case(tmp_path, affine=affine)
     probabilities = torch.rand(4, *case["image"].shape[1:], generator=torch.Generator().manual_seed(0))
     whole = inference.to_source_grid(probabilities, case["image"])
-    monkeypatch.setattr(inference, "SLAB_VOXELS", 3 * whole.shape[1] * whole.shape[2])
+    monkeypatch.setattr(resampling, "SLAB_VOXELS", 3 * whole.shape[1] * whole.shape[2])
     slabs = inference.to_source_grid(probabilities, case["image"])
     assert len(np.unique(whole)) == 4
     assert (slabs != whole).mean() < 1e-4  # equal probabilities may be rounded differently

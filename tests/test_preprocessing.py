@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import SMALL, prepared, write_case
 
+from swinunetr import devices, preprocessing
 from swinunetr.batches import augmentation, training_batch
 from swinunetr.dataset import read_dataset
 from swinunetr.errors import InputError
@@ -30,6 +31,17 @@ def test_hu_window_is_mapped_to_0_to_1_and_air_is_removed(small_data):
     assert case["image"].shape == case["label"].shape == (1, 66, 68, 64)  # without the margin of two voxels of air
     assert case["image"][0, 10, 12, 10] == pytest.approx((100 + 175) / 425, abs=1e-3)
     assert torch.equal(case["image"].affine[:3, 3], torch.tensor([3.0, 3.0, 4.0], dtype=torch.float64))
+
+
+def test_as_many_scans_are_preprocessed_at_a_time_as_fit_into_memory(small_data, monkeypatch):
+    used = []
+    monkeypatch.setattr(devices, "cpu_cores", lambda: 8)
+    monkeypatch.setattr(devices, "available_memory", lambda: 50e6)  # a case of 343 000 voxels takes about 21 MB
+    monkeypatch.setattr(preprocessing, "in_threads", lambda make, items, title, threads: used.append(threads) or [])
+    dataset = read_dataset(*small_data)
+    prepare_cases(dataset.training, SMALL, "CT")
+    prepare_cases(dataset.training, replace(SMALL, spacing_mm=(1.0, 1.0, 1.0)), "CT")
+    assert used == [2, 1]
 
 
 def test_scan_smaller_than_a_crop_is_padded(tmp_path):
