@@ -11,6 +11,14 @@ writes the results of the run. At the end `segment_case` segments each scan and 
                      geometry              one affine of a scan for all its uses, and the volume of a voxel
                      modality, hounsfield  whether a scan is CT, and whether its intensities are Hounsfield units
                      dicom                 DICOM series of a folder; their voxels as NIfTI
+                     dicom.instance        what is needed of one file
+                     dicom.headers         what its header says
+                     dicom.reading         which files are DICOM, and whether they are complete
+                     dicom.grouping        the files of one series, without copies
+                     dicom.geometry        whether their slices are a volume, and its affine
+                     dicom.series          the series of a folder, and those that are left out
+                     dicom.decoding        the voxels of one file
+                     dicom.voxels          those of a series
                      label_maps            partial labels, and label files that number organs otherwise
                      phantoms              synthetic CT where there are no data
                      varied_phantoms       synthetic CT that varies more, to measure on

@@ -192,7 +192,7 @@ def _require_alike(hardware: Hardware) -> None:
     Raises:
         InputError: A rank differs from rank 0; all ranks raise it.
     """
-    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py"))))
     packages = {name: release for name, release in versions().items() if name != "python"}
     values = {"device": hardware.device.type, "precision": str(hardware.autocast_dtype or torch.float32)}
     values |= packages | {"code of the project": code.hexdigest()[:8]}

@@ -12,7 +12,14 @@ from conftest import PROJECT
 import ssl_helpers
 
 PACKAGE = PROJECT / "swinunetr"
-ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def room_of(file: Path) -> str:
+    """Return the name of a module below the package: `files`, `dicom` for dicom/__init__.py, `dicom.headers`."""
+    return ".".join(part for part in file.relative_to(PACKAGE).with_suffix("").parts if part != "__init__")
+
+
+ROOMS = {room_of(file): file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file)}
 
 
 @cache
@@ -29,7 +36,7 @@ def imported(file: Path) -> set[str]:
 
 
 def rooms_below(room: str) -> set[str]:
-    return {other for other in ROOMS if f"swinunetr.{other}" in imported(PACKAGE / f"{room}.py")}
+    return {other for other in ROOMS if f"swinunetr.{other}" in imported(ROOMS[room])}
 
 
 def circles(below: dict[str, set[str]]) -> list[str]:
@@ -39,6 +46,11 @@ def circles(below: dict[str, set[str]]) -> list[str]:
         for room in free:
             del left[room]
     return sorted(left)
+
+
+def test_rooms_are_those_of_packages_too():
+    assert {"errors", "dicom", "dicom.headers"} <= ROOMS.keys()
+    assert "dicom.voxels" in rooms_below("dicom") and "dicom" in rooms_below("segmentation")
 
 
 def test_a_circle_is_found():
@@ -52,9 +64,9 @@ def test_imports_run_one_way():
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_nothing_from_above_the_package(room):
-    names = imported(PACKAGE / f"{room}.py")
+    names = imported(ROOMS[room])
     assert not {name.split(".")[0] for name in names} & {"ssl_helpers", "segment", "tests", "benchmarks", "conftest"}
-    assert "TYPE_CHECKING" not in (PACKAGE / f"{room}.py").read_text()
+    assert "TYPE_CHECKING" not in ROOMS[room].read_text()
 
 
 def test_tests_import_no_benchmarks_and_benchmarks_no_tests():
@@ -77,6 +89,7 @@ def foreign_private_names(file: Path) -> list[str]:
 def test_private_names_stay_in_their_file():
     """Whoever changes a private function looks for its callers in its file only."""
     files = [file for folder in ("swinunetr", "benchmarks", "docs", ".") for file in (PROJECT / folder).glob("*.py")]
+    files += [file for file in ROOMS.values() if file not in files]
     assert len(files) > len(ROOMS)
     assert not {str(file): names for file in files if (names := foreign_private_names(file))}
 
@@ -87,7 +100,8 @@ def test_a_private_name_is_found(tmp_path):
     assert foreign_private_names(file) == ["_file", "_loss"]
 
 
-@pytest.mark.parametrize("room", [*ROOMS, "notebooks", "imports"])
+# The rooms of a package are tested through its public names.
+@pytest.mark.parametrize("room", [*(room for room in ROOMS if "." not in room), "notebooks", "imports"])
 def test_every_room_has_its_tests(room):
     assert (PROJECT / f"tests/test_{room}.py").is_file()
 
