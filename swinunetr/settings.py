@@ -93,10 +93,10 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
     recipe = replace(trained, **changes) if trained else choose_recipe(name, recipes, checkpoint, **changes)
     for file in files:
         size = network_size(file)
-        if wrong := [name for name in size if getattr(recipe, name) != size[name]]:
+        if wrong := [name for name in size if other.get(name, size[name]) != size[name]]:
             raise InputError(
                 f"other_settings: expected the network of pretrained_checkpoint, with {_listed(size, wrong)} in "
-                f"'{file}', found {_listed(asdict(recipe), wrong)}. Leave these out."
+                f"'{file}', found {_listed(other, wrong)}. Leave these out."
             )
     return Options(checkpoint=checkpoint, ensemble=files if len(files) > 1 else (), **options), recipe
 
