@@ -37,6 +37,8 @@ writes the results of the run. At the end `segment_case` segments each scan and 
     results          inference             sliding window over a case
                      resampling            back to the scan's own grid
                      segmentation          any folder of scans, with trained weights
+                     scans                 the scans of that folder
+                     results_folder        what the folder of the results has already
                      dicom_seg             segmentation objects for viewers and archives
                      bundle                a MONAI bundle of a trained model, which plain MONAI runs
                      metrics, evaluation   Dice and distances; scores of cases

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,70 +16,31 @@ import torch
 from tqdm.auto import tqdm
 
 from swinunetr import plots
-from swinunetr.checkpoints import (
-    Weights,
-    build_swinunetr,
-    find_checkpoint,
-    load_pretrained,
-    read_ensemble,
-)
-from swinunetr.checks import check_headers, check_image, describe_images, fingerprints, image_faults
+from swinunetr.checkpoints import Weights, build_swinunetr, find_checkpoint, load_pretrained, read_ensemble
+from swinunetr.checks import image_faults
 from swinunetr.colours import save_label_names
-from swinunetr.dataset import case_name, is_nifti, list_volumes, organ_labels
+from swinunetr.dataset import organ_labels
 from swinunetr.devices import Hardware, find_hardware
-from swinunetr.dicom import LeftOut, Series, find_series, fingerprint, write_nifti
+from swinunetr.dicom import write_nifti
 from swinunetr.dicom_seg import KINDS, Model, kind_of, write_segmentation
 from swinunetr.errors import Fault, InputError, WriteError
-from swinunetr.files import (
-    NOTE,
-    claim_folder,
-    distinct_names,
-    folded,
-    holds_results,
-    replacing,
-    require_note,
-    sha256,
-    write_csv,
-    write_json,
-)
+from swinunetr.files import NOTE, claim_folder, replacing, require_note, sha256
 from swinunetr.geometry import voxel_volume_mm3
 from swinunetr.inference import Labelled, label_case, largest_components, save_prediction
-from swinunetr.label_maps import named
 from swinunetr.metrics import organ_volumes
 from swinunetr.network import place_network
 from swinunetr.preprocessing import intensity_window, prepare_cases
 from swinunetr.recipe import Recipe
+from swinunetr.results_folder import UNCERTAINTY, Results
+from swinunetr.scans import Scan, find_scans, read_content
 from swinunetr.settings import noted_training, require_one_setup
-from swinunetr.tables import Table
 from swinunetr.threads import read_ahead
 
 MOST_LINES = 6  # of a list in a message
-UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
 
 
 class SomeLeftOut(InputError):
     """Some scans were left out, or have no DICOM segmentation object; the message names each and says why."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A scan to segment.
-
-    Attributes:
-        name: Path-like name of its results, without an ending.
-        file: NIfTI file; for a DICOM series, None.
-        series: DICOM series; for a NIfTI file, None.
-    """
-
-    name: str
-    file: Path | None
-    series: Series | None
-
-    @property
-    def place(self) -> str:
-        """Hash of the path of the scan's folder, which may name the patient; the scan itself may be a link."""
-        folder = (self.file or self.series.files[0]).parent.resolve()
-        return hashlib.sha256(os.fsencode(folder)).hexdigest()
 
 
 class Prepared(NamedTuple):
@@ -158,7 +116,7 @@ def segment(
             those of other scans of the same name, or the disk is full.
     """
     # What is asked for: weights, options, scans.
-    scans, output = (Path(path).expanduser().resolve() for path in (scans, output))
+    root, output = (Path(path).expanduser().resolve() for path in (scans, output))
     files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
     notes = {file: noted_training(file)[0] for file in files}
     classes, trained_on = tuple(notes[files[0]]["classes"]), notes[files[0]]["modality"]
@@ -167,12 +125,12 @@ def segment(
     if dicom_seg and dicom_seg not in KINDS:
         raise InputError(f"dicom_seg: expected one of {', '.join(KINDS)}, found {dicom_seg!r}.")
     modality = modality or trained_on
-    found, problems = _find(scans, output, modality)
-    if not found:
+    listed, problems = find_scans(root, output, modality)
+    if not listed:
         raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
-    if dicom_seg and not any(scan.series for scan in found):
+    if dicom_seg and not any(scan.series for scan in listed):
         raise InputError(
-            f"dicom_seg: expected DICOM series in '{scans}', found NIfTI files only. Leave out --dicom-seg."
+            f"dicom_seg: expected DICOM series in '{root}', found NIfTI files only. Leave out --dicom-seg."
         )
 
     # What the output folder has already.
@@ -181,7 +139,7 @@ def segment(
     settings |= {"modality": modality} | ({"largest_component": list(largest_component)} if largest_component else {})
     output = claim_folder(output, settings)
     results = Results(output)
-    results.require_own(found, uncertainty)
+    results.require_own(listed, uncertainty)
     save_label_names(output, classes)
 
     # One scan after another.
@@ -189,8 +147,8 @@ def segment(
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
     origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
     writers = _writers(model, modality, origin, dicom_seg, pictures, uncertainty)
-    total = len(found) + len(problems)
-    done, left_out, without_object = _segment_all(found, model, results, writers, modality, reduced)
+    total = len(listed) + len(problems)
+    done, left_out, without_object = _segment_all(listed, model, results, writers, modality, reduced)
     problems += left_out
     if not done:
         raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
@@ -200,21 +158,21 @@ def segment(
 
 
 def _segment_all(
-    found: Sequence[Scan],
+    scans: Sequence[Scan],
     model: Trained,
     results: Results,
     writers: Sequence[Writer],
     modality: str,
     reduced: Sequence[int],
 ) -> tuple[list[Path], list[str], list[str]]:
-    """Segment the scans that have no results yet, one after another, and write what was found.
+    """Segment the scans that have no results yet, one after another, and write the results.
 
     Returns:
         The segmentations, a line for each scan that cannot be segmented, and one for each without an asked file.
     """
     done, left_out, incomplete = [], [], []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # threads may write when interrupted
-        for scan, prepared, labelled in _labelled(found, model, results, writers, modality, Path(temporary)):
+        for scan, prepared, labelled in _labelled(scans, model, results, writers, modality, Path(temporary)):
             if isinstance(prepared, InputError):
                 left_out.append(f"{scan.name}: {prepared}")
                 tqdm.write(f"left out: {left_out[-1]}")
@@ -293,8 +251,8 @@ def _describe_problems(problems: Sequence[str], without_object: Sequence[str], s
     """Return a message that names the scans that were left out, and those without a DICOM segmentation object."""
     lines = [f"{len(problems)} of {scans} scans were left out:", *_first(problems)] if problems else []
     if without_object:
-        what = f"{len(without_object)} of {scans} scans have no DICOM segmentation object:"
-        lines += [what, *_first(without_object, most=3 if problems else MOST_LINES)]
+        heading = f"{len(without_object)} of {scans} scans have no DICOM segmentation object:"
+        lines += [heading, *_first(without_object, most=3 if problems else MOST_LINES)]
     return "\n".join(lines)
 
 
@@ -313,58 +271,8 @@ def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Tr
     return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware)
 
 
-def _find(scans: Path, output: Path, modality: str) -> tuple[list[Scan], list[str]]:
-    """Return the scans in a file or folder, without earlier results, and a line for each scan that is left out.
-
-    Only headers are read; tables show what was found.
-    """
-    if not scans.exists():
-        raise InputError(f"scans: no file or folder at '{scans}'.")
-    if output in (scans, *scans.parents):
-        raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
-    if folder := next((folder for folder in (scans, *scans.parents) if holds_results(folder)), None):
-        raise InputError(f"scans: '{folder}' holds results of this project, not scans. Give the folder of the scans.")
-    notes: list[str] = []
-    if scans.is_file() and is_nifti(scans):
-        entries = [{"name": case_name(scans), "image": str(scans)}]
-    else:
-        entries, notes = ([], []) if scans.is_file() else list_volumes(scans, without=output)
-    series, left_out = ([], []) if scans.is_file() and entries else find_series(scans, modality, without=output)
-    if not entries and not series and not left_out:
-        what = f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{scans}', found none."
-        raise InputError("\n".join([what, *notes]))
-    names = distinct_names(
-        {e["image"]: e["name"] for e in entries} | {f"series {one.name}": one.name for one in series}
-    )
-    series = [replace(one, name=names[f"series {one.name}"]) for one in series]
-
-    images = check_headers([{"name": names[entry["image"]], "image": entry["image"]} for entry in entries])
-    problems = [
-        f"{image.case}: {fault.what}; {fault.remedy}" for image in images for fault in image.faults if fault.stops
-    ]
-    problems += [f"{one.name}: {one.reason}" for one in left_out]
-    valid = [image for image in images if image.valid]
-    if valid:
-        print(describe_images(valid, modality))
-    if series or left_out:
-        print(_describe_series(series, left_out))
-    for note in (*notes, *(f"left out: {line}" for line in problems[: len(problems) - len(left_out)])):
-        print(note)
-    found = [Scan(image.case, Path(image.path), None) for image in valid]
-    return found + [Scan(one.name, None, one) for one in series], problems
-
-
-def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
-    rows = [
-        (one.name, "; ".join([f"{len(one.frames) or len(one.files)} slices of {one.modality}", *one.notes]))
-        for one in series
-    ]
-    rows += [(one.name, f"left out: {one.reason}") for one in left_out]
-    return Table(("DICOM series", "found"), rows)
-
-
 def _labelled(
-    found: Sequence[Scan],
+    scans: Sequence[Scan],
     model: Trained,
     results: Results,
     writers: Sequence[Writer],
@@ -394,8 +302,8 @@ def _labelled(
         labelled = label_case(model.network, case, model.recipe, model.hardware, model.ensemble, uncertainty)
         return scan, prepared, labelled
 
-    prepared = read_ahead(prepare, found, model.hardware, threads=2)
-    return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(found))
+    prepared = read_ahead(prepare, scans, model.hardware, threads=2)
+    return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(scans))
 
 
 def _prepare(
@@ -406,7 +314,7 @@ def _prepare(
     Raises:
         InputError: The scan cannot be read, or its voxels cannot be of this modality.
     """
-    content, faults = _read_content(scan, modality)
+    content, faults = read_content(scan, modality)
     _require_valid(faults)
     if results.has(scan, content) and all(
         writer.is_done(scan, results.file(scan, writer.ending)) for writer in writers
@@ -423,87 +331,6 @@ def _prepare(
     return Prepared(content, prepare_cases([{"name": scan.name, "image": str(file)}], recipe, modality, "")[0])
 
 
-def _read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
-    """Return a hash of what a scan holds, wherever and however it is stored, and the problems of a NIfTI file."""
-    if scan.series:
-        return fingerprint(scan.series), []
-    image = check_image(scan.file, modality)
-    return "".join(fingerprints([image]).values()), image.faults
-
-
 def _require_valid(faults: Sequence[Fault]) -> None:
     if errors := [f"{fault.what}; {fault.remedy}" for fault in faults if fault.stops]:
         raise InputError(errors[0])
-
-
-class Results:
-    """What a folder holds: content and place of the scan of each segmentation (``scans.json``), and ``volumes.csv``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        notes, table = folder / "scans.json", folder / "volumes.csv"
-        noted = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-        # An earlier version noted the content alone.
-        self.scans = {name: {"content": one} if isinstance(one, str) else one for name, one in noted.items()}
-        self.rows: dict[str, list[dict]] = {}
-        self.segmentations: set[str] = set()  # files of all scans, in folded form
-        if table.is_file():
-            with open(table, newline="", encoding="utf-8") as opened:
-                for row in csv.DictReader(opened):
-                    self.rows.setdefault(row["scan"], []).append(row)
-
-    def file(self, scan: Scan, ending: str = ".nii.gz") -> Path:
-        """Return the file of a scan with this ending."""
-        return self.folder / f"{scan.name}{ending}"
-
-    def require_own(self, scans: Sequence[Scan], uncertainty: bool) -> None:
-        """Check that no file of these scans would replace one of another scan.
-
-        Raises:
-            InputError: The folder has segmentations of other scans of the same name, from another folder; or a scan has
-                the name of the uncertainty of another.
-        """
-        if others := [scan.name for scan in scans if self._has_other(scan)]:
-            raise InputError(
-                f"output: '{self.folder}' holds segmentations of other scans of the same name, from another folder: "
-                f"{named(others)}. Choose another output folder. "
-                "To segment several patients, give the folder above theirs as scans: names then hold the subfolder."
-            )
-        self.segmentations = {folded(f"{name}.nii.gz") for name in self.scans.keys() | {scan.name for scan in scans}}
-        files = [f"{scan.name}{UNCERTAINTY}" for scan in scans]
-        if uncertainty and (replaced := [file for file in files if folded(file) in self.segmentations]):
-            raise InputError(f"uncertainty: it would replace {named(replaced)} of another scan. Rename that scan.")
-
-    def _has_other(self, scan: Scan) -> bool:
-        noted = self.scans.get(scan.name, {})
-        if noted.get("place", scan.place) == scan.place or not self.file(scan).is_file():
-            return False
-        try:
-            content, _ = _read_content(scan, modality="")
-        except InputError:  # it is left out later
-            return False
-        return content != noted["content"]
-
-    def has(self, scan: Scan, content: str) -> bool:
-        """Return whether the segmentation of a scan is there, and is of its present content."""
-        known = self.scans.get(scan.name, {}).get("content") == content and scan.name in self.rows
-        return known and self.file(scan).is_file()
-
-    def clear(self, scan: Scan) -> None:
-        """Remove the files beside the segmentation of a scan, which are of the scan as it was before."""
-        for ending in (".dcm", ".png", UNCERTAINTY):
-            if folded(f"{scan.name}{ending}") not in self.segmentations:
-                self.file(scan, ending).unlink(missing_ok=True)
-
-    def add(self, scan: Scan, content: str, volumes: list[dict]) -> None:
-        """Note that a scan has been segmented, and the volumes of its organs."""
-        self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
-        write_csv([row for name in sorted(self.rows) for row in self.rows[name]], self.folder / "volumes.csv")
-        self.note(scan, content)
-
-    def note(self, scan: Scan, content: str) -> None:
-        """Note the content and the present place of a scan whose segmentation is there."""
-        noted = {"content": content, "place": scan.place}
-        if self.scans.get(scan.name) != noted:
-            self.scans[scan.name] = noted
-            write_json(self.scans, self.folder / "scans.json")

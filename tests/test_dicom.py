@@ -4,6 +4,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +25,7 @@ from dicom_files import (
 from pydicom.data import get_testdata_file
 
 from swinunetr.dicom import find_series, fingerprint, write_nifti
-from swinunetr.errors import InputError
+from swinunetr.errors import InputError, WriteError
 
 VOXELS = stored_voxels().astype(np.int16) - 1024  # (slice, row, column), with the rescale of the files
 AFFINE = [[-0.8, 0, 0, 10], [0, -0.7, 0, 20], [0, 0, 2.5, 30], [0, 0, 0, 1]]
@@ -698,10 +699,22 @@ def test_fingerprint_depends_on_content_only(tmp_path):
         fingerprint(one)
 
 
-def test_an_unwritable_output_is_an_input_error(tmp_path):
+def test_an_unwritable_output_is_named_with_what_to_do(tmp_path):
     write_series(tmp_path)
-    with pytest.raises(InputError, match="could not be written"):
+    with pytest.raises(WriteError, match="none/volume.nii' could not be written .*Bring the folder back"):
         write_nifti(only_series(tmp_path), tmp_path / "none/volume.nii")
+
+
+@pytest.mark.parametrize("owner, name", [(pydicom.Dataset, "save_as"), (os, "mkdir")])
+def test_a_full_temporary_disk_is_no_damaged_scan(tmp_path, monkeypatch, owner, name):
+    write_enhanced(tmp_path / "scan/ct.dcm")
+    series = only_series(tmp_path / "scan")
+    write_enhanced(tmp_path / "scan/copy.dcm", rle=True)
+    monkeypatch.setattr(owner, name, Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(WriteError, match="could not be written .No space left.*Free disk space"):
+        write_nifti(series, tmp_path / "volume.nii")
+    with pytest.raises(WriteError, match="could not be written .No space left"):
+        find_series(tmp_path / "scan")
 
 
 def test_a_series_in_a_folder_whose_name_is_not_utf8_is_read(tmp_path):

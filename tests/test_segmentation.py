@@ -509,3 +509,11 @@ def test_a_full_disk_stops_the_command_and_no_scan_is_called_bad(weights, scans,
     with pytest.raises(InputError, match=r"first\.png' could not be written .*No space left.*Free disk space") as error:
         segment(weights, scans, tmp_path / "out", pictures=True)
     assert not isinstance(error.value, SomeLeftOut) and not (tmp_path / "out/scans.json").exists()
+
+
+def test_a_full_temporary_disk_stops_the_command_and_no_series_is_called_bad(weights, tmp_path, monkeypatch):
+    write_body(tmp_path / "scans/a")
+    monkeypatch.setattr(inference.nib, "save", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match=r"\.nii' could not be written .*No space left.*Free disk space") as error:
+        segment(weights, tmp_path / "scans", tmp_path / "out")
+    assert not str(error.value).startswith("scans: none can be segmented")

@@ -6,8 +6,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pydicom
 import SimpleITK as sitk
 
 from swinunetr.dicom.headers import UNCOMPRESSED, functional_group, text_of, transfer_syntax
+from swinunetr.files import not_written
 
 DECODED = re.compile(r"1\.2\.840\.10008\.1\.2(\.1|\.1\.99|\.2|\.5|\.4\.(50|51|57|70|80|81|90|91))?")  # by GDCM
 JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
@@ -32,6 +33,7 @@ def decode(file: Path, multiframe: bool) -> np.ndarray:
     Frames are in their order in the file. Call it within :func:`quiet_decoding`.
 
     Raises:
+        WriteError: A temporary file cannot be written.
         Exception: The pixels cannot be decoded; GDCM and pydicom raise many types of error.
     """
     return _decode_frames(file) if multiframe else _decode_slice(file)
@@ -95,10 +97,24 @@ def _plain_path(file: Path) -> Iterator[str]:
     if os.fsencode(file).decode(errors="replace") == str(file):
         yield str(file)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        link = os.path.join(folder, "slice.dcm")
-        os.symlink(os.path.abspath(file), link)
-        yield link
+    with _temporary_file(lambda link: link.symlink_to(os.path.abspath(file))) as link:
+        yield str(link)
+
+
+@contextmanager
+def _temporary_file(write: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield a temporary file that ``write`` makes, for GDCM to read.
+
+    Raises:
+        WriteError: It cannot be written, as on a full disk.
+    """
+    with ExitStack() as stack:
+        try:
+            file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "slice.dcm"
+            write(file)
+        except OSError as error:  # which must not look like one of reading the scan
+            raise not_written(Path(tempfile.gettempdir()) / "slice.dcm", error) from error
+        yield file
 
 
 def _decode_frames(file: Path) -> np.ndarray:
@@ -116,9 +132,7 @@ def _decode_frames(file: Path) -> np.ndarray:
     plain.SOPClassUID, plain.SOPInstanceUID = MULTIFRAME_WORD, "2.25.1"
     plain.file_meta = pydicom.dataset.FileMetaDataset()
     syntax = plain.file_meta.TransferSyntaxUID = transfer_syntax(header)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "pixels.dcm"
-        plain.save_as(copy, enforce_file_format=True)
+    with _temporary_file(lambda copy: plain.save_as(copy, enforce_file_format=True)) as copy:
         stored = sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO"))
     if syntax in UNCOMPRESSED and len(header.PixelData) < stored.nbytes:
         raise ValueError("the file ends before its last frame")  # GDCM would fill the rest

@@ -12,6 +12,7 @@ import numpy as np
 from swinunetr.dicom.decoding import decode, quiet_decoding
 from swinunetr.dicom.geometry import LEAST_SLICES, plane_problem
 from swinunetr.dicom.instance import Instance
+from swinunetr.errors import WriteError
 from swinunetr.files import sha256
 
 
@@ -105,6 +106,8 @@ def _voxels(instance: Instance) -> np.ndarray | None:
     try:
         with quiet_decoding(instance.file):
             return decode(instance.file, instance.multiframe)
+    except WriteError:
+        raise
     except Exception:  # GDCM and pydicom raise many types of error
         return None
 

@@ -83,6 +83,7 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
 
     Raises:
         InputError: There is no such file or folder.
+        WriteError: A temporary file cannot be written.
     """
     root = Path(root).expanduser()
     if not root.exists():

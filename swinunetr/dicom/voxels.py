@@ -9,7 +9,8 @@ import numpy as np
 
 from swinunetr.dicom.decoding import DECODED, compact, decode, noted_syntax, quiet_decoding
 from swinunetr.dicom.series import HIGHEST_HU, PADDED_HU, Series
-from swinunetr.errors import InputError
+from swinunetr.errors import InputError, WriteError
+from swinunetr.files import not_written
 from swinunetr.threads import in_threads
 
 AIR, WATER, BONE, METAL = (-1100, -850), (-150, 150), (150, 850), (850, 1200)  # ranges in HU
@@ -27,7 +28,8 @@ def write_nifti(series: Series, path: Path) -> None:
 
     Raises:
         InputError: The pixels of a file cannot be decoded, the headers of a CT do not say its units and its values are
-            no Hounsfield units, or the NIfTI file cannot be written.
+            no Hounsfield units.
+        WriteError: The NIfTI file or a temporary file cannot be written.
     """
     voxels = np.concatenate(_decode_all(series))  # (slice, row, column)
     if series.frames:
@@ -43,7 +45,7 @@ def write_nifti(series: Series, path: Path) -> None:
     try:
         nib.save(image, path)
     except OSError as error:
-        raise InputError(f"'{path}' could not be written ({error}). Free disk space and run again.") from error
+        raise not_written(path, error) from error
 
 
 def _decode_all(series: Series) -> list[np.ndarray]:
@@ -57,6 +59,8 @@ def _decode_all(series: Series) -> list[np.ndarray]:
             raise InputError(f"{problem}{compression}. Export the series without compression.")
         try:
             return decode(file, multiframe=bool(series.frames))
+        except WriteError:
+            raise
         except (OSError, MemoryError) as error:
             raise InputError(f"{problem}{error or 'not enough memory'}. Copy it again, or free memory.") from error
         except Exception as error:  # GDCM and pydicom raise many types of error
