@@ -244,6 +244,7 @@ def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> d
             f"Case '{entry['name']}' could not be preprocessed from '{entry['image']}' and '{entry.get('label')}': "
             f"{type(cause).__name__}: {reason}. Replace the file, or remove the case from the JSON."
         ) from error
+    _require_contrast(case["image"], entry)
     parts = {key: {"x": case[key].as_tensor().contiguous(), "affine": case[key].affine} for key in keys}
     parts["image"]["meta"] = {  # the scan's own grid, to which a segmentation is resampled
         "original_affine": torch.as_tensor(case["image"].meta["original_affine"]),
@@ -255,6 +256,17 @@ def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> d
     kept = _label_ids(cleared)
     vanished = {"vanished_ids": [label for label in ids if label not in kept]}
     return parts | vanished | crop_centres(parts["image"]["x"], cleared, parts["label"]["x"] == 0)
+
+
+def _require_contrast(image: torch.Tensor, entry: dict[str, Any]) -> None:
+    """Raise an error if an image was not scaled to 0..1: MONAI leaves it as it is where both percentiles are equal."""
+    low, high = image.min().item(), image.max().item()
+    if not 0 <= low < high <= 1:
+        raise InputError(
+            f"Case '{entry['name']}': expected intensities that can be scaled to 0..1 in '{entry['image']}', found no "
+            "contrast: nearly all voxels have one value, or values too large for float32. Crop the scan to what was "
+            "measured, convert it again, or remove the case."
+        )
 
 
 def _label_ids(label: torch.Tensor) -> list[int]:
