@@ -599,7 +599,7 @@ def _check_intensities(scan: Scan, voxels: np.ndarray, modality: str, padding: C
     if scan.low == scan.high:
         return Fault(f"all voxels are {scan.low:g}", "convert the scan again")
     if _like_label_map(voxels, found.values):
-        return Fault(f"a label map, of {len(found.values)} different values", "give the scan itself")
+        return Fault(f"a label map, of {len(found.values)} different values", "give the scan, or leave this file out")
     faults = hounsfield_faults(found, padding) if is_ct(modality) else other_faults(found, modality)
     scan.faults += [fault for fault in faults if not fault.stops]
     return next((fault for fault in faults if fault.stops), None)

@@ -395,8 +395,8 @@ def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str
 def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[dict[str, str]], list[str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
-    Subfolders of labels (``LABELS``) and of results of this project are left out, and so are hidden files and folders.
-    The second result are sentences that name them, and folders that cannot be opened.
+    Subfolders of labels and masks (``LABELS``) and of results of this project are left out, and so are hidden files and
+    folders. The second result are sentences that name them, and folders that cannot be opened.
 
     Args:
         root: The folder.
@@ -450,7 +450,8 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
         training, held_out = find_volumes(root), []
     if len(training) + bool(held_out) < 2:
         where = f"'{json_path}' under \"training\"" if json_path else f"'{root}'"
-        raise InputError(f"data_root: expected at least two volumes in {where}, found {len(training)}.")
+        remedy = "Volumes are files that end in .nii or .nii.gz; convert DICOM and other formats first."
+        raise InputError(f"data_root: expected at least two volumes in {where}, found {len(training)}. {remedy}")
     if not held_out:
         every = max(20, math.ceil(len(training) / MOST_HELD_OUT))
         held_out = training[::every]

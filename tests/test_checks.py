@@ -115,7 +115,10 @@ BROKEN_IMAGES = {
     "unknown data type": (lambda p: write(p, ct(1), datatype=9999), "not readable as NIfTI"),
     "impossible quaternion": (lambda p: write(p, ct(1), quatern_b=3, **QFORM), "not readable as NIfTI"),
     "voxels from byte 0": (lambda p: write(p, ct(1), vox_offset=0), "voxels begin at byte 0, in the header"),
-    "a label map": (lambda p: write(p, organs()), "a label map, of 3 different values  give the scan itself"),
+    "a label map": (
+        lambda p: write(p, organs()),
+        "a label map, of 3 different values  give the scan, or leave this file out",
+    ),
     "colour": (lambda p: write(p, RGB), "colours or complex"),
     "complex": (lambda p: write(p, ct(1).astype(np.complex64)), "colours or complex"),
     "2D": (lambda p: write(p, ct(1)[:, :, 0]), "shape 16 x 16 is not a 3D volume"),
