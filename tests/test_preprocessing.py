@@ -60,6 +60,13 @@ def test_mr_is_scaled_by_percentiles(small_data):
     assert case["image"][0, 50, 30, 40] > 0.95  # the brighter box; the HU window would map it to 0.84
 
 
+def test_error_of_a_file_that_is_gone_says_so(small_data):
+    (entry, *_) = read_dataset(*small_data).training
+    Path(entry["label"]).unlink()
+    with pytest.raises(InputError, match="Case 'img0001' .*FileNotFoundError: No such file.*label0001"):
+        prepare_cases([entry], SMALL, "CT")
+
+
 @pytest.mark.parametrize("bright", [1000, 1e300])
 def test_a_scan_that_percentiles_cannot_scale_is_refused(small_data, bright):
     dataset = read_dataset(*small_data)
