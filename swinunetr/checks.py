@@ -35,7 +35,7 @@ from swinunetr.geometry import (
     turned_degrees,
     voxel_volume_mm3,
 )
-from swinunetr.hounsfield import STEPS, WHOLE_RANGE, histogram, hounsfield_faults
+from swinunetr.hounsfield import STEPS, WHOLE_RANGE, histogram, hounsfield_faults, other_faults
 from swinunetr.label_maps import LabelMap, class_counts, merged_ids, unlabelled_organs, whole_ids
 from swinunetr.modality import is_ct
 from swinunetr.recipe import SPACING_LIMITS_MM
@@ -45,6 +45,8 @@ from swinunetr.threads import in_threads
 THICK_SLICE_MM = 8.0
 PERCENTILES = "no CT, so each scan is scaled from its 0.5th to its 99.5th percentile"
 MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
+MOST_IMAGE_ID, FEWEST_GREY_VALUES = 255, 8  # an image of whole values up to 255 may be a label map, of few it is one
+MOST_EQUAL_NEIGHBOURS = 0.75  # of a scan's voxels along an axis: 0.70 with 16 grey values; label maps have 0.84 or more
 CHECKED_COPIES = 3  # of the stored voxels of a file in memory while they are checked, at most
 CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
 ERROR_ROWS = 9  # of the table of errors; with its heading and its last line, the message has at most 12 lines
@@ -413,6 +415,8 @@ def check_header(scan: Scan) -> Fault | None:
             pair = isinstance(image, nib.AnalyzeImage)  # of which NIfTI pairs are subclasses
             found = "a pair of .hdr and .img" if pair else type(image).__name__
             return Fault(f"not one NIfTI file but {found}", "convert it to .nii.gz")
+        if not is_nifti(scan.path):  # nibabel reads other compressions too, from which the header is not read here
+            return Fault("the name does not end in .nii or .nii.gz", "convert it to .nii.gz")
         stream.seek(0)
         scan.header = type(image.header).from_fileobj(stream, check=False)
     scan.affine = image.affine
@@ -424,6 +428,10 @@ def check_header(scan: Scan) -> Fault | None:
 
 def _missing(path: Path) -> Fault:
     """Return that a file is missing, with the name of one that is meant: of nnU-Net, in other letters or endings."""
+    if path.is_dir():
+        return Fault("a folder, not a file", "give the NIfTI file in it; convert DICOM first")
+    if "\\" in path.name:
+        return Fault("file is missing", "write / between the folders in the JSON, not \\")
     wanted = _plain_name(path.name)
     names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
     alike = next((name for name in names if is_nifti(name) and _plain_name(name) == wanted), None)
@@ -485,6 +493,9 @@ def _volume_fault(scan: Scan) -> Fault | None:
         axes = axes[:3]
     if len(axes) != 3 or min(axes) < 2:
         return Fault(f"shape {_dimensions(axes)} is not a 3D volume", "give one volume of several slices per file")
+    start, header_bytes = scan.header["vox_offset"], scan.header.single_vox_offset
+    if scan.header["magic"] == scan.header.single_magic and start < header_bytes:  # nibabel takes the header for voxels
+        return Fault(f"voxels begin at byte {start:g}, in the header", f"set vox_offset to {header_bytes}")
     return None
 
 
@@ -562,6 +573,10 @@ def check_voxels(scan: Scan, dataset: Dataset, padding: Collection[float] = ()) 
         voxels, slope, inter = proxy.get_unscaled(), proxy.slope, proxy.inter
         while stream.read(1 << 20):  # gzip verifies its checksum at the end of the file
             pass
+        excess = stream.tell() - proxy.offset - voxels.nbytes
+    if excess >= voxels.nbytes / voxels.shape[-1]:  # a slice or more
+        what = f"file holds {excess / voxels.nbytes:.1%} more data than a volume of {_dimensions(voxels.shape)}"
+        scan.faults.append(Fault(what, "look at the scan: its header may be wrong", stops=False))
     scan.digest, scan.scaling = hashlib.blake2b(voxels.T).digest(), (float(slope), float(inter))
     if scan.kind == "label":
         scan.value_counts = count_values(voxels, slope, inter)
@@ -583,9 +598,25 @@ def _check_intensities(scan: Scan, voxels: np.ndarray, modality: str, padding: C
     scan.counts = hashlib.blake2b(found.counts.tobytes()).digest()
     if scan.low == scan.high:
         return Fault(f"all voxels are {scan.low:g}", "convert the scan again")
-    faults = hounsfield_faults(found, padding) if is_ct(modality) else []
+    if _like_label_map(voxels, found.values):
+        return Fault(f"a label map, of {len(found.values)} different values", "give the scan, or leave this file out")
+    faults = hounsfield_faults(found, padding) if is_ct(modality) else other_faults(found, modality)
     scan.faults += [fault for fault in faults if not fault.stops]
     return next((fault for fault in faults if fault.stops), None)
+
+
+def _like_label_map(voxels: np.ndarray, values: np.ndarray) -> bool:
+    """Return whether an image is a label map, as lies beside the scans of many collections; ``values`` are different.
+
+    A label map has a few whole ids, and its voxels have mostly the id of their neighbours. Voxels of a scan, even of
+    few grey values, have noise.
+    """
+    broken = np.abs(values - np.rint(values)) > WHOLE_RANGE[0] / STEPS  # the step of a histogram that is not by ones
+    if values[0] < 0 or values[-1] > MOST_IMAGE_ID or broken.any():
+        return False
+    equal = voxels[1:] == voxels[:-1]
+    inside = (voxels[1:] != voxels.min()) | ~equal  # not both background
+    return len(values) < FEWEST_GREY_VALUES or bool(equal[inside].mean() > MOST_EQUAL_NEIGHBOURS)
 
 
 def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, int]:
@@ -613,7 +644,9 @@ def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, 
 
 def _id_fault(ids: Collection[float], label_map: LabelMap | None, last: int) -> Fault | None:
     """Check the ids of a label file against its map, or without one against the classes from 0 to ``last``."""
-    if broken := [value for value in ids if not value.is_integer()]:  # includes NaN and infinity
+    if not np.isfinite(list(ids)).all():
+        return Fault("label ids are NaN or infinite", "replace them, usually by 0 (background)")
+    if broken := [value for value in ids if not value.is_integer()]:
         shown = _first([f"{value:.7g}" for value in sorted(broken)])
         return Fault(f"label ids are not whole numbers: {shown}", "resample labels with nearest neighbour")
     if len(ids) > MOST_LABEL_VALUES and label_map:  # counted only in part

@@ -32,7 +32,11 @@ MOST_CLASSES = 256  # label ids are stored as uint8
 ALL = "all"  # word for every organ, in place of their names
 BROKEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what files of names and tables cannot hold
 OTHER_COLUMNS = ("step", "train_loss", "mean_dice", "volume_ratio")  # of metrics.csv, which has one column per organ
-LABELS = re.compile(r"labels?[-_ ]?(tr|ts|va|val|train|training|test|testing|validation)?", re.IGNORECASE)  # folders
+LABELS = re.compile(  # folders of labels, as of TotalSegmentator and other collections
+    r"labels?[-_ ]?(tr|ts|va|val|train|training|test|testing|validation)?|segmentations?|masks?|ground[-_ ]?truth",
+    re.IGNORECASE,
+)
+BACKGROUND = {"background", "bg"}
 MOST_HELD_OUT = 24  # volumes, where no validation list is given
 
 
@@ -139,6 +143,8 @@ def read_datalist(
     classes = _class_names(labels, form)
     sections = {name: _entries(content, name, json_path, ("image", "label")) for name in ("training", "validation")}
     hints = _auto3dseg_hints(content)
+    if _same(classes[0]) not in BACKGROUND:
+        hints.append(f"The id 0, '{classes[0]}', is taken for the background: it counts in no score and has no volume.")
     for name, entries in sections.items():
         if not entries and name in needed:
             remedy = "If it has none, move some cases there" + " or set fold and folds." * (name == "validation")
@@ -204,6 +210,9 @@ def _class_names(labels: object, form: str) -> tuple[str, ...]:
     if alike := [(first[_same(name)], name) for name in names if first.setdefault(_same(name), name) != name]:
         what = "Expected names that differ in more than case, Unicode form, spaces, _ and -"
         raise InputError(f'{form}{what} in "labels", found {alike[0][0]!r} and {alike[0][1]!r}. Rename one of them.')
+    if moved := [i for i, name in enumerate(names) if i and _same(name) in BACKGROUND]:
+        what = f"'{names[moved[0]]}' has the id {moved[0]}, but the id 0 is the background here, in loss and scores"
+        raise InputError(f"{form}labels: {what}. Give it the id 0; label_maps change the ids of label files.")
     if taken := [name for name in names if name in OTHER_COLUMNS]:
         raise InputError(f"{form}labels: '{taken[0]}' is the name of another column of the tables. Rename the class.")
     return names
@@ -386,8 +395,8 @@ def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str
 def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[dict[str, str]], list[str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
-    Subfolders of labels (``LABELS``) and of results of this project are left out, and so are hidden files and folders.
-    The second result are sentences that name them, and folders that cannot be opened.
+    Subfolders of labels and masks (``LABELS``) and of results of this project are left out, and so are hidden files and
+    folders. The second result are sentences that name them, and folders that cannot be opened.
 
     Args:
         root: The folder.
@@ -441,7 +450,8 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
         training, held_out = find_volumes(root), []
     if len(training) + bool(held_out) < 2:
         where = f"'{json_path}' under \"training\"" if json_path else f"'{root}'"
-        raise InputError(f"data_root: expected at least two volumes in {where}, found {len(training)}.")
+        remedy = "Volumes are files that end in .nii or .nii.gz; convert DICOM and other formats first."
+        raise InputError(f"data_root: expected at least two volumes in {where}, found {len(training)}. {remedy}")
     if not held_out:
         every = max(20, math.ceil(len(training) / MOST_HELD_OUT))
         held_out = training[::every]

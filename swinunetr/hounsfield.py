@@ -28,6 +28,8 @@ DENSE_BONE, MOST_DENSE_BONE = (850, 1300), 0.15  # where soft tissue is without 
 SOFT, LEAST_SOFT, LITTLE_SOFT = (-150, 150), 0.01, 0.05
 BELOW_AIR, MOST_BELOW_AIR, SOFT_BELOW_AIR = -1200, 0.2, 0.1  # padding that was interpolated is there, and soft tissue
 AIR, LEAST_AIR = (-1100, -900), 0.01
+BELOW_FAT, LEAST_BELOW_FAT = -300, 0.05  # where air is, and lung
+LEAST_IN_CT = 0.05  # air and soft tissue, each, of a scan that is called something else
 FAT, LEAST_FAT = (-200, -50), 0.005
 BONE, MOST_BONE = 300, 0.25  # without air
 LEAST_RANGE, LEAST_USUAL_RANGE = 300, 250  # HU, of all voxels, and of all but one in a thousand at each end
@@ -118,6 +120,15 @@ def hounsfield_faults(found: Histogram, padding: Collection[float] = ()) -> list
     return [Fault(what, remedy, stops=False) for what, remedy in _unusual(found, tissue)]
 
 
+def other_faults(found: Histogram, modality: str) -> list[Fault]:
+    """Return a warning if the intensities of a scan of another modality than CT are Hounsfield units."""
+    tissue = _without_padding(found)
+    if min(tissue.share(*AIR), tissue.share(*SOFT)) < LEAST_IN_CT or hounsfield_faults(found):
+        return []
+    what = f"intensities {_span(tissue)} look like HU, and the modality is '{modality}', so percentiles scale them"
+    return [Fault(what, "if the scan is CT, write CT", stops=False)]
+
+
 def _without_padding(found: Histogram) -> Histogram:
     """Return the histogram without values below air that many voxels have and that stand alone."""
     while len(found.values):
@@ -171,6 +182,8 @@ def _unusual(found: Histogram, tissue: Histogram) -> list[tuple[str, str]]:
     unusual = []
     if tissue.values[0] > -200:
         unusual.append((f"intensities {_span(tissue)}: no air", "expected if it was cropped or clipped on purpose"))
+    elif tissue.share(-np.inf, BELOW_FAT) > LEAST_BELOW_FAT and tissue.share(*AIR) < LEAST_AIR:
+        unusual.append((f"intensities {_span(tissue)}: no air near -1000", "check the rescale slope and intercept"))
     elif tissue.share(*SOFT) < LITTLE_SOFT:
         unusual.append((f"{tissue.share(*SOFT):.0%} of the voxels are soft tissue, -150 to 150 HU", "look at the scan"))
     if found.values[0] < USUAL_HU[0] or found.values[-1] > USUAL_HU[1]:

@@ -48,4 +48,4 @@ def dicom_modality(modality: str) -> str:
 
 
 def _words(modality: str) -> set[str]:
-    return set(re.findall(r"[a-z0-9]+", re.sub(r"computeri[sz]ed", "computed", modality.lower())))
+    return set(re.findall(r"[a-z0-9]+", re.sub(r"computer(i[sz]ed)?", "computed", modality.lower())))

@@ -30,7 +30,7 @@ from swinunetr.cache import cache_file, read_cache, write_cache
 from swinunetr.devices import Hardware, most_workers
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
-from swinunetr.geometry import NiftiReader
+from swinunetr.geometry import NiftiReader, voxel_volume_mm3
 from swinunetr.label_maps import clear_ignored, to_classes
 from swinunetr.modality import is_ct
 from swinunetr.recipe import CommonRecipe
@@ -162,7 +162,7 @@ def _bytes_to_preprocess(file: str, recipe: CommonRecipe) -> float:
     except Exception:  # damaged files raise many types of error; preprocessing the case names it
         return 0.0
     voxels = float(np.prod(scan.shape[:3]))
-    on_grid = voxels * abs(np.linalg.det(scan.affine[:3, :3])) / float(np.prod(recipe.spacing_mm))
+    on_grid = voxels * voxel_volume_mm3(scan.affine) / float(np.prod(recipe.spacing_mm))
     return BYTES_PER_VOXEL * voxels + BYTES_PER_GRID_VOXEL * on_grid
 
 
@@ -238,12 +238,13 @@ def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> d
         ids = _label_ids(*clear_ignored(label_map, case["label"].as_tensor())) if "label" in case else []
         case = transforms(case, start=1)
     except Exception as error:
-        cause = error.__cause__ or error
+        cause = _reading_error([entry[key] for key in keys]) or error.__cause__ or error
         reason = " ".join(str(cause).split())[:300]  # MONAI's messages can have many lines
         raise InputError(
             f"Case '{entry['name']}' could not be preprocessed from '{entry['image']}' and '{entry.get('label')}': "
             f"{type(cause).__name__}: {reason}. Replace the file, or remove the case from the JSON."
         ) from error
+    _require_contrast(case["image"], entry)
     parts = {key: {"x": case[key].as_tensor().contiguous(), "affine": case[key].affine} for key in keys}
     parts["image"]["meta"] = {  # the scan's own grid, to which a segmentation is resampled
         "original_affine": torch.as_tensor(case["image"].meta["original_affine"]),
@@ -255,6 +256,27 @@ def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> d
     kept = _label_ids(cleared)
     vanished = {"vanished_ids": [label for label in ids if label not in kept]}
     return parts | vanished | crop_centres(parts["image"]["x"], cleared, parts["label"]["x"] == 0)
+
+
+def _reading_error(files: Sequence[str]) -> Exception | None:
+    """Return the first error of nibabel, in place of which MONAI asks to install other readers; None without one."""
+    for file in files:
+        try:
+            nib.load(file)
+        except Exception as error:  # damaged files raise many types of error
+            return error
+    return None
+
+
+def _require_contrast(image: torch.Tensor, entry: dict[str, Any]) -> None:
+    """Raise an error if an image was not scaled to 0..1: MONAI leaves it as it is where both percentiles are equal."""
+    low, high = image.min().item(), image.max().item()
+    if not 0 <= low < high <= 1:
+        raise InputError(
+            f"Case '{entry['name']}': expected intensities that can be scaled to 0..1 in '{entry['image']}', found no "
+            "contrast: nearly all voxels have one value, or values too large for float32. Crop the scan to what was "
+            "measured, convert it again, or remove the case."
+        )
 
 
 def _label_ids(label: torch.Tensor) -> list[int]:

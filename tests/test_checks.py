@@ -1,6 +1,7 @@
 """Every error in the data is reported with its file; unusual data give a warning; the report counts correctly."""
 
 import builtins
+import bz2
 import gzip
 import itertools
 import os
@@ -97,7 +98,7 @@ QFORM = {"sform_code": 0, "qform_code": 1}
 # What is done to img0001 or label0001, and what the error says about it.
 BROKEN_IMAGES = {
     "missing": (os.remove, "file is missing"),
-    "a folder": (lambda p: (os.remove(p), os.mkdir(p)), "file is missing"),
+    "a folder": (lambda p: (os.remove(p), os.mkdir(p)), "a folder, not a file"),
     "empty": (lambda p: Path(p).write_bytes(b""), "an empty file, not a scan"),
     "truncated": (lambda p: cut(p, slice(3000)), "file is truncated"),
     "truncated in its header": (lambda p: cut(p, slice(40)), "file is truncated"),
@@ -113,6 +114,11 @@ BROKEN_IMAGES = {
     "not NIfTI": (lambda p: Path(p).write_bytes(gzip.compress(b"hello" * 200)), "not readable as NIfTI"),
     "unknown data type": (lambda p: write(p, ct(1), datatype=9999), "not readable as NIfTI"),
     "impossible quaternion": (lambda p: write(p, ct(1), quatern_b=3, **QFORM), "not readable as NIfTI"),
+    "voxels from byte 0": (lambda p: write(p, ct(1), vox_offset=0), "voxels begin at byte 0, in the header"),
+    "a label map": (
+        lambda p: write(p, organs()),
+        "a label map, of 3 different values  give the scan, or leave this file out",
+    ),
     "colour": (lambda p: write(p, RGB), "colours or complex"),
     "complex": (lambda p: write(p, ct(1).astype(np.complex64)), "colours or complex"),
     "2D": (lambda p: write(p, ct(1)[:, :, 0]), "shape 16 x 16 is not a 3D volume"),
@@ -154,7 +160,7 @@ BROKEN_LABELS = {
     "fraction": (lambda p: write(p, changed(organs(), 0.5)), "not whole numbers: 0.5 "),
     "nearly whole": (lambda p: write(p, changed(organs(), 1.002)), "not whole numbers: 1.002 "),
     "fraction of a slope": (lambda p: write(p, organs(), scl_slope=0.7, scl_inter=0), "not whole numbers: 0.7, 1.4 "),
-    "NaN": (lambda p: write(p, changed(organs(), np.nan)), "not whole numbers: nan"),
+    "NaN": (lambda p: write(p, changed(organs(), np.nan)), "ids are NaN or infinite  replace them, usually by 0"),
     "a CT": (lambda p: write(p, ct(1)), "ids outside the JSON's 0 to 2: -1000"),
 }
 
@@ -198,6 +204,15 @@ def test_the_name_that_is_meant_for_a_missing_file_is_shown(good, name, remedy):
     path.rename(path.with_name(name))
     with pytest.raises(DatasetError, match=f"file is missing  {re.escape(remedy)}"):
         check_dataset(good, SPACING)
+
+
+def test_file_names_of_windows_and_other_endings_are_named(good, tmp_path):
+    good.training[0]["image"] = str(tmp_path / "images\\img0001.nii.gz")
+    good.training[1]["image"] = str(tmp_path / "packed.nii.bz2")
+    write(str(tmp_path / "plain.nii"), ct(1))
+    (tmp_path / "packed.nii.bz2").write_bytes(bz2.compress((tmp_path / "plain.nii").read_bytes()))
+    error = str(pytest.raises(DatasetError, check_dataset, good, SPACING).value)
+    assert "write / between the folders in the JSON" in error and "the name does not end in .nii or .nii.gz" in error
 
 
 def test_a_name_in_another_unicode_form_is_named_as_one(good, tmp_path):
@@ -392,6 +407,10 @@ UNUSUAL = {
         "sform and qform differ by 5.7 degrees; the sform is used",
     ),
     "thick slices": (lambda d: write_both(d, matrix=affine(z2=9)), "slices are 9 mm thick"),
+    "more voxels than in the header": (
+        lambda d: write_both(d, dim=[3, 16, 16, 8, 1, 1, 1, 1]),
+        "file holds 100.0% more data than a volume of 16 x 16 x 8",
+    ),
     "windowed": (lambda d: write(d.training[0]["image"], changed(ct(1).clip(-175), 250)), "no air"),
     "metal": (lambda d: write(d.training[0]["image"], changed(ct(1), 40_000)), "unusual for HU"),
     "label shifted by 0.01 mm": (
@@ -606,6 +625,18 @@ def test_hu_are_not_checked_in_other_modalities(good):
     for number, case in enumerate([*good.training, *good.validation, *good.test]):
         write(case["image"], ct(number) + 1000)
     assert check_dataset(replace(good, modality="MRI"), SPACING).warnings == []
+
+
+def test_ct_under_another_name_gives_a_warning(good):
+    (fault,) = image_faults(good.training[0]["image"], "abdominal scan")
+    assert not fault.stops and "look like HU, and the modality is 'abdominal scan'" in fault.what
+
+
+def test_label_maps_are_no_scans_of_any_modality(good):
+    coarse = (ct(1) + 1000) // 8  # a scan of 19 grey values
+    for voxels, refused in ((organs(), True), (organs() > 0, True), (organs() * 100, True), (coarse, False)):
+        write(good.training[0]["image"], voxels.astype(np.uint8))
+        assert [fault.stops for fault in image_faults(good.training[0]["image"], "MR")] == [True] * refused
 
 
 @pytest.mark.parametrize(

@@ -330,9 +330,9 @@ def test_absolute_file_names_work_with_a_relative_data_root(small_data, monkeypa
 
 
 @pytest.mark.parametrize("image", ["/", "//", "."])
-def test_name_of_a_folder_in_place_of_an_image_is_a_missing_file(small_data, image):
+def test_name_of_a_folder_in_place_of_an_image_is_named(small_data, image):
     dataset = read_dataset(with_changes(small_data, training=[{"image": image, "label": image}]), small_data[1])
-    with pytest.raises(InputError, match="file is missing"):
+    with pytest.raises(InputError, match="a folder, not a file"):
         check_dataset(dataset, SMALL.spacing_mm)
 
 
@@ -396,7 +396,7 @@ def test_a_folder_that_cannot_be_opened_is_named_and_the_others_searched(scans, 
 
 
 def test_only_folders_of_labels_are_left_out_and_they_are_named(scans, capsys):
-    for name in ("Labelled", "labels_old", "Label", "LabelsTs", "labels-val"):
+    for name in ("Labelled", "labels_old", "Label", "LabelsTs", "labels-val", "segmentations", "Ground truth"):
         shutil.copytree(scans / "imagesTr", scans / name)
     names = [entry["name"] for entry in find_volumes(scans)]
     assert [name for name in names if name.endswith("1")] == [
@@ -405,7 +405,7 @@ def test_only_folders_of_labels_are_left_out_and_they_are_named(scans, capsys):
         "labels_old/img0001",
     ]
     (line,) = capsys.readouterr().out.splitlines()
-    assert "labels: 12 files in 'Label', 'LabelsTs', 'labels-val', 'labelsTr'." in line
+    assert "labels: 18 files in 'Ground truth', 'Label', 'LabelsTs', 'labels-val', 'labelsTr', 'segmentations'." in line
 
 
 def test_results_of_this_project_are_left_out_and_named(scans, capsys):
@@ -565,6 +565,14 @@ def test_names_of_classes_that_files_or_words_cannot_tell_apart_are_refused(smal
     json_path = with_changes(small_data, labels=dict(enumerate(["background", *names])))
     with pytest.raises(InputError, match=message):
         read_dataset(json_path, small_data[1])
+
+
+def test_background_has_the_id_0_and_another_name_of_it_is_noted(small_data, capsys):
+    moved = with_changes(small_data, labels=dict(enumerate(["liver", "spleen", "Background"])))
+    with pytest.raises(InputError, match="'Background' has the id 2, but the id 0 is the background here"):
+        read_dataset(moved, small_data[1])
+    read_dataset(with_changes(small_data, labels=dict(enumerate(["liver", "left box", "right box"]))), small_data[1])
+    assert "note: The id 0, 'liver', is taken for the background" in capsys.readouterr().out
 
 
 def test_names_of_classes_may_hold_signs_and_any_script(small_data):

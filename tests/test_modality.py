@@ -7,7 +7,8 @@ from swinunetr.modality import dicom_modality, is_ct
 
 CT = """CT|4D-CT|photon-counting CT|ct
 CT scan|CT-scan|CTA|CT angiography|NCCT|nect|CECT|CBCT|HRCT|LDCT|MDCT|contrast-enhanced CT|abdominal CT
-low-dose CT|Computed Tomography|computed tomography (CT)|Computerized tomography|computerised tomography|synthetic CT"""
+low-dose CT|Computed Tomography|computed tomography (CT)|Computerized tomography|computerised tomography|synthetic CT
+computer tomography"""
 OTHERS = {
     "MR": "MR|MRI|mri|T1 MRI|Magnetic Resonance|mr-t2",
     "PT": "PET|PT|positron emission tomography|FDG-PET",

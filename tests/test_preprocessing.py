@@ -60,6 +60,24 @@ def test_mr_is_scaled_by_percentiles(small_data):
     assert case["image"][0, 50, 30, 40] > 0.95  # the brighter box; the HU window would map it to 0.84
 
 
+def test_error_of_a_file_that_is_gone_says_so(small_data):
+    (entry, *_) = read_dataset(*small_data).training
+    Path(entry["label"]).unlink()
+    with pytest.raises(InputError, match="Case 'img0001' .*FileNotFoundError: No such file.*label0001"):
+        prepare_cases([entry], SMALL, "CT")
+
+
+@pytest.mark.parametrize("bright", [1000, 1e300])
+def test_a_scan_that_percentiles_cannot_scale_is_refused(small_data, bright):
+    dataset = read_dataset(*small_data)
+    image = nib.load(dataset.training[0]["image"])
+    voxels = np.zeros(image.shape)
+    voxels[30:34, 30:34, 30:34] = np.linspace(1, bright, 64).reshape(4, 4, 4)
+    nib.save(nib.Nifti1Image(voxels, image.affine), dataset.training[0]["image"])
+    with pytest.raises(InputError, match="Case 'img0001': expected intensities .* no contrast"):
+        prepare_cases(dataset.training[:1], SMALL, "MR")
+
+
 def test_error_names_the_case_of_an_unreadable_file(small_data):
     dataset = read_dataset(*small_data)
     with open(dataset.training[1]["image"], "rb+") as file:
