@@ -20,6 +20,7 @@ ROUNDS = 30
 STEP = 3.0  # logits per unit of log volume; where raising a logit changes a volume more than by a third, it is halved
 MOST_STEP = 1.5  # logits in one round
 TOLERANCE = 0.02  # of the log volume
+MOST_LOGITS = 2**26  # of a case, 134 MB in half precision; of a larger case this many are drawn at random
 
 
 @contextmanager
@@ -51,18 +52,21 @@ def volume_offsets(model: SwinUNETR, cases: Sequence[dict], recipe: Recipe, hard
 
     A loss that weights rare classes makes their logits too large, and so the organs. The offsets are those with which
     the volume of each class, in some of the training cases together, is that of the labels. A class that these cases
-    lack gets the mean offset of the other organs.
+    lack gets the mean offset of the other organs. A case whose background is ignored is not used: what is found beside
+    its organs does not count, so that their volumes would never seem too large.
 
     Source: prior correction, as in Menon et al., "Long-tail learning via logit adjustment", ICLR 2021; the offsets are
     found from volumes instead of from the weights, as the Dice loss needs others than the cross-entropy.
 
     Args:
         model: Segmentation network.
-        cases: Preprocessed training cases, of which ``calibration_cases`` are used, evenly spaced in the list.
+        cases: Preprocessed training cases, of which ``calibration_cases`` are used, evenly spaced in the list. The
+            offsets are 0 if none can be used.
         recipe: Recipe with ``calibration_cases`` and the settings of the sliding window.
         hardware: Device, precision and rank; each rank predicts a share of the cases.
     """
-    chosen = cases[:: math.ceil(len(cases) / recipe.calibration_cases)]
+    usable = [case for case in cases if not case.get("label_map") or 0 in case["label_map"].targets]
+    chosen = usable[:: math.ceil(len(usable) / recipe.calibration_cases) or 1]
     volumes = [_voxels(model, case, recipe, hardware) for case in hardware.share(chosen)]
     classes = model.out.conv.conv.out_channels
     true = _total([labels for _, labels in volumes], classes, hardware)
@@ -88,10 +92,13 @@ def _voxels(model: SwinUNETR, case: dict, recipe: Recipe, hardware: Hardware) ->
     logits = predict(model, case["image"], recipe, hardware)
     labels = case["label"].as_tensor()[0].to(logits.device)
     counts = labels != IGNORED if case.get("label_map") else torch.ones_like(labels, dtype=torch.bool)
+    if logits.numel() > MOST_LOGITS:  # drawn, as evenly spaced voxels could all lie in a few planes
+        drawn = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0)) < MOST_LOGITS / logits.numel()
+        counts &= drawn.to(counts.device)
     return logits[:, counts].half(), labels[counts]
 
 
 def _total(volumes: Sequence[Tensor], classes: int, hardware: Hardware) -> Tensor:
     """Return the voxels of each class (classes,), float64 on the CPU, in the volumes of all ranks together."""
     counts = [torch.bincount(volume.flatten().int(), minlength=classes).double().cpu() for volume in volumes]
-    return sum(hardware.gather(counts), torch.zeros(classes, dtype=torch.float64))
+    return sum(hardware.gather(counts, training=True), torch.zeros(classes, dtype=torch.float64))

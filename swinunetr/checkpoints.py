@@ -37,6 +37,8 @@ UNNOTED = {  # what the report says of the order of patch merging that a file do
     "legacy": ', assumed, as the file notes none; weights trained with MONAI 1.5 or later need merging="current"',
     "current": ", as given; the file notes none",
 }
+FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}  # types of weights
+POSITIONS = "relative_position_index"  # of tokens in an attention window; integers that follow from its size
 MOST_NAMES = 14  # of classes in one line of a report or message
 
 
@@ -123,18 +125,42 @@ def load_pretrained(
         raise ValueError(f"expected a name for each of {len(model.out.conv.conv.bias)} classes, found {len(classes)}")
     source = _open(checkpoint, merging)
     report = _plan(source, model, decoder, classes)
-    bounds = {name: source.tensors[name].aminmax() for name in report.loaded}  # both NaN if any value is; no copies
-    if broken := [name for name, (low, high) in bounds.items() if not (low.isfinite() and high.isfinite())]:
-        raise refusal(source.file, f"{report.title} with NaN or infinity in {first_few(broken)}")
     own = model.state_dict()
+    _require_values(source, report, own)
     with torch.no_grad():
         for name, target in report.loaded.items():
+            if target.endswith(POSITIONS) and source.tensors[name].is_floating_point():
+                continue  # half precision has rounded them
             if report.head and part_of(target) == "head":
                 for own_row, row in report.head.rows.items():
                     own[target][own_row].copy_(source.tensors[name][row])
             else:
                 own[target].copy_(source.tensors[name])  # converts to the dtype and the device of the network
     return report
+
+
+def _require_values(source: _Source, report: LoadReport, own: Weights) -> None:
+    """Check that the tensors to load hold values that a network computes with.
+
+    Args:
+        source: The file.
+        report: What is to be loaded from it.
+        own: Tensors of the network.
+
+    Raises:
+        CheckpointError: Weights contain NaN or infinity, or positions are outside of the attention window.
+    """
+    broken, outside = [], []
+    for name, target in report.loaded.items():
+        low, high = source.tensors[name].aminmax()  # both NaN if any value is; no copies
+        if not (low.isfinite() and high.isfinite()):
+            broken.append(name)
+        elif target.endswith(POSITIONS) and (low < 0 or high > own[target].max()):
+            outside.append(name)
+    if broken:
+        raise refusal(source.file, f"{report.title} with NaN or infinity in {first_few(broken)}")
+    if outside:
+        raise refusal(source.file, f"{report.title} with positions outside of the window in {first_few(outside)}")
 
 
 @dataclass(frozen=True)
@@ -277,8 +303,8 @@ def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
         merging: Order of patch merging of a file that notes none; None means legacy.
 
     Raises:
-        CheckpointError: The file cannot be read or recognised, is of another design of the network, or notes another
-            order of patch merging.
+        CheckpointError: The file cannot be read or recognised, holds quantised weights, is of another design of the
+            network, or notes another order of patch merging.
     """
     weights = read_weights(existing_file(checkpoint))
     family, placed, dropped = recognise(weights.file, list(weights.tensors))
@@ -290,6 +316,9 @@ def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
         traits = traits_of(tensors)
     except KeyError as absent:
         raise refusal(weights.file, f"{family.title} without {absent}") from absent
+    if others := _other_kinds(tensors):
+        found = f"{family.title}, quantised or stored in another form: {first_few(others)}"
+        raise refusal(weights.file, found, "weights in float32, float16, bfloat16 or float64")
     noted = weights.note("patch_merging")
     if noted in MERGING and merging not in (None, noted):
         raise refusal(
@@ -300,6 +329,19 @@ def _open(checkpoint: str | os.PathLike, merging: str | None) -> _Source:
         )
     traits["merging"] = noted if noted in MERGING else merging or "legacy"
     return _Source(weights, family, placed, dropped, traits, _noted_classes(weights))
+
+
+def _other_kinds(tensors: Weights) -> list[str]:
+    """Return the names of weights that are no plain floating-point numbers, with what they are."""
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            found[name] = "without values"
+        elif tensor.layout is not torch.strided:
+            found[name] = str(tensor.layout)
+        elif tensor.dtype not in FLOATS and not name.endswith(POSITIONS):
+            found[name] = str(tensor.dtype)
+    return [f"{name} ({kind.removeprefix('torch.')})" for name, kind in found.items()]
 
 
 def _noted_classes(weights: WeightsFile) -> tuple[str, ...] | None:
@@ -556,7 +598,8 @@ def training_note(checkpoint: str | os.PathLike) -> dict:
     Raises:
         CheckpointError: The file cannot be read.
     """
-    return dict(read_weights(existing_file(checkpoint)).note("made_by") or {})
+    note = read_weights(existing_file(checkpoint)).note("made_by")
+    return dict(note) if isinstance(note, Mapping) else {}
 
 
 def find_checkpoint(name_or_path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Path:

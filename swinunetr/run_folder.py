@@ -17,7 +17,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from swinunetr.checkpoints import save_weights
+from swinunetr.checkpoints import save_weights, training_note
 from swinunetr.colours import save_label_names
 from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, lost_process, versions
 from swinunetr.errors import InputError, TrainingStopped
@@ -38,6 +38,7 @@ from swinunetr.settings import differences, identity
 LEAST_SCALE = 2**-4  # of a loss in float16; it begins at 2^16 and halves where gradients overflow
 MOST_SECONDS = 60  # to which slow saving may stretch the time between two states
 EVALUATION = "evaluation.csv"
+IN_STATE = {"step", "settings", "losses", "history", "seconds", "rng"}  # beside the parts of the training
 RESULTS = ("state.pt", "state.previous.pt", "metrics.csv", "best_model.pth", EVALUATION)
 _locks: dict[Path, FileLock] = {}  # held until this process exits, so that a notebook cell can be run again
 
@@ -109,8 +110,8 @@ class RunFolder:
             with replacing(self.path / ".writable") as temporary:
                 temporary.touch()
             (self.path / ".writable").unlink()
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            reason = getattr(error, "strerror", None) or error
             raise InputError(f"logdir: '{self.path}' cannot be written to ({reason}). Choose another folder.") from None
         if self.path.resolve() in _locks:
             return
@@ -167,7 +168,9 @@ class RunFolder:
             return
         try:
             before = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not isinstance(before, dict) or not isinstance(before.get("recipe", {}), dict):
+                raise ValueError("it does not hold settings by name")
+        except (OSError, ValueError) as error:
             raise InputError(f"logdir: '{file}' cannot be read ({error}). Choose another folder.") from None
         if results and (lines := differences(identity(before), self.identity)):
             raise InputError(
@@ -220,6 +223,11 @@ class RunFolder:
             except (OSError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
                 print(f"{file} is damaged ({error}); using the state before it.")
                 continue
+            if lines := differences(identity(state["settings"]), self.identity):
+                raise InputError(
+                    f"logdir: '{file}' is the state of a run with other settings than '{self.path / 'settings.json'}' "
+                    "names:\n" + "\n".join(lines) + "\nBring the run's own state back, or choose another folder."
+                )
             most = self.settings.get("recipe", {}).get("max_steps", state["step"])
             if state["step"] > most:
                 raise InputError(
@@ -236,17 +244,25 @@ class RunFolder:
 
     def _take_over_finished_run(self) -> None:
         """Take over the scores of a finished run whose states were deleted to save space."""
-        with open(self.path / "metrics.csv", newline="", encoding="utf-8") as file:
-            rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
-        last = int(rows[-1]["step"]) if rows else 0
+        metrics = self.path / "metrics.csv"
+        try:
+            with open(metrics, newline="", encoding="utf-8") as file:
+                rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+            rows = [row | {"step": int(row["step"])} for row in rows]
+        except (OSError, ValueError, KeyError, TypeError) as error:  # a spreadsheet may have saved it
+            raise InputError(
+                f"logdir: '{metrics}' is not as the run wrote it ({type(error).__name__}: {error}), and there is no "
+                "state. Bring the file back as it was, or choose another folder."
+            ) from None
+        last = rows[-1]["step"] if rows else 0
         if not rows or last != self.settings.get("recipe", {}).get("max_steps"):
             raise InputError(
                 f"logdir: '{self.path}' holds results up to step {last}, but no state to resume from. "
                 "Choose another folder."
             )
-        self.step, self.history = last, [row | {"step": int(row["step"])} for row in rows]
+        self.step, self.history = last, rows
         self.best = max(self.history, key=_dice_of)
-        if (self.path / "summary.json").exists():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged; it is written again
             self.seconds_before = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))["seconds"]
 
     def restore(self, **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler) -> int:
@@ -339,6 +355,26 @@ class RunFolder:
         if self.writes:
             save_weights(model, self._file(name), note=self.settings)
             self._saved_at = -math.inf
+
+    def saved_weights(self, name: str) -> Path:
+        """Return the path of the weights that :meth:`save_weights` wrote, after checking that they are of this run.
+
+        Raises:
+            InputError: The file is missing, damaged or of another run.
+        """
+        file = self._file(name)
+        if not file.is_file():
+            raise InputError(
+                f"'{file}' is missing, which the run wrote and whose scores its files hold. Bring it back, or choose "
+                "another logdir to train again."
+            )
+        if lines := differences(identity(training_note(file)), self.identity, ("in the file", "in the run")):
+            raise InputError(
+                f"'{file}' is not of this run:\n" + "\n".join(lines) + "\n"
+                "Bring the run's own weights back, or choose another logdir to train again. To score these weights, "
+                "use evaluate_only with another logdir."
+            )
+        return file
 
     def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
         """Write the state after a step if it is due, after new weights, at the last step, or if the user asked to stop.
@@ -545,6 +581,13 @@ def _without_nan(content: object) -> object:
 
 
 def _read_state(file: Path) -> dict:
-    """Read a state without running code from the file, and check its checksums."""
+    """Read a state without running code from the file, and check its checksums.
+
+    Raises:
+        ValueError: The file holds something else. Damaged files raise other errors, too.
+    """
     check_zip(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or not state.keys() >= IN_STATE:
+        raise ValueError("it is not the state of a run")
+    return state

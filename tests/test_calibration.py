@@ -8,6 +8,7 @@ from conftest import SMALL
 from monai.data import MetaTensor
 from torch import nn
 
+from swinunetr import calibration
 from swinunetr.calibration import calibrated, volume_offsets
 from swinunetr.devices import find_hardware
 from swinunetr.label_maps import IGNORED, LabelMap
@@ -73,6 +74,30 @@ def test_ignored_voxels_do_not_count():
     offsets = volume_offsets(Slope([0.0, -4.0, -9.5]), [half], RECIPE, HARDWARE)
     expected = volume_offsets(Slope([0.0, -4.0, -9.5]), [case((0.6, 0.9))], RECIPE, HARDWARE)
     torch.testing.assert_close(offsets, expected, atol=0.05, rtol=0)
+
+
+def test_a_case_whose_background_is_ignored_is_not_used():
+    whole, partial = case((0.6, 0.9)), case((0.6, 0.9), seed=1, label_map=LabelMap("organ", ((0, IGNORED), (1, 1))))
+    partial["label"][partial["label"] != 1] = IGNORED
+    offsets = volume_offsets(Slope([0.0, -4.0, -9.5]), [partial, whole], RECIPE, HARDWARE)
+    torch.testing.assert_close(offsets, volume_offsets(Slope([0.0, -4.0, -9.5]), [whole], RECIPE, HARDWARE))
+    assert not volume_offsets(Slope([0.0, -4.0, -9.5]), [partial], RECIPE, HARDWARE).any()
+
+
+def test_voxels_are_drawn_from_a_large_case(monkeypatch):
+    whole = [case((0.6, 0.9), seed=1)]
+    expected = volume_offsets(Slope([0.0, -4.0, -9.5]), whole, RECIPE, HARDWARE)
+    total, sizes = calibration._total, []
+
+    def counting(volumes, *rest):
+        sizes.append(len(volumes[0]))
+        return total(volumes, *rest)
+
+    monkeypatch.setattr(calibration, "_total", counting)
+    monkeypatch.setattr(calibration, "MOST_LOGITS", 30_000)
+    offsets = volume_offsets(Slope([0.0, -4.0, -9.5]), whole, RECIPE, HARDWARE)
+    assert sizes[0] == pytest.approx(10_000, rel=0.05)
+    torch.testing.assert_close(offsets, expected, atol=0.2, rtol=0)
 
 
 def test_a_class_that_the_cases_lack_moves_with_the_other_organs():

@@ -26,6 +26,7 @@ from swinunetr.checkpoints import (
     read_ensemble,
     require_classes,
     save_weights,
+    training_note,
 )
 from swinunetr.errors import CheckpointError
 from swinunetr.network import LegacyPatchMerging
@@ -59,6 +60,15 @@ def test_half_precision_weights_are_converted_to_float32(dtype, originals, tmp_p
     own = model.state_dict()
     assert own["out.conv.conv.weight"].dtype == torch.float32
     assert all(torch.equal(own[name], tensor.to(own[name].dtype)) for name, tensor in halved.items())
+
+
+def test_positions_in_a_window_that_half_precision_has_rounded_are_those_of_the_network(originals, tmp_path):
+    state = {name: tensor.bfloat16() for name, tensor in originals["v1"].state_dict().items()}
+    file = written(tmp_path, LAYOUTS["bare state dict"], state)
+    model = build_swinunetr(14, file)
+    load_pretrained(model, file)
+    assert not torch.equal(state[POSITIONS].long(), originals["v1"].state_dict()[POSITIONS])
+    assert torch.equal(model.state_dict()[POSITIONS], originals["v1"].state_dict()[POSITIONS])
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
@@ -250,6 +260,11 @@ def without(name):
     return lambda state: {key: tensor for key, tensor in state.items() if key != name}
 
 
+def of_weights(state, change):
+    return {name: change(tensor) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+POSITIONS = "swinViT.layers1.0.blocks.0.attn.relative_position_index"
 TRACED = torch.jit.trace(nn.Linear(1, 1), torch.ones(1))
 
 BAD_FILES = {
@@ -288,6 +303,15 @@ BAD_FILES = {
     "first missing": (saved(without("swinViT.patch_embed.proj.weight")), "without .*proj.weight"),
     "deeper": (saved(lambda state: state | extra("swinViT.layers1.0.blocks.2.norm1.bias")), "blocks.2.norm1.bias"),
     "diverged": (saved(diverged), "NaN or infinity in encoder2.layer.conv1.conv.weight"),
+    "quantised": (saved(lambda state: of_weights(state, lambda t: (100 * t).to(torch.int8))), r"proj.weight \(int8\)"),
+    "eight bits": (saved(lambda state: of_weights(state, lambda t: t.to(torch.float8_e5m2))), "float8_e5m2"),
+    "complex": (saved(lambda state: of_weights(state, lambda t: t.to(torch.complex64))), "complex64"),
+    "sparse": (saved(lambda state: of_weights(state, torch.Tensor.to_sparse)), "sparse_coo"),
+    "no values": (saved(lambda state: of_weights(state, lambda t: t.to("meta"))), "without values"),
+    "positions": (
+        saved(lambda state: state | {POSITIONS: state[POSITIONS] * 100}),
+        "positions outside of the window in",
+    ),
     "unetr": (saved(lambda state: SMALL_UNETR.state_dict()), "a UNETR"),
     "vit": (saved(lambda state: extra("cls_token", "patch_embedding.cls_token")), "vision transformer"),
     "nnunet": (saved(lambda state: {"network_weights": extra("encoder.stages.0.0.convs.0.conv.weight")}), "nnU-Net"),
@@ -384,6 +408,13 @@ def test_saved_weights_load_in_plain_monai_and_note_their_merging(merging, tmp_p
     assert load_pretrained(again, file).merging == merging
     assert torch.equal(response(again, "head")[0], response(monai, "head")[0])
     assert [path.name for path in tmp_path.iterdir()] == ["best_model.pth"]
+
+
+def test_a_note_of_another_form_is_none(originals, tmp_path):
+    state = originals["v1"].state_dict()
+    state._metadata[""]["made_by"] = "a colleague"
+    torch.save(state, tmp_path / "a.pth")
+    assert training_note(tmp_path / "a.pth") == {}
 
 
 def test_merging_that_contradicts_the_file_is_refused(target, tmp_path):

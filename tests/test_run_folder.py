@@ -145,6 +145,76 @@ def test_a_folder_without_an_undamaged_state_is_refused(tmp_path):
         open_run(tmp_path)
 
 
+def test_the_state_of_another_run_is_refused(tmp_path):
+    run_steps(tmp_path / "run", 3)
+    run_steps(tmp_path / "other", 3, settings=SETTINGS | {"seed": 1})
+    shutil.copy(tmp_path / "other/state.pt", tmp_path / "run/state.pt")
+    with pytest.raises(InputError, match="state of a run with other settings.*\n  seed: 1 in the folder, 0 now"):
+        open_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, torch.zeros(2)])
+def test_a_file_that_is_no_state_is_damaged(content, tmp_path, capsys):
+    run_steps(tmp_path, 3)
+    run_steps(tmp_path, 5)
+    torch.save(content, tmp_path / "state.pt")
+    assert open_run(tmp_path).restore(**network()) == 3
+    assert "it is not the state of a run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"recipe": []}', None])
+def test_settings_that_cannot_be_read_are_refused(content, tmp_path):
+    run_steps(tmp_path, 3)
+    file = tmp_path / "settings.json"
+    if content is None:
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_text(content)
+    with pytest.raises(InputError, match="settings.json' cannot be read"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"step;train_loss;mean_dice\n8;1,0;0,5\n", b"\xef\xbb\xbfstep,mean_dice\n8,1\n", b"PK\xff"]
+)
+def test_metrics_that_a_spreadsheet_saved_are_refused_where_they_are_all_there_is(damage, tmp_path):
+    run_steps(tmp_path, 8, settings=settings_with(max_steps=8))
+    (tmp_path / "metrics.csv").write_bytes(damage)
+    assert open_run(tmp_path, settings_with(max_steps=8)).restore(**network()) == 8
+    for name in ("state.pt", "state.previous.pt"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match="metrics.csv' is not as the run wrote it|up to step 0"):
+        open_run(tmp_path, settings_with(max_steps=8))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_summary_costs_no_more_than_the_time_that_it_notes(content, tmp_path):
+    run_steps(tmp_path, 8, settings=settings_with(max_steps=8))
+    for name in ("state.pt", "state.previous.pt"):
+        (tmp_path / name).unlink()
+    (tmp_path / "summary.json").write_text(content)
+    assert open_run(tmp_path, settings_with(max_steps=8)).restore(**network()) == 8
+
+
+def test_the_weights_of_another_run_are_refused(tmp_path):
+    settings = {"recipe": json.loads(json.dumps(asdict(SMALL)))}
+    run, other = (open_run(tmp_path / name, settings | {"seed": seed}) for seed, name in enumerate(("run", "other")))
+    with pytest.raises(InputError, match="best_model.pth' is missing"):
+        run.saved_weights("best_model.pth")
+    for one in (run, other):
+        one.save_weights(build_swinunetr(2, feature_size=12), "best_model.pth")
+        assert one.saved_weights("best_model.pth") == one.path / "best_model.pth"
+    shutil.copy(other.path / "best_model.pth", run.path)
+    with pytest.raises(InputError, match="is not of this run:\n  seed: 1 in the file, 0 in the run"):
+        run.saved_weights("best_model.pth")
+
+
+def test_a_folder_name_that_no_file_can_have_is_refused(tmp_path):
+    with pytest.raises(InputError, match="logdir.*cannot be written"):
+        open_run(f"{tmp_path}/a\0b")
+
+
 def test_a_kill_between_the_two_renames_leaves_the_previous_state(tmp_path):
     run_steps(tmp_path, 3)
     (tmp_path / "state.pt").rename(tmp_path / "state.previous.pt")
