@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
+
 from swinunetr.errors import InputError, WriteError
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, of which endings and the prefix of a temporary file need some
@@ -28,6 +30,7 @@ REMEDIES = {  # by the number of an error that writing raised
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Ask for write access, or choose another folder"),
     **dict.fromkeys((errno.ENOENT, errno.ESTALE), "Bring the folder back, or choose another one"),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "A file has the name of the folder: choose another folder"),
+    errno.EISDIR: "A folder has the name of the file: choose another folder",
     errno.ENAMETOOLONG: "Choose a shorter path",
 }
 STAND_INS = (  # pattern of the first bytes, what the file is, what to do
@@ -184,6 +187,18 @@ def require_note(note: Path) -> None:
             f"'{note.parent}' has lost its '{note.name}' since the start: it was removed, renamed or unmounted. "
             "Bring it back to continue there, or choose another folder, and run again."
         )
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Let one process at a time into the block, of those that write to a folder; all, on a disk that has no locks."""
+    lock = FileLock(Path(folder, ".lock"))
+    with suppress(OSError, NotImplementedError):  # such as a mounted Google Drive
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(content: object, path: str | Path) -> None:

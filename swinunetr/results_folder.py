@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from swinunetr.errors import InputError
-from swinunetr.files import folded, write_csv, write_json
+from swinunetr.files import folded, locked, not_written, sha256, write_csv, write_json
 from swinunetr.label_maps import named
 from swinunetr.scans import Scan, read_content
 
+COLUMNS = ("scan", "organ", "ml", "touches_border")  # of volumes.csv
 UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
 
 
 class Results:
-    """What a folder holds: content and place of the scan of each segmentation (``scans.json``), and ``volumes.csv``."""
+    """What a folder holds: content and place of the scan of each segmentation (``scans.json``), and ``volumes.csv``.
+
+    Several processes may segment different scans to one folder.
+
+    Raises:
+        InputError: Another program has changed one of the two files.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        notes, table = folder / "scans.json", folder / "volumes.csv"
-        noted = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-        # An earlier version noted the content alone.
-        self.scans = {name: {"content": note} if isinstance(note, str) else note for name, note in noted.items()}
-        self.rows: dict[str, list[dict]] = {}
+        self.notes, self.table = folder / "scans.json", folder / "volumes.csv"
+        self.scans, self.rows = _read_notes(self.notes), _read_volumes(self.table)
         self.segmentations: set[str] = set()  # files of all scans, in folded form
-        if table.is_file():
-            with open(table, newline="", encoding="utf-8") as opened:
-                for row in csv.DictReader(opened):
-                    self.rows.setdefault(row["scan"], []).append(row)
 
     def file(self, scan: Scan, ending: str = ".nii.gz") -> Path:
         """Return the file of a scan with this ending."""
@@ -68,21 +69,83 @@ class Results:
         known = self.scans.get(scan.name, {}).get("content") == content and scan.name in self.rows
         return known and self.file(scan).is_file()
 
+    def require_unchanged(self, scan: Scan) -> None:
+        """Raise an error if the segmentation of a scan is not as it was written: someone may have corrected it."""
+        written, file = self.scans.get(scan.name, {}).get("result"), self.file(scan)
+        if written and file.is_file() and sha256(file) != written:
+            raise InputError(f"'{file}' was changed since it was written, and would be replaced; move it away first")
+
     def clear(self, scan: Scan) -> None:
-        """Remove the files beside the segmentation of a scan, which are of the scan as it was before."""
+        """Remove the note of a scan, and the files beside its segmentation, which are of the scan as it was before."""
+        with self._updating():
+            if self.scans.pop(scan.name, None):
+                write_json(self.scans, self.notes)
         for ending in (".dcm", ".png", UNCERTAINTY):
             if folded(f"{scan.name}{ending}") not in self.segmentations:
-                self.file(scan, ending).unlink(missing_ok=True)
+                try:
+                    self.file(scan, ending).unlink(missing_ok=True)
+                except OSError as error:  # a file has the name of its folder, or a folder that of the file
+                    raise not_written(self.file(scan, ending), error) from error
 
     def add(self, scan: Scan, content: str, volumes: list[dict]) -> None:
         """Note that a scan has been segmented, and the volumes of its organs."""
-        self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
-        write_csv([row for name in sorted(self.rows) for row in self.rows[name]], self.folder / "volumes.csv")
-        self.note(scan, content)
+        with self._updating():
+            self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
+            write_csv([row for name in sorted(self.rows) for row in self.rows[name]], self.table)
+            self.scans[scan.name] = {"content": content, "place": scan.place, "result": sha256(self.file(scan))}
+            write_json(self.scans, self.notes)
 
-    def note(self, scan: Scan, content: str) -> None:
-        """Note the content and the present place of a scan whose segmentation is there."""
-        noted = {"content": content, "place": scan.place}
-        if self.scans.get(scan.name) != noted:
-            self.scans[scan.name] = noted
-            write_json(self.scans, self.folder / "scans.json")
+    def note_place(self, scan: Scan) -> None:
+        """Note the present place of a scan whose segmentation is there."""
+        if self.scans[scan.name].get("place") != scan.place:
+            noted = self.scans[scan.name] | {"place": scan.place}
+            with self._updating():
+                self.scans[scan.name] = noted
+                write_json(self.scans, self.notes)
+
+    @contextmanager
+    def _updating(self) -> Iterator[None]:
+        """Read both files again, with what other processes wrote, and keep those out while they are changed."""
+        with locked(self.folder):
+            self.scans, self.rows = _read_notes(self.notes), _read_volumes(self.table)
+            yield
+
+
+def _read_notes(file: Path) -> dict[str, dict[str, str]]:
+    """Return ``scans.json``: by the name of a scan, hashes of its ``content``, its ``place`` and its ``result``."""
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        # An earlier version noted the content alone.
+        scans = {
+            name: {"content": note} if isinstance(note, str) else {"content": "", **note}
+            for name, note in noted.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _changed(file) from error
+    return scans
+
+
+def _read_volumes(file: Path) -> dict[str, list[dict[str, str]]]:
+    """Return the rows of ``volumes.csv`` by the name of their scan."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    if not file.is_file():
+        return rows
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as opened:  # a spreadsheet may add a byte order mark
+            table = list(csv.reader(opened))
+        for row in table[1:]:
+            cells = dict(zip(COLUMNS, row, strict=True))
+            rows.setdefault(cells["scan"], []).append(cells)
+    except (OSError, ValueError, csv.Error) as error:
+        raise _changed(file) from error
+    if table and table[0] != list(COLUMNS):
+        raise _changed(file)
+    return rows
+
+
+def _changed(file: Path) -> InputError:
+    """Return the error for a file of the results that another program has saved in another form."""
+    return InputError(
+        f"'{file}' cannot be read: it is damaged, or another program saved it in another form, as spreadsheets do. "
+        "Restore it, or delete it: its scans are then segmented again."
+    )

@@ -188,7 +188,7 @@ def _segment_all(
                 if scan.series:
                     Path(segmented.source).unlink()
             else:
-                results.note(scan, prepared.content)
+                results.note_place(scan)
             done.append(results.file(scan))
     return done, left_out, incomplete
 
@@ -320,6 +320,7 @@ def _prepare(
         writer.is_done(scan, results.file(scan, writer.ending)) for writer in writers
     ):
         return Prepared(content, None)
+    results.require_unchanged(scan)
     file = scan.file
     if scan.series:
         file = temporary / f"{content}.nii"

@@ -47,7 +47,7 @@ def test_the_note_of_an_earlier_version_holds_the_content_alone(tmp_path):
     (tmp_path / "out/scans.json").write_text(json.dumps({"ct": content}))
     results = Results(tmp_path / "out")
     assert results.has(scan, content)
-    results.note(scan, content)
+    results.note_place(scan)
     assert json.loads((tmp_path / "out/scans.json").read_text()) == {"ct": {"content": content, "place": scan.place}}
 
 

@@ -23,6 +23,7 @@ from scipy.ndimage import label as scipy_label
 import segment as command_line
 from swinunetr import inference, segmentation
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
+from swinunetr.dataset import case_name
 from swinunetr.devices import find_hardware
 from swinunetr.dicom_seg import kind_of
 from swinunetr.errors import InputError
@@ -149,6 +150,58 @@ def test_a_full_disk_stops_at_the_first_scan(weights, scans, tmp_path, monkeypat
     with pytest.raises(InputError, match=r"first\.nii\.gz' could not be written .*No space left.*Free disk space"):
         segment(weights, scans, tmp_path / "out")
     assert not list(tmp_path.glob("out/**/*.nii.gz"))
+
+
+def test_two_processes_with_one_output_folder_keep_the_rows_of_both(weights, scans, tmp_path):
+    segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    results = segmentation.Results(tmp_path / "out")  # of a process that starts now, and ends after the other
+    scan = segmentation.Scan("mine", scans / "first.nii.gz", None)
+    shutil.copy(tmp_path / "out/first.nii.gz", results.file(scan))
+    (other,) = segment(weights, scans / "imagesTr", tmp_path / "out")
+    results.add(scan, "content", [{"organ": "left box", "ml": 1.0, "touches_border": False}])
+    names = {"first", "mine", case_name(other)}
+    with open(tmp_path / "out/volumes.csv", newline="") as table:
+        assert {row["scan"] for row in csv.DictReader(table)} == names
+    assert json.loads((tmp_path / "out/scans.json").read_text()).keys() == names
+
+
+@pytest.mark.parametrize(
+    "content", ["scan;organ;ml;touches_border\nfirst;left box;1,5;WAHR\n", "scan,organ\na,b\n", "{"]
+)
+@pytest.mark.parametrize("file", ["volumes.csv", "scans.json"])
+def test_tables_that_another_program_changed_are_named(weights, scans, tmp_path, file, content):
+    segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    table = tmp_path / "out" / file
+    written = table.read_text()
+    table.write_text(content, encoding="utf-16")
+    with pytest.raises(InputError, match=f"{file}' cannot be read"):
+        segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    table.write_text(content)
+    with pytest.raises(InputError, match="delete it"):
+        segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    table.unlink()  # as the message says
+    segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    assert table.read_text() == written
+
+
+def test_a_segmentation_that_was_corrected_by_hand_is_not_replaced(weights, scans, tmp_path):
+    (file,) = segment(weights, scans / "first.nii.gz", tmp_path / "out")
+    nib.save(nib.load(file).slicer[::-1], file)
+    corrected = file.read_bytes()
+    with pytest.raises(InputError, match="was changed since it was written"):
+        segment(weights, scans / "first.nii.gz", tmp_path / "out", pictures=True)
+    assert segment(weights, scans / "first.nii.gz", tmp_path / "out") == [file] and file.read_bytes() == corrected
+    file.rename(tmp_path / "corrected.nii.gz")
+    assert segment(weights, scans / "first.nii.gz", tmp_path / "out", pictures=True) == [file]
+
+
+@pytest.mark.parametrize("taken", ["imagesTr", "imagesTr/img0002.png/a"])
+def test_a_name_in_the_output_folder_that_is_taken_ends_in_one_line(weights, scans, tmp_path, taken):
+    file = tmp_path / "out" / taken
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(InputError, match="choose another folder"):
+        segment(weights, scans, tmp_path / "out", pictures=True)
 
 
 def test_flips_are_refused_if_training_did_not_flip(weights, scans, tmp_path):
