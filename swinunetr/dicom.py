@@ -70,7 +70,7 @@ HEADER = (
     *("SeriesNumber", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
     *("Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", *GROUPS),
     *("PatientID", "PatientName", "PatientBirthDate", "RescaleSlope", "RescaleIntercept", "RescaleType"),
-    *("BitsAllocated", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
 PIXELS = (
     *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "BitsStored", "HighBit"),
@@ -420,6 +420,9 @@ def _image_type(header: pydicom.Dataset) -> str:
 
 def _values(header: pydicom.Dataset, modality: str) -> _Values | str:
     """Return how stored values become those of the modality, or what is wrong with it."""
+    bits, highest = (_text(header, name) for name in ("BitsStored", "HighBit"))
+    if bits and highest and int(highest) != int(bits) - 1:  # GDCM shifts the values, and most writers have not
+        return f"has BitsStored {bits} with HighBit {highest}, expected {int(bits) - 1}; export the original series"
     rescale, calibrated = [], True
     for number in range(len(header.get(GROUPS[1]) or ()) or 1):
         group = _group(header, number, "PixelValueTransformationSequence") or header
