@@ -42,6 +42,7 @@ from swinunetr.recipe import SPACING_LIMITS_MM
 from swinunetr.tables import Shown, Table
 from swinunetr.threads import in_threads
 
+MOST_LABELS = 32  # different values of a volume; even a scan of 8 bits has more
 THICK_SLICE_MM = 8.0
 PERCENTILES = "no CT, so each scan is scaled from its 0.5th to its 99.5th percentile"
 MOST_LABEL_VALUES = 1000  # a file with more different values is not a label map
@@ -583,6 +584,9 @@ def _check_intensities(scan: Scan, voxels: np.ndarray, modality: str, padding: C
     scan.counts = hashlib.blake2b(found.counts.tobytes()).digest()
     if scan.low == scan.high:
         return Fault(f"all voxels are {scan.low:g}", "convert the scan again")
+    if len(found.values) <= MOST_LABELS and not is_ct(modality):  # of CT, these are no Hounsfield units either
+        what = f"only {len(found.values)} different values: labels or a mask, not a scan"
+        return Fault(what, "give the scan; segment.py leaves out folders called labels")
     faults = hounsfield_faults(found, padding) if is_ct(modality) else []
     scan.faults += [fault for fault in faults if not fault.stops]
     return next((fault for fault in faults if fault.stops), None)

@@ -167,6 +167,13 @@ def test_error_names_the_broken_image_and_the_problem(good, damage, message):
     assert len(error.splitlines()) == 3 and error.startswith("1 problem in the 7 files")
 
 
+@pytest.mark.parametrize("voxels", [organs(), (organs() > 0).astype(np.float32)], ids=["labels", "mask"])
+def test_labels_given_as_a_scan_that_is_not_ct_are_refused(good, voxels):
+    write(good.training[0]["image"], voxels)
+    with pytest.raises(DatasetError, match="different values: labels or a mask, not a scan"):
+        check_dataset(replace(good, modality="MR"), SPACING)
+
+
 @pytest.mark.parametrize("form", [nib.Nifti1Pair, nib.Nifti2Pair, nib.AnalyzeImage])
 @pytest.mark.parametrize("ending", [".hdr", ".img"])
 def test_a_pair_of_header_and_voxels_is_refused(good, tmp_path, form, ending):
