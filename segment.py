@@ -24,6 +24,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Interrupted; what was written is complete. Run again to continue.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # what read the lines has ended, such as head; what remains must not be written to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print("Stopped, as nothing reads the output of this command. Run again to continue.", file=sys.stderr)
+        return 1
 
 
 def _main() -> int:
@@ -61,6 +65,8 @@ def _main() -> int:
         "--uncertainty", action="store_true", help="write how uncertain each voxel is, from 0 to 1, best of an ensemble"
     )
     options = vars(parser.parse_args())
+    if sys.stdout is None:  # a scheduler may have closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # for names of folders that are not UTF-8
     try:
         written = segment(**options)

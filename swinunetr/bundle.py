@@ -334,6 +334,11 @@ def inference_config(model: SwinUNETR, modality: str, recipe: Recipe) -> dict:
         },
         "run": [
             "$@datalist or sys.exit('dataset_dir: found no .nii or .nii.gz files in ' + str(@dataset_dir))",
+            # Both kinds of file would be replaced in silence, or taken for scans in the next run.
+            "$len({file.removesuffix('.gz') for file in @datalist}) == len(@datalist) or sys.exit('dataset_dir: found "
+            "a scan as .nii and as .nii.gz, whose results would have the same name; rename one of them')",
+            "$os.path.realpath(str(@output_dir)) != os.path.realpath(str(@dataset_dir)) or sys.exit('output_dir: it is "
+            "the folder of the scans; choose another one')",
             "$@evaluator.run()",
         ],
     }

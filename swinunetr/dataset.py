@@ -37,6 +37,7 @@ LABELS = re.compile(  # folders of labels, as of TotalSegmentator and other coll
     re.IGNORECASE,
 )
 BACKGROUND = {"background", "bg"}
+OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".nii.bz2", ".nii.xz", ".nii.zst")
 MOST_HELD_OUT = 24  # volumes, where no validation list is given
 
 
@@ -396,7 +397,7 @@ def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[di
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
     Subfolders of labels and masks (``LABELS``) and of results of this project are left out, and so are hidden files and
-    folders. The second result are sentences that name them, and folders that cannot be opened.
+    folders. The second result are sentences that name them, folders that cannot be opened and volumes in other formats.
 
     Args:
         root: The folder.
@@ -417,6 +418,9 @@ def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[di
     if of_labels:
         folders = named(dict.fromkeys(f"'{file.parent}'" for file in of_labels))
         left_out.append(f"Left out, as the name of the folder says labels: {len(of_labels)} files in {folders}.")
+    if others := [file.relative_to(root) for file in tree.files if file.name.lower().endswith(OTHER_FORMATS)]:
+        number = f"{len(others)} file{'s' * (len(others) > 1)} of other formats, such as '{others[0]}'"
+        left_out.append(f"Not read: {number}. Convert what is a scan to .nii.gz.")
     return entries, left_out
 
 

@@ -17,7 +17,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescr
 from highdicom.sr import CodedConcept
 from highdicom.utils import get_plane_positions_of_image, get_plane_positions_of_series
 from pydicom import Dataset, config, dcmread
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, keyword_for_tag
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import Code, codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
@@ -213,6 +213,8 @@ def _is_valid(dataset: Dataset, tag: str | int) -> bool:
         element = dataset[tag]
         if element.VR == "SQ":
             return all(_is_valid(item, inner.tag) for item in element.value for inner in item)
+        if element.VM > 1 and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
+            return False
         for value in (element.value if element.VM > 1 else [element.value]) if element.VR in TEXTS else []:
             validate_value(element.VR, "" if value is None else str(value), config.RAISE)
     except Exception:  # values that pydicom cannot convert raise many types of error
@@ -232,8 +234,8 @@ def _correct(source: Dataset, series: Series) -> None:
         name = keyword_for_tag(tag)
         if name in IDENTITY:
             raise InputError(
-                f"{series.name}: the {name} of its files is longer than DICOM allows or has forbidden characters. "
-                "Correct it, or use the NIfTI file."
+                f"{series.name}: the {name} of its files is longer than DICOM allows, has several values or forbidden "
+                "characters. Correct it, or use the NIfTI file."
             )
         raw = source.get_item(tag)
         value = raw.value.decode("ascii", "ignore") if isinstance(raw.value, bytes) else str(raw.value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from swinunetr.files import NOTE, claim_folder, replacing, require_note, sha256
 from swinunetr.geometry import voxel_volume_mm3
 from swinunetr.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.metrics import organ_volumes
+from swinunetr.modality import dicom_modality
 from swinunetr.network import place_network
 from swinunetr.preprocessing import intensity_window, prepare_cases
 from swinunetr.recipe import Recipe
@@ -137,7 +139,7 @@ def segment(
     hashes = [sha256(file) for file in files]
     settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes, "test_time_flips": flips}
     settings |= {"modality": modality} | ({"largest_component": list(largest_component)} if largest_component else {})
-    output = claim_folder(output, settings)
+    output = claim_folder(output, _plain(settings, classes[1:]), as_now=lambda noted: _plain(noted, classes[1:]))
     results = Results(output)
     results.require_own(listed, uncertainty)
     save_label_names(output, classes)
@@ -155,6 +157,17 @@ def segment(
     if problems or without_object:
         raise SomeLeftOut(_describe_problems(problems, without_object, total))
     return done
+
+
+def _plain(settings: Mapping, organs: Sequence[str]) -> dict:
+    """Return settings in which each modality has one name, and organs are in the order of their labels."""
+    plain = dict(settings)
+    with suppress(InputError, KeyError):
+        plain["modality"] = dicom_modality(settings["modality"])
+    with suppress(InputError, KeyError):  # of other weights, whose organs these are not
+        labels = organ_labels(settings["largest_component"], organs, "largest_component")
+        plain["largest_component"] = [organs[label - 1] for label in labels]
+    return plain
 
 
 def _segment_all(

@@ -163,12 +163,29 @@ def test_the_exported_program_gives_the_same_logits(weights, written):
             torch.testing.assert_close(program(x), loaded(weights)(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("problem", ["found a scan as .nii and as .nii.gz", "it is the folder of the scans"])
+def test_scans_that_results_would_replace_stop_the_bundle(written, tmp_path, problem):
+    (tmp_path / "scans").mkdir()
+    names = ("a.nii", "a.nii.gz") if ".gz" in problem else ("a.nii", "b.nii.gz")
+    for name in names:
+        (tmp_path / "scans" / name).touch()
+    parser = ConfigParser()
+    parser.read_config(written / "configs/inference.json")
+    parser["bundle_root"], parser["dataset_dir"] = str(written), str(tmp_path / "scans")
+    parser["output_dir"] = str(tmp_path / ("scans/" if "folder" in problem else "out"))
+    parser["run"] = parser["run"][:-1]  # without the network
+    with pytest.raises((SystemExit, RuntimeError), match=problem):
+        parser.get_parsed_content("run", eval_expr=True)
+
+
 def test_plain_monai_gives_the_labels_of_segment(weights, written, tmp_path, monkeypatch):
     scans = tmp_path / "scans"
     for number, (name, affine) in enumerate((("oblique.nii.gz", OBLIQUE), ("permuted.nii", PERMUTED))):
         names = write_case(tmp_path, number, affine=affine)
         scans.mkdir(exist_ok=True)
-        nib.save(nib.load(tmp_path / names["image"]), scans / name)
+        scan = nib.load(tmp_path / names["image"])
+        voxels = np.asarray(scan.dataobj)[..., None] if name == "permuted.nii" else scan.dataobj  # one volume of "4D"
+        nib.save(nib.Nifti1Image(voxels, scan.affine, scan.header), scans / name)
     elsewhere = tmp_path / "elsewhere" / "model"
     shutil.copytree(written, elsewhere)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

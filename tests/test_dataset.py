@@ -431,6 +431,13 @@ def test_a_link_to_a_missing_volume_is_found_and_named(scans):
         check_dataset(Dataset(("background",), "CT", [], [], entries), SMALL.spacing_mm)
 
 
+def test_volumes_in_formats_that_are_not_read_are_named(scans, capsys):
+    (scans / "imagesTr/other.nrrd").touch()
+    (scans / "imagesTr/brain.MGZ").touch()
+    find_volumes(scans)
+    assert "Not read: 2 files of other formats, such as 'imagesTr/brain.MGZ'" in capsys.readouterr().out
+
+
 def test_a_link_does_not_rename_the_volumes_of_a_folder(scans):
     expected = find_volumes(scans)
     (scans / "a").symlink_to(scans / "imagesTr")

@@ -653,6 +653,16 @@ def test_damaged_pixels_name_series_and_file(tmp_path):
     assert not (tmp_path / "volume.nii").exists()
 
 
+def test_pixels_whose_place_in_their_bytes_is_unclear_are_refused(tmp_path):
+    write_series(tmp_path)
+    for file in sorted(tmp_path.iterdir()):
+        dataset = pydicom.dcmread(file)
+        dataset.BitsStored = 12
+        dataset.save_as(file)
+    (series,) = find_series(tmp_path)[1]
+    assert "has BitsStored 12 with HighBit 15, expected 11; export the original series" in series.reason
+
+
 def test_12_bit_jpeg_is_decoded_without_output_of_its_library(tmp_path, capfd):
     jpeg = pydicom.dcmread(get_testdata_file("JPEG-lossy.dcm", download=False))
     for file in write_series(tmp_path, RescaleIntercept=0):

@@ -474,6 +474,7 @@ def test_a_missing_slice_thickness_is_the_distance(labels, tmp_path, kind, multi
         ("FrameOfReferenceUID", lambda number: f"1.2.{number}", "8 files have 8 FrameOfReferenceUIDs, expected one"),
         ("StudyInstanceUID", lambda number: "1.02.anonymous", "has a StudyInstanceUID that is no valid UID"),
         ("PatientID", lambda number: 70 * "x", "the PatientID of its files is longer than DICOM allows"),
+        ("PatientID", lambda number: ["A", "B"], "the PatientID of its files .* has several values"),
     ],
 )
 def test_identifiers_that_would_mislead_an_archive_are_named(labels, tmp_path, name, value, message):

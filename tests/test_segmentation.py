@@ -21,7 +21,7 @@ from dicom_files import slice_positions, write_series
 from scipy.ndimage import label as scipy_label
 
 import segment as command_line
-from swinunetr import inference, segmentation
+from swinunetr import inference, results_folder, segmentation
 from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
 from swinunetr.dataset import case_name
 from swinunetr.devices import find_hardware
@@ -154,7 +154,7 @@ def test_a_full_disk_stops_at_the_first_scan(weights, scans, tmp_path, monkeypat
 
 def test_two_processes_with_one_output_folder_keep_the_rows_of_both(weights, scans, tmp_path):
     segment(weights, scans / "first.nii.gz", tmp_path / "out")
-    results = segmentation.Results(tmp_path / "out")  # of a process that starts now, and ends after the other
+    results = results_folder.Results(tmp_path / "out")  # of a process that starts now, and ends after the other
     scan = segmentation.Scan("mine", scans / "first.nii.gz", None)
     shutil.copy(tmp_path / "out/first.nii.gz", results.file(scan))
     (other,) = segment(weights, scans / "imagesTr", tmp_path / "out")
@@ -202,6 +202,15 @@ def test_a_name_in_the_output_folder_that_is_taken_ends_in_one_line(weights, sca
     file.touch()
     with pytest.raises(InputError, match="choose another folder"):
         segment(weights, scans, tmp_path / "out", pictures=True)
+
+
+def test_options_in_other_words_continue_in_their_folder(weights, scans, tmp_path):
+    same = ((["all"], None), (["right box", "Left Box"], "Computed Tomography"), (["left box", "right box"], "ct"))
+    for organs, modality in same:
+        written = segment(weights, scans, tmp_path / "out", modality=modality, largest_component=organs)
+        assert len(written) == 2
+    with pytest.raises(InputError, match="other settings .largest_component"):
+        segment(weights, scans, tmp_path / "out", largest_component=["left box"])
 
 
 def test_flips_are_refused_if_training_did_not_flip(weights, scans, tmp_path):
@@ -530,6 +539,17 @@ def test_the_command_line_says_by_its_status_whether_all_were_segmented(weights,
     assert "good/series3" in capsys.readouterr().out and kind_of(tmp_path / "out/good/series3.dcm") == "LABELMAP"
     write_body(tmp_path / "scans/gap", "1.2.3.7")[4].unlink()
     assert command_line.main() == 3 and "gap/series3" in capsys.readouterr().err
+
+
+def test_a_command_whose_output_nobody_reads_shows_no_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["segment.py", "best_model.pth", "scans", "out"])
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # tests need their output
+    monkeypatch.setattr(segmentation, "segment", Mock(side_effect=BrokenPipeError))
+    assert command_line.main() == 1
+    assert capsys.readouterr().err.startswith("Stopped, as nothing reads the output of this command.")
+    monkeypatch.setattr(segmentation, "segment", Mock(return_value=[]))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert command_line.main() == 0
 
 
 def test_an_interrupted_command_ends_in_one_line_and_leaves_whole_files(weights, scans, tmp_path, monkeypatch, capsys):

@@ -37,7 +37,7 @@ HEADER = (  # elements that are read of each file
     *("SeriesNumber", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
     *("Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", *GROUPS),
     *("PatientID", "PatientName", "PatientBirthDate", "RescaleSlope", "RescaleIntercept", "RescaleType"),
-    *("BitsAllocated", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
 TRUNCATED = "has a header that cannot be read (truncated or damaged); copy it again"
 CUT = "ends before its last pixel (truncated); copy it again"
@@ -167,6 +167,9 @@ def _image_type(header: pydicom.Dataset) -> str:
 
 def _values(header: pydicom.Dataset, modality: str) -> Values | str:
     """Return how stored values become those of the modality, or what is wrong with it."""
+    bits, highest = (text_of(header, name) for name in ("BitsStored", "HighBit"))
+    if bits and highest and int(highest) != int(bits) - 1:  # GDCM shifts the values, and most writers have not
+        return f"has BitsStored {bits} with HighBit {highest}, expected {int(bits) - 1}; export the original series"
     rescale, calibrated = [], True
     for transformation in _transformations(header):
         texts = text_of(transformation, "RescaleSlope"), text_of(transformation, "RescaleIntercept")
