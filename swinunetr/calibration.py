@@ -73,7 +73,7 @@ def volume_offsets(model: SwinUNETR, cases: Sequence[dict], recipe: Recipe, hard
     offsets, change = torch.zeros(2, classes, dtype=torch.float64)
     step = torch.full_like(offsets, STEP)
     for _ in range(ROUNDS):
-        # In half precision, since the sums are as large as the logits; max is several times faster than argmax on a CPU.
+        # In half precision, as the sums are as large as the logits; max is several times faster than argmax on a CPU.
         predicted = [(logits + offsets.to(logits)[:, None]).max(0).indices for logits, _ in volumes]
         before, change = change, ((true + 1) / (_total(predicted, classes, hardware) + 1)).log()
         if change.abs().max() < TOLERANCE:
