@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swinunetr.checkpoint_layouts import SSL_50K, first_few, holds_swin, refusal
+from swinunetr.checkpoint_layouts import GET_AGAIN, SSL_50K, first_few, holds_swin, refusal
 from swinunetr.errors import CheckpointError
 from swinunetr.files import check_zip, stand_in
 
@@ -23,6 +24,7 @@ WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "network_weights")
 DEEPEST = 3  # dictionaries inside each other that are searched for networks
 STATE = {"step", "settings", "history", "rng", "model"}  # keys of the state of a run, see ``run_folder``
 RUN_WEIGHTS = ("best_model.pth", "ssl_pretrained_weights.pth")  # what a run writes beside its state
+ARCHIVES = ("a zip archive of something else", "a tar or gzip archive")
 MOST_UNKNOWN = 1000  # classes of other packages in one file
 
 
@@ -126,11 +128,12 @@ def _load(file: Path) -> Mapping:
     unknown: list[str] = []
     try:
         if found := _not_weights(file):
-            raise refusal(file, found)
+            raise refusal(file, found, remedy="Unpack it." if found in ARCHIVES else GET_AGAIN)
         zipped = zipfile.is_zipfile(file)
         if zipped:
             check_zip(file)
-        content = _load_without(unknown, file, zipped)
+        mapped = zipped and all(part.compress_type == zipfile.ZIP_STORED for part in zipfile.ZipFile(file).infolist())
+        content = _load_without(unknown, file, mapped)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
@@ -145,13 +148,16 @@ def _load(file: Path) -> Mapping:
     return content
 
 
-def _load_without(unknown: list[str], file: Path, zipped: bool) -> object:
-    """Return the content of a file, with ``_Unknown`` for the names that ``torch.load`` refuses; list these."""
+def _load_without(unknown: list[str], file: Path, mapped: bool) -> object:
+    """Return the content of a file, with ``_Unknown`` for the names that ``torch.load`` refuses; list these.
+
+    A file that was packed again with compression cannot be memory-mapped.
+    """
     while True:
         stand_ins = [(_UnknownPartial if name == "functools.partial" else _Unknown, name) for name in unknown]
         try:
             with torch.serialization.safe_globals(_numpy_globals() + stand_ins):
-                return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:
             name = _refused_name(error)
             if name is None or name in unknown or len(unknown) == MOST_UNKNOWN:
@@ -175,6 +181,8 @@ def _not_weights(file: Path) -> str | None:
         start = opened.read(64)
     if re.match(rb".{8}\s*\{", start, re.DOTALL):  # eight bytes of length, then JSON
         return "a safetensors file"
+    if start.startswith(b"\x1f\x8b") or tarfile.is_tarfile(file):
+        return ARCHIVES[1]
     if not start.startswith(b"PK"):
         return None
     if not zipfile.is_zipfile(file):
@@ -185,7 +193,7 @@ def _not_weights(file: Path) -> str | None:
         return None
     if "constants.pkl" in members:
         return "a TorchScript program"
-    return None if "data.pkl" in members else "a zip archive of something else"
+    return None if "data.pkl" in members else ARCHIVES[0]
 
 
 def _numpy_globals() -> list:

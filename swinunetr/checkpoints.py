@@ -39,6 +39,7 @@ UNNOTED = {  # what the report says of the order of patch merging that a file do
 }
 FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}  # types of weights
 POSITIONS = "relative_position_index"  # of tokens in an attention window; integers that follow from its size
+INTEGERS = (POSITIONS, "num_batches_tracked")  # ends of the names of tensors that are no weights
 MOST_NAMES = 14  # of classes in one line of a report or message
 
 
@@ -339,7 +340,7 @@ def _other_kinds(tensors: Weights) -> list[str]:
             found[name] = "without values"
         elif tensor.layout is not torch.strided:
             found[name] = str(tensor.layout)
-        elif tensor.dtype not in FLOATS and not name.endswith(POSITIONS):
+        elif tensor.dtype not in FLOATS and not name.endswith(INTEGERS):
             found[name] = str(tensor.dtype)
     return [f"{name} ({kind.removeprefix('torch.')})" for name, kind in found.items()]
 

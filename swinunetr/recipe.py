@@ -87,7 +87,7 @@ class CommonRecipe:
             if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
                 raise InputError(f"{name}: expected a number from {low:g} to {high:g}, found {value!r}.")
         window = self.hu_window
-        numbers = isinstance(window, list | tuple) and all(isinstance(hu, int | float) for hu in window)
+        numbers = isinstance(window, list | tuple) and all(map(_is_finite, window))
         if not numbers or len(window) != 2 or not window[0] < window[1]:
             raise InputError(f"hu_window: expected two numbers in HU, the lower one first, found {window!r}.")
         object.__setattr__(self, "hu_window", tuple(window))
@@ -115,6 +115,10 @@ class CommonRecipe:
                 f"crop_size: expected the same size along x and y, because {rotated} are rotated in that plane, found "
                 f"{self.crop_size}."
             )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _names(setting: str, value: object) -> tuple[str, ...]:
@@ -163,7 +167,7 @@ class Recipe(CommonRecipe):
             object.__setattr__(self, name, _names(name, (value,) if isinstance(value, str) else value))
         if not set(self.flip_axes) <= set(AXES):
             raise InputError(f"flip_axes: expected some of x, y and z, found {', '.join(map(str, self.flip_axes))}.")
-        if self.clip_norm is not None and not (isinstance(self.clip_norm, int | float) and self.clip_norm > 0):
+        if self.clip_norm is not None and not (_is_finite(self.clip_norm) and self.clip_norm > 0):
             raise InputError(f"clip_norm: expected a number above 0, or None, found {self.clip_norm!r}.")
         if self.rotate_probability:
             self._require_square("crops")

@@ -33,6 +33,7 @@ from swinunetr.colours import save_label_names
 from swinunetr.devices import Hardware, gpu_is_full, is_lost_process, lost_process, versions
 from swinunetr.errors import InputError, TrainingStopped
 from swinunetr.files import check_zip, claim_folder, not_written, replacing, require_note, write_csv, write_json
+from swinunetr.recipe import CommonRecipe
 from swinunetr.settings import differences, identity
 
 LEAST_SCALE = 2**-4  # of a loss in float16; it begins at 2^16 and halves where gradients overflow
@@ -265,15 +266,25 @@ class RunFolder:
         with suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged; it is written again
             self.seconds_before = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))["seconds"]
 
-    def restore(self, **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler) -> int:
+    def restore(
+        self,
+        recipe: CommonRecipe | None = None,
+        **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler,
+    ) -> int:
         """Load the last state on disk into ``parts`` and return the number of its last step, 0 for a new run.
 
         A new run is saved before its first step, so that it can be resumed whenever its process is killed.
 
         Args:
+            recipe: Recipe that the training now follows; None leaves it unchecked.
             parts: Model, optimizer, scaler and others, under the names that :meth:`keep` receives them by. A state of
                 an earlier version has no heads, and neither had its runs.
+
+        Raises:
+            InputError: Recipe or optimizer are not those of the run, as after cells that were run in another order.
         """
+        if recipe:
+            self._require_recipe(recipe)
         _require_one_network(**parts)
         state = self._read_alike()  # by all ranks, before rank 0 writes
         self.started = time.monotonic()
@@ -289,6 +300,15 @@ class RunFolder:
         torch.set_rng_state(state["rng"])
         print(f"Resuming after step {self.step} of the run in '{self.path}'.")
         return self.step
+
+    def _require_recipe(self, recipe: CommonRecipe) -> None:
+        """Check that a recipe is that of the run: the parameters may have been changed since the folder was opened."""
+        now = json.loads(json.dumps(asdict(recipe)))
+        if lines := differences(self.settings["recipe"], now, ("in the run", "now")):
+            raise InputError(
+                "The parameters have changed since the run's folder was opened:\n" + "\n".join(lines) + "\n"
+                "Run the cell that makes the RunFolder again, and all below it."
+            )
 
     # ------------------------------------------------------------------------------------------- while training
 

@@ -75,13 +75,13 @@ def read_parameters(recipes: Mapping[str, R] = RECIPES, **given: object) -> tupl
     options = {field.name: values.pop(field.name) for field in fields(Options) if field.name in values}
     if "evaluate_only" in options:
         options["evaluate_only"] |= values["max_steps"] == 0
-    if options.get("evaluate_only") and not file:
-        raise InputError("evaluate_only: expected weights to evaluate; set pretrained_checkpoint to a best_model.pth.")
     if options.get("evaluate_only") and not options["pretrained_decoder"]:
         raise InputError(
             "pretrained_decoder: expected True with evaluate_only, as a random decoder would be evaluated, found False."
         )
     files = _find_weights(file, options.get("merging"), options.get("evaluate_only", False))
+    if options.get("evaluate_only") and not files:
+        raise InputError("evaluate_only: expected weights to evaluate; set pretrained_checkpoint to a best_model.pth.")
     checkpoint = files[0] if files else None
     changes = {key: value for key, value in values.items() if value is not None} | other
     _require_known(name, recipes)
@@ -110,12 +110,14 @@ def _find_weights(names: str, merging: str | None, evaluate_only: bool) -> tuple
         evaluate_only: Whether there may be several.
 
     Raises:
-        InputError: There are several weights to train from, or no such order of patch merging.
+        InputError: There are several weights to train from, or names without one, or no such order of patch merging.
         CheckpointError: A file is missing, cannot be read, or is of another network.
     """
     if merging not in (None, *MERGING):
         raise InputError(f"merging: expected {', '.join(MERGING)} or nothing, found {merging!r}.")
     several = [part.strip() for part in names.split(",") if part.strip()] if not Path(names).is_file() else [names]
+    if names and not several:
+        raise InputError(f"pretrained_checkpoint: expected the name of a file, found {names!r}.")
     if len(several) > 1 and not evaluate_only:
         raise InputError(
             f"pretrained_checkpoint: expected one file to train from, found {len(several)}. Several are averaged with "

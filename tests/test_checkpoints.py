@@ -1,5 +1,6 @@
 """Checkpoints are loaded completely or refused with the network unchanged; weights are saved and found."""
 
+import gzip
 import hashlib
 import os
 import pickle
@@ -69,6 +70,15 @@ def test_positions_in_a_window_that_half_precision_has_rounded_are_those_of_the_
     load_pretrained(model, file)
     assert not torch.equal(state[POSITIONS].long(), originals["v1"].state_dict()[POSITIONS])
     assert torch.equal(model.state_dict()[POSITIONS], originals["v1"].state_dict()[POSITIONS])
+
+
+def test_a_file_that_was_packed_again_with_compression_is_read(target, originals, tmp_path):
+    torch.save(originals["v1"].state_dict(), tmp_path / "stored.pth")
+    stored = zipfile.ZipFile(tmp_path / "stored.pth")
+    with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    assert load_pretrained(target, tmp_path / "packed.pth").left_random == {}
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
@@ -273,7 +283,8 @@ BAD_FILES = {
     "lfs pointer": (raw(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), "a Git LFS pointer"),
     "incomplete": (truncated(zipped=True), "an incomplete PyTorch file"),
     "incomplete, old serialization": (truncated(zipped=False), "a damaged file"),
-    "plain zip": (plain_zip, "a zip archive"),
+    "plain zip": (plain_zip, "a zip archive of something else.*Unpack it"),
+    "gzip": (raw(gzip.compress(bytes(100))), "a tar or gzip archive.*Unpack it"),
     "safetensors": (raw((9).to_bytes(8, "little") + b'{"a": {} }'), "a safetensors file"),
     "random bytes": (raw(bytes(range(100, 200))), "a damaged file"),
     "torchscript": (lambda file, state: TRACED.save(file), "a TorchScript program"),

@@ -464,6 +464,13 @@ def test_a_long_interval_between_states_is_kept(tmp_path):
     assert (tmp_path / "state.pt").stat().st_mtime_ns > written
 
 
+def test_a_recipe_that_was_changed_after_the_folder_was_opened_is_refused(tmp_path):
+    run = open_run(tmp_path, {"recipe": asdict(SMALL)})
+    with pytest.raises(InputError, match="learning_rate: 0.008 in the run, 0.5 now\nRun the cell that makes the RunF"):
+        run.restore(replace(SMALL, learning_rate=0.5), **network())
+    assert run.restore(SMALL, **network()) == 0
+
+
 def test_an_optimizer_of_an_earlier_network_is_refused(tmp_path):
     parts = network()
     with pytest.raises(InputError, match="optimizer: it belongs to an earlier network"):

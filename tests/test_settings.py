@@ -135,6 +135,9 @@ def test_several_checkpoints_are_averaged_to_evaluate_and_refused_to_train(tmp_p
         note = {"recipe": asdict(DEMO), "classes": classes, "modality": "CT"}
         save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
     given = NOTEBOOK | {"pretrained_checkpoint": f"{files[0]}, {files[1]}"}
+    for names in (",", " , "):
+        with pytest.raises(InputError, match="pretrained_checkpoint: expected the name of a file"):
+            read_parameters(**NOTEBOOK | {"pretrained_checkpoint": names, "evaluate_only": True})
     with pytest.raises(InputError, match="pretrained_checkpoint: expected one file to train from, found 2"):
         read_parameters(**given)
     options, recipe = read_parameters(**given | {"evaluate_only": True})
