@@ -566,13 +566,13 @@ def network_size(checkpoint: str | os.PathLike) -> dict[str, int]:
     return {name: traits[name] for name in ("feature_size", "window_size")}
 
 
-def merging_in(checkpoint: str | os.PathLike) -> str:
-    """Return the order of patch merging that a checkpoint notes, or that is assumed if it notes none.
+def merging_in(checkpoint: str | os.PathLike, merging: str | None = None) -> str:
+    """Return the order of patch merging that a checkpoint notes; if it notes none, ``merging``, or legacy if None.
 
     Raises:
-        CheckpointError: The file is missing or is not a SwinUNETR's.
+        CheckpointError: The file is missing, is not a SwinUNETR's, or notes another order than ``merging``.
     """
-    return _open(find_checkpoint(checkpoint), None).traits["merging"]
+    return _open(find_checkpoint(checkpoint), merging).traits["merging"]
 
 
 def require_buildable(checkpoint: str | os.PathLike, merging: str | None = None) -> None:

@@ -110,7 +110,8 @@ def _find_weights(names: str, merging: str | None, evaluate_only: bool) -> tuple
         evaluate_only: Whether there may be several.
 
     Raises:
-        InputError: There are several weights to train from, or names without one, or no such order of patch merging.
+        InputError: There is no such order of patch merging, the names are empty, or there are several weights to train
+            from, or of several orders.
         CheckpointError: A file is missing, cannot be read, or is of another network.
     """
     if merging not in (None, *MERGING):
@@ -126,6 +127,13 @@ def _find_weights(names: str, merging: str | None, evaluate_only: bool) -> tuple
     files = tuple(find_checkpoint(name) for name in several)
     for file in files:
         require_buildable(file, merging)
+    orders = {file: merging_in(file, merging) for file in files}
+    if len(set(orders.values())) > 1:
+        raise InputError(
+            "pretrained_checkpoint: expected weights of one order of patch merging, found "
+            f"{', '.join(f'{order} in {file.name!r}' for file, order in orders.items())}. Weights that note none count "
+            'as legacy; if they were trained with MONAI 1.5 or later, set merging to "current".'
+        )
     return files
 
 

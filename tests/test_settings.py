@@ -135,9 +135,6 @@ def test_several_checkpoints_are_averaged_to_evaluate_and_refused_to_train(tmp_p
         note = {"recipe": asdict(DEMO), "classes": classes, "modality": "CT"}
         save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
     given = NOTEBOOK | {"pretrained_checkpoint": f"{files[0]}, {files[1]}"}
-    for names in (",", " , "):
-        with pytest.raises(InputError, match="pretrained_checkpoint: expected the name of a file"):
-            read_parameters(**NOTEBOOK | {"pretrained_checkpoint": names, "evaluate_only": True})
     with pytest.raises(InputError, match="pretrained_checkpoint: expected one file to train from, found 2"):
         read_parameters(**given)
     options, recipe = read_parameters(**given | {"evaluate_only": True})
@@ -158,6 +155,21 @@ def noted_weights(file, modality="CT", classes=("background", "liver"), **change
     note = {"recipe": asdict(replace(DEMO, **changes)), "classes": classes, "modality": modality}
     save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
     return file
+
+
+def test_a_copy_without_a_note_is_averaged_with_others_once_its_merging_is_given(tmp_path):
+    noted = noted_weights(tmp_path / "a.pth")
+    torch.save(dict(torch.load(noted)), tmp_path / "b.pth")
+    given = NOTEBOOK | {"pretrained_checkpoint": f"{noted}, {tmp_path / 'b.pth'}", "evaluate_only": True}
+    with pytest.raises(InputError, match="one order of patch merging, found current in 'a.pth', legacy in 'b.pth'"):
+        read_parameters(**given)
+    assert len(read_parameters(**given | {"merging": "current"})[0].ensemble) == 2
+
+
+@pytest.mark.parametrize("names", [",", " , "])
+def test_commas_without_a_name_are_no_weights_to_evaluate(names):
+    with pytest.raises(InputError, match="pretrained_checkpoint: expected the name of a file"):
+        read_parameters(**NOTEBOOK | {"pretrained_checkpoint": names, "evaluate_only": True})
 
 
 def test_weights_of_other_setups_are_not_averaged_in_the_notebook_either(tmp_path):
