@@ -70,18 +70,18 @@ def volume_offsets(model: SwinUNETR, cases: Sequence[dict], recipe: Recipe, hard
     volumes = [_voxels(model, case, recipe, hardware) for case in hardware.share(chosen)]
     classes = model.out.conv.conv.out_channels
     true = _total([labels for _, labels in volumes], classes, hardware)
+    absent, organs = true == 0, (true > 0) & (torch.arange(classes) > 0)
     offsets, change = torch.zeros(2, classes, dtype=torch.float64)
     step = torch.full_like(offsets, STEP)
     for _ in range(ROUNDS):
         # In half precision, as the sums are as large as the logits; max is several times faster than argmax on a CPU.
         predicted = [(logits + offsets.to(logits)[:, None]).max(0).indices for logits, _ in volumes]
         before, change = change, ((true + 1) / (_total(predicted, classes, hardware) + 1)).log()
-        if change.abs().max() < TOLERANCE:
+        if change.masked_fill(absent | (offsets.abs() == MOST_OFFSET), 0).abs().max() < TOLERANCE:
             break
         step[before * change < 0] /= 2  # it went too far
         offsets += (step * change).clamp(-MOST_STEP, MOST_STEP)
         offsets = (offsets - offsets[0]).clamp(-MOST_OFFSET, MOST_OFFSET)
-    absent, organs = true == 0, (true > 0) & (torch.arange(classes) > 0)
     offsets[absent] = offsets[organs].mean() if organs.any() else 0.0
     return offsets
 
