@@ -425,6 +425,9 @@ def check_header(scan: Scan) -> Fault | None:
 
 def _missing(path: Path) -> Fault:
     """Return that a file is missing, with the name of one that is meant: of nnU-Net, in other letters or endings."""
+    if path.is_symlink():
+        target = os.readlink(path)
+        return Fault(f"a link to '{target}', which is missing", "bring that file back, or correct the link")
     wanted = _plain_name(path.name)
     names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
     alike = next((name for name in names if is_nifti(name) and _plain_name(name) == wanted), None)

@@ -167,6 +167,14 @@ def test_error_names_the_broken_image_and_the_problem(good, damage, message):
     assert len(error.splitlines()) == 3 and error.startswith("1 problem in the 7 files")
 
 
+def test_a_link_to_a_missing_file_is_called_that(good):
+    image = Path(good.training[0]["image"])
+    image.unlink()
+    image.symlink_to("/not mounted/scan.nii.gz")
+    with pytest.raises(DatasetError, match="a link to '/not mounted/scan.nii.gz', which is missing"):
+        check_dataset(good, SPACING)
+
+
 @pytest.mark.parametrize("voxels", [organs(), (organs() > 0).astype(np.float32)], ids=["labels", "mask"])
 def test_labels_given_as_a_scan_that_is_not_ct_are_refused(good, voxels):
     write(good.training[0]["image"], voxels)
