@@ -432,6 +432,9 @@ def _missing(path: Path) -> Fault:
         return Fault("a folder, not a file", "give the NIfTI file in it; convert DICOM first")
     if "\\" in path.name:
         return Fault("file is missing", "write / between the folders in the JSON, not \\")
+    if path.is_symlink():
+        target = os.readlink(path)
+        return Fault(f"a link to '{target}', which is missing", "bring that file back, or correct the link")
     wanted = _plain_name(path.name)
     names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
     alike = next((name for name in names if is_nifti(name) and _plain_name(name) == wanted), None)

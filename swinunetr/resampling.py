@@ -43,8 +43,8 @@ class LabelsOnScand(MapTransform):
             for plane in probabilities.unbind(1):  # in place: memory may not hold all probabilities twice
                 plane.copy_(plane.softmax(0))
             labels, _ = resample_labels(probabilities, image)
-            # The shape of a file may have a fourth axis of one volume, by which SaveImaged would write other axes.
-            grid = {"affine": torch.as_tensor(image.meta["original_affine"]), "spatial_shape": labels.shape}
+            # Without a channel, as SaveImaged writes it; a scan stored with one would be taken for a plane.
+            grid = {"affine": torch.as_tensor(image.meta["original_affine"]), "original_channel_dim": float("nan")}
             case[key] = MetaTensor(torch.from_numpy(labels)[None], meta=dict(image.meta) | grid)
         return case
 

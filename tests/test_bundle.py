@@ -34,9 +34,9 @@ NOTE = {
     "data": {"secret0001": "3ca31e2ef45060ca"},
     "pretrained_checkpoint": "ssl.pth",
 }
-# Voxels of 3 mm, turned by about 20 degrees around two axes; and with the axes front, right, down.
+# Voxels of 3 mm, turned by about 20 degrees around two axes; and with the axes front, down, left.
 OBLIQUE = np.array([[2.8, -0.9, 0.5, -30], [1.0, 2.8, 0, 20], [-0.5, 0.2, 2.9, 5], [0, 0, 0, 1]])
-PERMUTED = np.array([[0, -3.0, 0, 50], [2.5, 0, 0, -40], [0, 0, -3.5, 10], [0, 0, 0, 1]])
+PERMUTED = np.array([[0, 0, -3.0, 50], [2.5, 0, 0, -40], [0, -3.5, 0, 10], [0, 0, 0, 1]])
 
 
 def save_random_weights(file, merging="legacy", note=NOTE):

@@ -173,6 +173,14 @@ def test_error_names_the_broken_image_and_the_problem(good, damage, message):
     assert len(error.splitlines()) == 3 and error.startswith("1 problem in the 7 files")
 
 
+def test_a_link_to_a_missing_file_is_called_that(good):
+    image = Path(good.training[0]["image"])
+    image.unlink()
+    image.symlink_to("/not mounted/scan.nii.gz")
+    with pytest.raises(DatasetError, match="a link to '/not mounted/scan.nii.gz', which is missing"):
+        check_dataset(good, SPACING)
+
+
 @pytest.mark.parametrize("form", [nib.Nifti1Pair, nib.Nifti2Pair, nib.AnalyzeImage])
 @pytest.mark.parametrize("ending", [".hdr", ".img"])
 def test_a_pair_of_header_and_voxels_is_refused(good, tmp_path, form, ending):
