@@ -168,7 +168,7 @@ def _image_type(header: pydicom.Dataset) -> str:
 def _values(header: pydicom.Dataset, modality: str) -> Values | str:
     """Return how stored values become those of the modality, or what is wrong with it."""
     bits, highest = (text_of(header, name) for name in ("BitsStored", "HighBit"))
-    if bits and highest and int(highest) != int(bits) - 1:  # GDCM shifts the values, and most writers have not
+    if bits and highest and int(highest) != int(bits) - 1:  # GDCM reads the low bits in any case
         return f"has BitsStored {bits} with HighBit {highest}, expected {int(bits) - 1}; export the original series"
     rescale, calibrated = [], True
     for transformation in _transformations(header):
