@@ -108,7 +108,7 @@ def test_demo_leaves_what_the_readme_lists(demo, short):
     run = demo / "run"
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["3", "4"]
-    assert list(rows[0])[:4] == ["step", "train_loss", "mean_dice", "spleen"] and len(rows[0]) == 16
+    assert list(rows[0])[:5] == ["step", "train_loss", "mean_dice", "volume_ratio", "spleen"] and len(rows[0]) == 17
     summary = json.loads((run / "summary.json").read_text())
     defaults = {name: literal_eval(one["default"]) for name, one in inspect_notebook(str(NOTEBOOK)).items()}
     recipe = read_parameters(**defaults | short)[1]  # which the benchmarks compare finished runs with
@@ -193,7 +193,7 @@ def test_another_data_set_brings_its_own_classes_and_weights(small_data, tmp_pat
     )
     assert done.returncode == 0, done.stderr[-3000:]
     header = (tmp_path / "run/metrics.csv").read_text().splitlines()[0]
-    assert header == "step,train_loss,mean_dice,left box,right box"
+    assert header == "step,train_loss,mean_dice,volume_ratio,left box,right box"
     assert len(torch.load(tmp_path / "run/best_model.pth", weights_only=True)["out.conv.conv.bias"]) == 3
     assert {f.name for f in (tmp_path / "run/predictions").glob("*.nii.gz")} == {"img0003.nii.gz", "img0009.nii.gz"}
 
