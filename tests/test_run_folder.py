@@ -325,6 +325,7 @@ def test_scores_of_other_weights_than_the_best_are_not_in_the_summary(tmp_path):
 
 def test_a_removed_folder_is_not_filled_again(tmp_path):
     run, _ = run_steps(tmp_path / "run", 4)
+    run.events.flush()  # so that the thread of the events writes nothing while the folder is removed
     shutil.rmtree(tmp_path / "run")
     writers = (
         lambda: run.keep(5, True, **network()),
@@ -342,6 +343,7 @@ def test_a_removed_folder_is_not_filled_again(tmp_path):
 
 def test_events_that_cannot_be_written_do_not_stop_the_run(tmp_path, capfd):
     run = open_run(tmp_path / "run")
+    run.events.flush()  # so that the thread of the events writes nothing while the folder is removed
     shutil.rmtree(tmp_path / "run")
     run.events.add_scalar("a", 1.0, 1)
     with suppress(OSError):  # which the thread of the events raised
