@@ -15,7 +15,7 @@ INTERRUPTED = 130  # exit status
 
 
 def main() -> None:
-    """Run :func:`swinunetr.bundle.write_bundle` from the command line."""
+    """Run :func:`swinunetr.scans.bundle.write_bundle` from the command line."""
     try:
         _main()
     except KeyboardInterrupt:
@@ -26,8 +26,8 @@ def main() -> None:
 def _main() -> None:
     # Loading takes seconds, in which Ctrl-C as an exception would end in a traceback or in an abort of PyTorch.
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    from swinunetr.bundle import write_bundle
     from swinunetr.errors import InputError
+    from swinunetr.scans.bundle import write_bundle
 
     signal.signal(signal.SIGINT, before)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,7 +18,7 @@ LEFT_OUT, INTERRUPTED = 3, 130  # exit status
 
 
 def main() -> int:
-    """Run :func:`swinunetr.segmentation.segment` from the command line, and return the exit status."""
+    """Run :func:`swinunetr.scans.segmentation.segment` from the command line, and return the exit status."""
     try:
         return _main()
     except KeyboardInterrupt:
@@ -33,10 +33,10 @@ def main() -> int:
 def _main() -> int:
     # Loading takes seconds, in which Ctrl-C as an exception would end in a traceback or in an abort of PyTorch.
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    from swinunetr.dicom_seg import KINDS
     from swinunetr.errors import InputError
     from swinunetr.parameters import names
-    from swinunetr.segmentation import SomeLeftOut, segment
+    from swinunetr.scans.dicom_seg import KINDS
+    from swinunetr.scans.segmentation import SomeLeftOut, segment
 
     signal.signal(signal.SIGINT, before)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

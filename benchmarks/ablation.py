@@ -24,9 +24,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.runs import defaults, is_done, notebook_parameters, run_notebook, share, spread, summary
-from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, write_csv
+from swinunetr.hardware import find_hardware, versions
 from swinunetr.parameters import convert_parameters
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
 from swinunetr.tables import Table

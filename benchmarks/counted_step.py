@@ -35,16 +35,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from swinunetr import network
-from swinunetr.averaging import average_weights
-from swinunetr.batches import augmentation, training_batch
-from swinunetr.checkpoints import build_swinunetr
-from swinunetr.devices import Hardware
-from swinunetr.fast_swin import shift_mask
-from swinunetr.network import place_network, training_bytes
+from swinunetr.hardware import Hardware
+from swinunetr.network import swinunetr as network
+from swinunetr.network.checkpoints import build_swinunetr
+from swinunetr.network.fast import shift_mask
+from swinunetr.network.supervision import DeepSupervision
+from swinunetr.network.swinunetr import place_network, training_bytes
 from swinunetr.recipe import RECIPES, Recipe
-from swinunetr.run_folder import require_finite
-from swinunetr.supervision import DeepSupervision
+from swinunetr.training.averaging import average_weights
+from swinunetr.training.batches import augmentation, training_batch
+from swinunetr.training.run_folder import require_finite
 
 CLASSES = 14
 SCAN = (250, 200, 200)  # voxels of a case of BTCV on the training grid

@@ -29,15 +29,16 @@ from monai.data import MetaTensor
 from monai.losses import DiceCELoss
 from torch.profiler import ProfilerActivity, profile
 
-from swinunetr import fast_swin, inference
-from swinunetr.batches import augmentation, place_cases, training_batch, training_batches
-from swinunetr.checkpoints import build_swinunetr
-from swinunetr.devices import Hardware, find_hardware, versions
+from swinunetr.data.preprocessing import crop_centres
 from swinunetr.errors import InputError
-from swinunetr.network import place_network, training_bytes
-from swinunetr.preprocessing import crop_centres
+from swinunetr.hardware import Hardware, find_hardware, versions
+from swinunetr.network import fast as fast_swin
+from swinunetr.network.checkpoints import build_swinunetr
+from swinunetr.network.swinunetr import place_network, training_bytes
 from swinunetr.recipe import Recipe
-from swinunetr.run_folder import RunFolder, require_finite
+from swinunetr.results import inference
+from swinunetr.training.batches import augmentation, place_cases, training_batch, training_batches
+from swinunetr.training.run_folder import RunFolder, require_finite
 
 CLASSES = 14
 CHECKS: dict[str, Callable[[Setup], dict]] = {}
@@ -447,7 +448,7 @@ def little_memory(setup: Setup) -> dict:
             except InputError as error:
                 found[f"prediction within {gigabytes} GB"] = str(error)
     del model
-    with memory_limit(16), patch("swinunetr.network.memory_bytes", lambda hardware: 16e9):
+    with memory_limit(16), patch("swinunetr.network.swinunetr.memory_bytes", lambda hardware: 16e9):
         found["training within 16 GB"] = _found_or_error(
             lambda: measured_training(setup, Training(setup, setup.network()))
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from swinunetr.phantoms import write_phantoms
+from swinunetr.data.phantoms import write_phantoms
 
 WEIGHTS = {"swinunetr_finetune.ipynb": "best_model.pth", "ssl_train.ipynb": "ssl_pretrained_weights.pth"}
 # Averaged weights in fine-tuning, beside the demo's deep supervision; one view per step of pre-training.

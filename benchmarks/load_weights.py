@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
-from swinunetr.checkpoints import build_swinunetr, load_pretrained, save_weights
-from swinunetr.devices import versions
+from swinunetr.hardware import versions
+from swinunetr.network.checkpoints import build_swinunetr, load_pretrained, save_weights
 
 CLASSES = 14
 

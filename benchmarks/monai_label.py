@@ -26,9 +26,9 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from swinunetr import segmentation
-from swinunetr.bundle import write_bundle
-from swinunetr.devices import Hardware
+from swinunetr.hardware import Hardware
+from swinunetr.scans import segmentation
+from swinunetr.scans.bundle import write_bundle
 
 SERVER = "http://127.0.0.1:8000"
 LONGEST_S = 3600  # until the server answers; installing takes most of it

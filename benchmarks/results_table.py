@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks import folds
 from benchmarks.runs import is_done, notebook_parameters, run_notebook, share, spread, summary
-from swinunetr.devices import find_hardware, versions
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing
+from swinunetr.hardware import find_hardware, versions
 
 STARTS = ("random", "pretrained")
 COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")

@@ -18,7 +18,7 @@ from papermill import inspect_notebook
 from swinunetr.errors import CheckpointError
 from swinunetr.files import sha256
 from swinunetr.recipe import Recipe
-from swinunetr.settings import Options, differences, read_parameters
+from swinunetr.training.settings import Options, differences, read_parameters
 
 NOTEBOOK = Path(__file__).parent.parent / "swinunetr_finetune.ipynb"
 

@@ -33,19 +33,19 @@ from monai.networks.utils import one_hot
 from monai.transforms import CenterSpatialCrop
 
 from benchmarks.published_recipe import CLASSES, KEYS, PublishedRecipe
-from swinunetr.batches import augmentation, place_cases, training_batch
-from swinunetr.checkpoints import build_swinunetr
-from swinunetr.devices import find_hardware, versions
-from swinunetr.evaluation import score_case
-from swinunetr.inference import predict, save_prediction, to_source_grid
-from swinunetr.metrics import confusion_matrix, dice_per_organ
-from swinunetr.network import place_network
-from swinunetr.phantoms import write_phantom
-from swinunetr.preprocessing import prepare_cases
+from swinunetr.data.phantoms import write_phantom
+from swinunetr.data.preprocessing import prepare_cases
+from swinunetr.hardware import find_hardware, versions
+from swinunetr.network.checkpoints import build_swinunetr
+from swinunetr.network.swinunetr import place_network
 from swinunetr.recipe import Recipe
-from swinunetr.run_folder import require_finite
-from swinunetr.settings import choose_recipe
+from swinunetr.results.evaluation import score_case
+from swinunetr.results.inference import predict, save_prediction, to_source_grid
+from swinunetr.results.metrics import confusion_matrix, dice_per_organ
 from swinunetr.tables import Table
+from swinunetr.training.batches import augmentation, place_cases, training_batch
+from swinunetr.training.run_folder import require_finite
+from swinunetr.training.settings import choose_recipe
 
 SIDES = ("published", "ours")
 TRAINING_CASES, VALIDATION_CASES = 24, 6  # of the whole run

@@ -8,8 +8,8 @@ from dataclasses import asdict, fields
 import pytest
 
 from benchmarks import ablation, runs
-from swinunetr.checkpoints import build_swinunetr, save_weights
 from swinunetr.files import sha256
+from swinunetr.network.checkpoints import build_swinunetr, save_weights
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
 
 DICE = {"published": 0.5, "tuned": 0.8, "tuned with flips": 0.7}

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import pytest
 
 from benchmarks import results_table, runs
-from swinunetr.checkpoints import build_swinunetr, save_weights, training_note
 from swinunetr.files import sha256
+from swinunetr.network.checkpoints import build_swinunetr, save_weights, training_note
 
 DICE = {  # best of the run, by start and seed
     ("random", 0): 0.40,

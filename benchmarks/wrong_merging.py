@@ -11,17 +11,17 @@ from monai.losses import DiceCELoss
 from monai.networks.nets import SwinUNETR
 from tqdm import tqdm
 
-from swinunetr.batches import augmentation, training_batch
-from swinunetr.checkpoints import build_swinunetr, encoder_response, response_changes
-from swinunetr.dataset import read_dataset
-from swinunetr.devices import Hardware, find_hardware, versions
-from swinunetr.evaluation import evaluate
-from swinunetr.loss import class_weights
-from swinunetr.metrics import dice_per_organ, mean_dice
-from swinunetr.network import place_network
-from swinunetr.phantoms import write_phantoms
-from swinunetr.preprocessing import prepare_cases
+from swinunetr.data.lists import read_dataset
+from swinunetr.data.phantoms import write_phantoms
+from swinunetr.data.preprocessing import prepare_cases
+from swinunetr.hardware import Hardware, find_hardware, versions
+from swinunetr.network.checkpoints import build_swinunetr, encoder_response, response_changes
+from swinunetr.network.swinunetr import place_network
 from swinunetr.recipe import DEMO, Recipe, learning_rate_at
+from swinunetr.results.evaluation import evaluate
+from swinunetr.results.metrics import dice_per_organ, mean_dice
+from swinunetr.training.batches import augmentation, training_batch
+from swinunetr.training.loss import class_weights
 
 LIST = "json_files/btcv_6.json"
 

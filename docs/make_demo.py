@@ -24,11 +24,12 @@ PROGRESS_BAR = "application/vnd.jupyter.widget-view+json"  # without a kernel it
 
 
 def copy_project(folder: Path) -> None:
-    """Copy the project without its environment, data and results."""
-    left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "data", "docs", "*.ipynb.*")
-    shutil.copytree(PROJECT, folder, ignore=left_out)
-    shutil.rmtree(folder / "runs")
-    (folder / "runs").mkdir()
+    """Copy what belongs to the project, without its environment, data and results."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=PROJECT, check=True, capture_output=True, text=True).stdout.splitlines():
+        if (PROJECT / name).is_file():  # a deleted file is listed until its deletion is committed
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, folder / name)
 
 
 def run_demo(folder: Path) -> nbformat.NotebookNode:

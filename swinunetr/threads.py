@@ -10,7 +10,8 @@ from typing import TypeVar
 import torch
 from tqdm.auto import tqdm
 
-from swinunetr.devices import Hardware, most_workers
+from swinunetr.hardware import Hardware
+from swinunetr.machine import most_workers
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -22,7 +23,7 @@ def in_threads(make: Callable[[T], R], items: Sequence[T], title: str = "", thre
         make: Function of one item.
         items: Items.
         title: Title of the progress bar; empty means no progress bar.
-        threads: Items that are made at the same time. None means :func:`devices.most_workers` of small items.
+        threads: Items that are made at the same time. None means :func:`machine.most_workers` of small items.
     """
     with ThreadPoolExecutor(threads or most_workers()) as pool:
         try:

@@ -1,4 +1,4 @@
-"""The structure: imports run one way, no room hides one, tests and benchmarks stand apart, and lint and format hold."""
+"""The house: imports run down its floors, no room hides one, tests and benchmarks stand apart, lint and format hold."""
 
 import ast
 import subprocess
@@ -12,14 +12,29 @@ from conftest import PROJECT
 import ssl_helpers
 
 PACKAGE = PROJECT / "swinunetr"
+# Folders from below; a room may import from its own floor and from those below, of which two stand side by side.
+BELOW = {
+    "": set(),
+    "data": {""},
+    "network": {""},
+    "results": {"", "data", "network"},
+    "training": {"", "data", "network", "results"},
+    "scans": {"", "data", "network", "results", "training"},
+}
 
 
 def room_of(file: Path) -> str:
-    """Return the name of a module below the package: `files`, `dicom` for dicom/__init__.py, `dicom.headers`."""
+    """Return the name of a module below the package: `files`, `data.lists`, `scans.dicom` for its __init__.py."""
     return ".".join(part for part in file.relative_to(PACKAGE).with_suffix("").parts if part != "__init__")
 
 
-ROOMS = {room_of(file): file for file in sorted(PACKAGE.rglob("*.py")) if room_of(file)}
+def floor_of(room: str) -> str:
+    """Return the folder that a room is in; empty for the ground floor."""
+    return room.split(".")[0] if room.split(".")[0] in BELOW else ""
+
+
+FILES = {room_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
+ROOMS = {room: file for room, file in FILES.items() if room not in BELOW}
 
 
 @cache
@@ -49,8 +64,8 @@ def circles(below: dict[str, set[str]]) -> list[str]:
 
 
 def test_rooms_are_those_of_packages_too():
-    assert {"errors", "dicom", "dicom.headers"} <= ROOMS.keys()
-    assert "dicom.voxels" in rooms_below("dicom") and "dicom" in rooms_below("segmentation")
+    assert {"errors", "data.lists", "scans.dicom", "scans.dicom.headers"} <= ROOMS.keys()
+    assert "scans.dicom.voxels" in rooms_below("scans.dicom") and "scans.dicom" in rooms_below("scans.segmentation")
 
 
 def test_a_circle_is_found():
@@ -62,6 +77,22 @@ def test_imports_run_one_way():
     assert circles({room: rooms_below(room) for room in ROOMS}) == []
 
 
+def test_imports_run_down_the_floors():
+    assert BELOW.keys() - {""} == {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    assert {floor_of(room) for room in ROOMS} == BELOW.keys()
+    upwards = [(room, other) for room in ROOMS for other in rooms_below(room) if not _is_below(other, room)]
+    assert upwards == []
+
+
+def _is_below(other: str, room: str) -> bool:
+    return floor_of(other) in BELOW[floor_of(room)] | {floor_of(room)}
+
+
+def test_the_folder_of_a_floor_imports_nothing():
+    """Whoever imports one room does not load the others of its floor."""
+    assert [floor for floor in BELOW if floor and imported(FILES[floor])] == []
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_nothing_from_above_the_package(room):
     names = imported(ROOMS[room])
@@ -71,7 +102,7 @@ def test_a_room_imports_nothing_from_above_the_package(room):
 
 def test_tests_import_no_benchmarks_and_benchmarks_no_tests():
     for folder, other in (("tests", "benchmarks"), ("benchmarks", "tests")):
-        for file in (PROJECT / folder).glob("*.py"):
+        for file in (PROJECT / folder).rglob("*.py"):
             assert other not in {name.split(".")[0] for name in imported(file)} - {folder}, file.name
 
 
@@ -96,14 +127,21 @@ def test_private_names_stay_in_their_file():
 
 def test_a_private_name_is_found(tmp_path):
     file = tmp_path / "a.py"
-    file.write_text("from swinunetr import cache\nfrom swinunetr.loss import _loss\ncache._file(cache.read)\n")
-    assert foreign_private_names(file) == ["_file", "_loss"]
+    file.write_text(
+        "from swinunetr.data import cache\nfrom swinunetr.network.fast import _mask\ncache._file(cache.read)\n"
+    )
+    assert foreign_private_names(file) == ["_file", "_mask"]
 
 
-# The rooms of a package are tested through its public names.
-@pytest.mark.parametrize("room", [*(room for room in ROOMS if "." not in room), "notebooks", "imports"])
+# The rooms of a package within a floor are tested through its public names, in one file or in a folder.
+TESTED = [room for room in ROOMS if "." not in room.removeprefix(f"{floor_of(room)}.")]
+
+
+@pytest.mark.parametrize("room", [*TESTED, "notebooks", "imports"])
 def test_every_room_has_its_tests(room):
-    assert (PROJECT / f"tests/test_{room}.py").is_file()
+    *folders, name = room.split(".")
+    tests = PROJECT.joinpath("tests", *folders)
+    assert (tests / f"test_{name}.py").is_file() or any((tests / name).glob("test_*.py"))
 
 
 @pytest.mark.parametrize("command", ["check", "format --check"])
@@ -124,4 +162,4 @@ def test_names_that_others_import_stay_in_ssl_helpers():
     assert not [name for name in NAMES.split() if not hasattr(ssl_helpers, name)]
     lines = (PROJECT / "ssl_helpers.py").read_text().splitlines()
     assert len(lines) < 150
-    assert all(room in ssl_helpers.__doc__ for room in ROOMS)
+    assert all(room.split(".")[-1] in ssl_helpers.__doc__ for room in TESTED)

@@ -32,8 +32,8 @@ from notebook_runs import (
 )
 from papermill import inspect_notebook
 
-from swinunetr.evaluation import COLUMNS
-from swinunetr.settings import read_parameters
+from swinunetr.results.evaluation import COLUMNS
+from swinunetr.training.settings import read_parameters
 
 # What a user of BTCV sets, and what the README and other tools rely on.
 PARAMETERS = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 from notebook_runs import PRETRAINING, killed_after, papermill, run_cells_again, two_ranks, weights
 
-from swinunetr.checkpoints import build_swinunetr, load_pretrained
-from swinunetr.phantoms import write_unlabelled_phantoms
+from swinunetr.data.phantoms import write_unlabelled_phantoms
+from swinunetr.network.checkpoints import build_swinunetr, load_pretrained
 
 ONE_VIEW = {"tasks": "reconstruction", "volumes_per_step": 1}  # in a step
 SMALL_CROP = {"crop_size": [32, 32, 64]}

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from swinunetr.devices import Hardware
+from swinunetr.hardware import Hardware
 from swinunetr.threads import in_threads, read_ahead
 
 CPU = Hardware(torch.device("cpu"), None, "CPU")

@@ -1,6 +1,6 @@
 """What a process on each of two machines does with the same and with different data, folders and settings.
 
-``test_devices.py`` starts both on this machine, with data and folders in places of their own.
+``test_hardware.py`` starts both on this machine, with data and folders in places of their own.
 """
 
 import json
@@ -17,13 +17,14 @@ import torch
 from conftest import SMALL, write_small_data
 from torch import distributed
 
-from swinunetr import devices, run_folder
-from swinunetr.checks import check_dataset
-from swinunetr.dataset import read_dataset
-from swinunetr.devices import Hardware, find_hardware
+from swinunetr import hardware as devices
+from swinunetr.data.checks import check_dataset
+from swinunetr.data.lists import read_dataset
+from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.errors import ShortError
-from swinunetr.preprocessing import prepare_cases
-from swinunetr.run_folder import RunFolder
+from swinunetr.hardware import Hardware, find_hardware
+from swinunetr.training import run_folder
+from swinunetr.training.run_folder import RunFolder
 
 SETTINGS = {"recipe": {"max_steps": 9, "learning_rate": 1e-3}, "seed": 0}
 

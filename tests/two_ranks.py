@@ -1,4 +1,4 @@
-"""What two processes do under torchrun: train, prepare cases, run out of memory; ``test_devices.py`` starts this."""
+"""What two processes do under torchrun: train, prepare cases, run out of memory; ``test_hardware.py`` starts this."""
 
 import json
 import os
@@ -10,12 +10,12 @@ import torch
 from conftest import SMALL
 from monai.losses import DiceCELoss
 
-from swinunetr import checks, preprocessing
-from swinunetr.checkpoints import build_swinunetr
-from swinunetr.dataset import read_dataset
-from swinunetr.devices import Hardware, find_hardware, parallel
+from swinunetr.data import checks, preprocessing
+from swinunetr.data.lists import read_dataset
 from swinunetr.errors import TrainingStopped
-from swinunetr.run_folder import RunFolder, require_finite
+from swinunetr.hardware import Hardware, find_hardware, parallel
+from swinunetr.network.checkpoints import build_swinunetr
+from swinunetr.training.run_folder import RunFolder, require_finite
 
 STEPS = 3
 

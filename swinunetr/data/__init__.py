@@ -1,0 +1,1 @@
+"""From a JSON list and a folder to checked and preprocessed cases."""

@@ -1,0 +1,1 @@
+"""The SwinUNETR of a checkpoint, its weights, and what makes it fast."""

@@ -1,0 +1,1 @@
+"""What a network finds in cases: segmentations, scores and pictures."""

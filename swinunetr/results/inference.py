@@ -1,0 +1,241 @@
+"""Segmentation of whole scans: sliding-window inference, and resampling to the scan's own grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
+from monai.transforms.utils import get_largest_connected_component_mask
+from scipy.ndimage import find_objects
+
+from swinunetr.data.lists import organ_labels
+from swinunetr.errors import InputError
+from swinunetr.files import replacing
+from swinunetr.hardware import Hardware, gpu_memory
+from swinunetr.network.checkpoints import Weights, read_ensemble
+from swinunetr.network.swinunetr import merging_of
+from swinunetr.recipe import AXES, Recipe
+from swinunetr.results.resampling import resample_labels
+from swinunetr.threads import read_ahead
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Set the model to evaluation mode without gradients, and restore its previous mode afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def predict(
+    model: torch.nn.Module, image: torch.Tensor, recipe: Recipe, hardware: Hardware, flips: bool = False
+) -> torch.Tensor:
+    """Return the logits of one image, computed with a sliding window.
+
+    If the logits of the whole image do not fit into the memory of the GPU, they are collected in main memory, and the
+    windows are computed one at a time.
+
+    Args:
+        model: Segmentation network.
+        image: Image (1, X, Y, Z) on the training grid.
+        recipe: Recipe with ``crop_size``, ``overlap``, ``window_weights`` and ``windows_per_batch``.
+        hardware: Device and precision.
+        flips: Whether to average over all combinations of flips along ``flip_axes``.
+
+    Returns:
+        Logits (classes, X, Y, Z), float32.
+
+    Raises:
+        InputError: The memory of the GPU is too small for one window.
+    """
+    batch = torch.as_tensor(image).as_subclass(torch.Tensor)[None]
+    flip_axes = [2 + AXES.index(axis) for axis in recipe.flip_axes] if flips else []
+    flipped = [axes for n in range(len(flip_axes) + 1) for axes in itertools.combinations(flip_axes, n)]
+    total = None
+    for axes in flipped:
+        logits = _logits(model, batch.flip(axes) if axes else batch, recipe, hardware)
+        if axes:
+            logits = logits.flip([axis - 1 for axis in axes])
+        if total is not None and total.device != logits.device:  # the memory of the GPU is full by now
+            total, logits = total.cpu(), logits.cpu()
+        total = logits if total is None else total.add_(logits)
+    return total.div_(len(flipped))
+
+
+def _logits(model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware) -> torch.Tensor:
+    with suppress(torch.OutOfMemoryError):
+        return slide_window(model, batch.to(hardware.device), recipe, hardware, stitch_on=hardware.device)
+    torch.cuda.empty_cache()  # after the error is gone, which keeps the tensors of the first attempt alive
+    one_window = replace(recipe, windows_per_batch=1)
+    with gpu_memory():
+        return slide_window(model, batch.cpu(), one_window, hardware, stitch_on=torch.device("cpu"))
+
+
+def slide_window(
+    model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware, stitch_on: torch.device
+) -> torch.Tensor:
+    """Return the float32 logits (classes, X, Y, Z) of images (1, 1, X, Y, Z), joined on the device ``stitch_on``."""
+    inferer = SlidingWindowInferer(
+        recipe.crop_size,
+        recipe.windows_per_batch,
+        recipe.overlap,
+        recipe.window_weights,
+        sw_device=hardware.device,
+        device=stitch_on,
+    )
+    with evaluating(model), hardware.autocast():
+        return inferer(batch.float(), model)[0].float()
+
+
+def segment_cases(
+    model: torch.nn.Module,
+    cases: Iterable[dict],
+    recipe: Recipe,
+    hardware: Hardware,
+    folder: str | Path,
+    classes: Sequence[str],
+    ensemble: Sequence[Path] = (),
+) -> Iterator[tuple[dict, torch.Tensor, np.ndarray]]:
+    """Segment cases and write ``<name>.nii.gz`` for each; yield each case with its labels from :func:`label_case`.
+
+    ``recipe.largest_component`` applies to what is written, not to the labels that are yielded. On a GPU, the next case
+    is segmented in a thread while the caller uses the present one and takes the one after it.
+
+    Args:
+        model: Segmentation network.
+        cases: Preprocessed cases with ``image`` and ``source``.
+        recipe: Recipe of the training, with its settings of inference.
+        hardware: Device and precision.
+        folder: Folder of the files.
+        classes: Names of the labels from 0, which is background.
+        ensemble: Files of weights whose predictions are averaged; empty for the weights of ``model``.
+
+    Raises:
+        InputError: A file could not be written, the memory of the GPU is full, or the weights are of other networks.
+    """
+    reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
+    states = read_ensemble(ensemble, classes, merging_of(model)) if ensemble else ()
+
+    def segment(case: dict) -> tuple[dict, torch.Tensor, np.ndarray]:
+        labelled = label_case(model, case, recipe, hardware, states)
+        written = largest_components(labelled.on_own_grid, reduced)
+        save_prediction(written, case["source"], Path(folder) / f"{case['name']}.nii.gz")
+        return case, labelled.on_training_grid, labelled.on_own_grid
+
+    return read_ahead(segment, cases, hardware)
+
+
+def segment_case(
+    model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, path: str | Path
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Segment one case, write the result to the file ``path``, and return its labels as :func:`label_case` does."""
+    labelled = label_case(model, case, recipe, hardware)
+    save_prediction(labelled.on_own_grid, case["source"], path)
+    return labelled.on_training_grid, labelled.on_own_grid
+
+
+class Labelled(NamedTuple):
+    """Labels of a case."""
+
+    on_training_grid: torch.Tensor  # (X, Y, Z), int64
+    on_own_grid: np.ndarray  # uint8, in the axis order of the source file
+    uncertainty: np.ndarray | None  # of the same shape, see :func:`resample_labels`; None if not asked for
+
+
+def label_case(
+    model: torch.nn.Module,
+    case: dict,
+    recipe: Recipe,
+    hardware: Hardware,
+    ensemble: Sequence[Weights] = (),
+    uncertainty: bool = False,
+) -> Labelled:
+    """Return the labels of a case on the training grid and on the scan's own.
+
+    Args:
+        model: Segmentation network.
+        case: Preprocessed case with ``image``.
+        recipe: Recipe of the training; ``test_time_flips`` averages over flips.
+        hardware: Device and precision.
+        ensemble: Weights of networks of the same shape. They are loaded into ``model`` one after another, and their
+            probabilities are averaged, so that the network's memory is needed once. Empty: the weights of ``model``.
+        uncertainty: Whether to compute the uncertainty of the averaged probabilities.
+
+    Raises:
+        InputError: The memory of the GPU is full.
+    """
+    with gpu_memory():
+        mean = None
+        for weights in ensemble or [None]:
+            if weights is not None:
+                model.load_state_dict(weights)
+            probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips)
+            for plane in probabilities.unbind(1):  # in place: memory may not hold all probabilities twice
+                plane.copy_(plane.softmax(0))
+            mean = probabilities if mean is None else mean.add_(probabilities.to(mean.device))
+        mean.div_(max(1, len(ensemble)))
+        return Labelled(mean.argmax(0).cpu(), *resample_labels(mean, case["image"], uncertainty))
+
+
+def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarray:
+    """Return a segmentation in which only the largest connected piece of some organs is kept.
+
+    Voxels that touch at a corner are connected. Where an organ really has several pieces, all but one are lost.
+
+    Args:
+        labels: Segmentation (X, Y, Z) of integers; it is not changed.
+        organs: Labels of the organs; others keep all their pieces.
+    """
+    if not organs:
+        return labels
+    kept = labels.copy()
+    for label, box in enumerate(find_objects(labels), start=1):
+        if box is not None and label in organs:
+            mask = labels[box] == label
+            kept[box][mask & ~get_largest_connected_component_mask(mask)] = 0
+    return kept
+
+
+def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray:
+    """Return the segmentation of a case on the grid of its source file: the labels of :func:`resample_labels`."""
+    return resample_labels(probabilities, image)[0]
+
+
+def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, step: float = 1.0) -> None:
+    """Write a segmentation, or its uncertainty, as a NIfTI file with the geometry of its scan: sform and qform.
+
+    Args:
+        labels: Volume in the shape of the scan, uint8.
+        source: File of the scan.
+        path: File to write; an existing file is replaced only if writing succeeds.
+        step: What a stored 1 stands for, the slope of the header.
+
+    Raises:
+        InputError: The volume does not have the shape of the scan, or the file could not be written.
+    """
+    scan = nib.load(source)
+    if labels.shape != scan.shape[:3]:
+        raise InputError(f"Expected a segmentation of shape {scan.shape[:3]} for '{source}', found {labels.shape}.")
+    header = scan.header.copy()
+    header.set_data_dtype(np.uint8)
+    header["cal_min"], header["cal_max"] = 0, 0  # the scan's display range, which does not suit labels
+    for name in {"descrip", "aux_file", "intent_name", "db_name"} & set(header):  # free text, may name the patient
+        header[name] = b""
+    header.extensions.clear()  # which may hold the whole DICOM header
+    with replacing(path) as temporary:
+        volume = type(scan)(labels, scan.affine, header)  # NIfTI-1 or NIfTI-2
+        volume.header.set_slope_inter(step, 0)  # the constructor resets it
+        nib.save(volume, temporary)

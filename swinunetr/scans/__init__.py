@@ -1,0 +1,1 @@
+"""Trained weights on scans: NIfTI and DICOM in, segmentations, objects and bundles out."""

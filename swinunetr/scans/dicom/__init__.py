@@ -1,0 +1,11 @@
+"""DICOM series: those that a folder holds, their geometry, and their voxels.
+
+`reading` opens the files, and `headers` makes an `instance` of what each says. `grouping` finds the instances of one
+series, and `geometry` whether their slices are a volume. `series` joins these four. `decoding` has the voxels of one
+file, and `voxels` those of a series.
+"""
+
+from swinunetr.scans.dicom.series import LeftOut, Series, find_series, fingerprint
+from swinunetr.scans.dicom.voxels import write_nifti
+
+__all__ = ["LeftOut", "Series", "find_series", "fingerprint", "write_nifti"]

@@ -1,0 +1,413 @@
+"""DICOM segmentation objects (SEG), which viewers and archives show on the images of a series."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from highdicom import UID, AlgorithmIdentificationSequence, SpecificCharacterSetValues
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription, segread
+from highdicom.sr import CodedConcept
+from highdicom.utils import get_plane_positions_of_image, get_plane_positions_of_series
+from pydicom import Dataset, config, dcmread
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, keyword_for_tag
+from pydicom.errors import InvalidDicomError
+from pydicom.sr.codedict import Code, codes
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.valuerep import validate_regex, validate_value
+
+from swinunetr.data.organs import organ_colours
+from swinunetr.errors import InputError
+from swinunetr.files import replacing
+from swinunetr.scans.dicom import Series
+
+# What most viewers open. LABELMAP: the common toolkits read RLE, and OHIF writes its own label maps with it; a scan of
+# 300 slices takes 2 MB instead of 79. BINARY: viewers read no RLE or JPEG of one bit per pixel, and several viewers and
+# archives do not read deflated objects, so it is not compressed (26 MB).
+TRANSFER_SYNTAX = {"LABELMAP": RLELossless, "BINARY": ExplicitVRLittleEndian}
+KINDS = tuple(TRANSFER_SYNTAX)
+
+# Property type from context group 7151 and laterality from 244. The group has no code for one kidney or one adrenal
+# gland, so the side is a modifier, as PS3.3, C.8.20.4.1 provides.
+ORGANS: dict[str, tuple[Code, Code | None]] = {
+    "spleen": (codes.cid7151.Spleen, None),
+    "right kidney": (codes.cid7151.Kidney, codes.cid244.Right),
+    "left kidney": (codes.cid7151.Kidney, codes.cid244.Left),
+    "gallbladder": (codes.cid7151.Gallbladder, None),
+    "esophagus": (codes.cid7151.Esophagus, None),
+    "liver": (codes.cid7151.Liver, None),
+    "stomach": (codes.cid7151.Stomach, None),
+    "aorta": (codes.cid7151.Aorta, None),
+    "inferior vena cava": (codes.cid7151.InferiorVenaCava, None),
+    "portal and splenic veins": (codes.cid7151.Vein, None),
+    "pancreas": (codes.cid7151.Pancreas, None),
+    "right adrenal gland": (codes.cid7151.AdrenalGland, codes.cid244.Right),
+    "left adrenal gland": (codes.cid7151.AdrenalGland, codes.cid244.Left),
+}
+# There is no code for the two veins together, and that of either vein would be wrong for the voxels of the other. So
+# the type is Vein, and both are anatomic regions, as the same section provides for what has no code of its own.
+REGIONS = {"portal and splenic veins": (codes.cid4.PortalVein, codes.cid4.SplenicVein)}
+
+PRIVATE_SCHEME = "99SWINUNETR"
+PROJECT = "SwinUNETR fine-tuning"
+LEAST_SERIES_NUMBER = 1000  # added to the number of the source, so that viewers list the segmentation after the images
+
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
+MAY_BE_EMPTY = (  # the standard allows these to be empty, and some files lack them
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
+ONE_OF_A_SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+IDENTITY = ("PatientID", "PatientName")  # never taken away, since an archive files by them
+TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UR")  # VRs to validate
+SEXES = ("", "M", "F", "O")
+GRID_TOLERANCE_MM = 1e-3  # positions that differ by more are replaced by those of the regular grid
+READ_TOLERANCE = 0.1  # voxels; orientations have rounded digits
+
+
+@dataclass(frozen=True)
+class Model:
+    """The weights that made a segmentation.
+
+    Attributes:
+        file: Name of the weights file, without its folders.
+        sha256: SHA-256 of its content, in hexadecimal.
+    """
+
+    file: str
+    sha256: str
+
+    @property
+    def version(self) -> str:
+        """Name of the file and the first characters of its SHA-256."""
+        return f"{_text(self.file, 48)} {self.sha256[:12]}"
+
+
+def write_segmentation(
+    labels: np.ndarray, series: Series, classes: Sequence[str], path: str | Path, model: Model, kind: str = "LABELMAP"
+) -> None:
+    """Write the segmentation of a series as one DICOM segmentation object.
+
+    The object describes every class, also those without a voxel, so that segment numbers are label values. A LABELMAP
+    has one frame per slice. A BINARY has one frame per organ and slice where the organ is; if no organ was found, one
+    empty frame per organ, since the standard requires a frame.
+
+    It copies from its source: all patient and study data (such as name, ID, birth date, sex, age, weight, accession
+    number, physicians, study description and clinical trial), the frame of reference, the grid, the UIDs of the images,
+    and maker, model, serial number, institution and station of the scanner. Images without UIDs, as some tools for
+    anonymising leave them, get new ones for study, series and frame of reference, the same in every run. Values that
+    the standard forbids are corrected (dates with dashes) or left out. Slices are at the equal distances of
+    ``series.affine``, also where the images have rounded positions. What was written is read back and compared.
+
+    Args:
+        labels: Labels (columns, rows, slices), uint8, the axis order of the NIfTI file that SimpleITK writes of the
+            series; slices in the order of ``series.files``, for a multi-frame object of ``series.frames``.
+        series: Series that was segmented.
+        classes: Names of the labels from 0, which is background. The organs of BTCV get codes of SNOMED CT; other names
+            get codes of a private scheme.
+        path: File to write; an existing file is replaced only if writing succeeds.
+        model: The weights that made the labels.
+        kind: ``"LABELMAP"`` for newer viewers, ``"BINARY"`` for others.
+
+    Raises:
+        InputError: The labels do not have the shape of the series or have values without a class, the series lacks
+            what a segmentation refers to, ``kind`` is unknown, the file could not be written, or it does not hold the
+            labels at the places of the series.
+    """
+    if kind not in TRANSFER_SYNTAX:
+        raise InputError(f"kind: expected one of {', '.join(TRANSFER_SYNTAX)}, found {kind!r}.")
+    if series.frames and len(series.files) > 1:
+        raise InputError(f"{series.name}: a segmentation object of several multi-frame files is not supported.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's name values of the header, which may identify the patient
+        segmentation = _segmentation(labels, series, classes, model, kind)
+    with replacing(path) as temporary:
+        segmentation.save_as(temporary)
+        _compare(temporary, labels, series)
+
+
+def kind_of(path: str | Path) -> str:
+    """Return the kind of a DICOM segmentation object; empty if there is no such file or it is not one."""
+    try:
+        return str(
+            dcmread(path, stop_before_pixels=True, specific_tags=["SegmentationType"]).get("SegmentationType", "")
+        )
+    except (OSError, InvalidDicomError):
+        return ""
+
+
+def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], model: Model, kind: str) -> Segmentation:
+    try:
+        sources = _read_sources(series)
+        _check_labels(labels, series, classes, sources[0])
+        return _build(labels, series, classes, sources, model, kind)
+    except OSError as error:
+        raise InputError(f"{series.name}: a file of the series could not be read ({error}). Copy it again.") from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        # Without the error's text, which may have values of the header.
+        raise InputError(
+            f"{series.name}: the headers of its files do not allow a segmentation object ({type(error).__name__}). Use "
+            "the NIfTI file instead."
+        ) from error
+
+
+def _read_sources(series: Series) -> list[Dataset]:
+    """Return the images of a series without pixels, completed so that highdicom accepts them."""
+    # Without force, pydicom refuses files that lack the preamble.
+    sources = [dcmread(file, stop_before_pixels=True, force=True) for file in series.files]
+    _complete_uids(sources)
+    _check_uids(sources, series)
+    _correct(sources[0], series)  # highdicom copies from the first
+    for source in sources:
+        if series.frames:
+            _keep_frames(source, series.frames)
+        elif "ImageOrientationPatient" in source:  # highdicom takes no difference, not even of rounding
+            source.ImageOrientationPatient = sources[0].ImageOrientationPatient
+        # highdicom copies this where it is given, but scanners write other things in it; else it measures the distance.
+        source.pop("SpacingBetweenSlices", None)
+    _complete_grid(sources, series)
+    return sources
+
+
+def _check_uids(sources: list[Dataset], series: Series) -> None:
+    """Raise an error if UIDs are missing or invalid, or do not tell which images are of one series."""
+    remedy = "Export the series again, with new UIDs where it is anonymised, or use the NIfTI file."
+    for file, source in zip(series.files, sources, strict=True):
+        if empty := [name for name in UIDS if not source.get(name)]:
+            raise InputError(f"'{file}' has no {', '.join(empty)}, which a DICOM segmentation refers to. {remedy}")
+        if invalid := [name for name in UIDS if not _is_valid(source, name)]:
+            raise InputError(f"'{file}' has a {invalid[0]} that is no valid UID. {remedy}")
+    for name in ONE_OF_A_SERIES:
+        if (count := len({source[name].value for source in sources})) > 1:
+            raise InputError(f"{series.name}: its {len(sources)} files have {count} {name}s, expected one. {remedy}")
+    if (count := len({source.SOPInstanceUID for source in sources})) < len(sources):
+        raise InputError(
+            f"{series.name}: expected a SOPInstanceUID for each of its {len(sources)} files, found {count}, so that a "
+            f"segmentation would point at the wrong images. {remedy}"
+        )
+    if not series.distinct:
+        raise InputError(
+            f"{series.name}: another series has images of the same UIDs and other content, so that an archive could "
+            f"show the segmentation on those. {remedy}"
+        )
+
+
+def _is_valid(dataset: Dataset, tag: str | int) -> bool:
+    """Return whether the value of an attribute, and of all in its items, is one that the standard allows."""
+    try:
+        element = dataset[tag]
+        if element.VR == "SQ":
+            return all(_is_valid(item, inner.tag) for item in element.value for inner in item)
+        if element.VM > 1 and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
+            return False
+        for value in (element.value if element.VM > 1 else [element.value]) if element.VR in TEXTS else []:
+            validate_value(element.VR, "" if value is None else str(value), config.RAISE)
+    except Exception:  # values that pydicom cannot convert raise many types of error
+        return False
+    return True
+
+
+def _correct(source: Dataset, series: Series) -> None:
+    """Correct values that the standard forbids, or leave them out: dates with dashes, ages without a unit.
+
+    Raises:
+        InputError: It is the name or the ID of the patient, which the message does not tell.
+    """
+    for tag in list(source.keys()):
+        if _is_valid(source, tag):
+            continue
+        name = keyword_for_tag(tag)
+        if name in IDENTITY:
+            raise InputError(
+                f"{series.name}: the {name} of its files is longer than DICOM allows, has several values or forbidden "
+                "characters. Correct it, or use the NIfTI file."
+            )
+        raw = source.get_item(tag)
+        value = raw.value.decode("ascii", "ignore") if isinstance(raw.value, bytes) else str(raw.value)
+        del source[tag]
+        plain = re.sub("[-.]" if raw.VR == "DA" else ":", "", value.strip())
+        if raw.VR in ("DA", "TM") and validate_regex(raw.VR, plain)[0]:
+            source.add_new(tag, raw.VR, plain)
+    for name in MAY_BE_EMPTY:
+        if name not in source:
+            setattr(source, name, None)
+    if source.PatientSex not in (None, *SEXES):
+        source.PatientSex = None
+
+
+def _complete_grid(sources: list[Dataset], series: Series) -> None:
+    """Give the slices the equal distances of the series, where they are rounded, and a thickness where they lack it."""
+    affine = np.diag([-1, -1, 1, 1]) @ series.affine  # LPS, as in DICOM
+    count = len(series.frames or series.files)
+    grid = (affine @ [[0] * count, [0] * count, range(count), [1] * count])[:3].T
+    groups = sources[0].PerFrameFunctionalGroupsSequence if series.frames else []
+    planes = [group.PlanePositionSequence[0] for group in groups] or sources
+    positions = np.array([plane.ImagePositionPatient for plane in planes], float)
+    if np.abs(positions - grid).max() > GRID_TOLERANCE_MM:
+        for plane, position in zip(planes, grid, strict=True):
+            plane.ImagePositionPatient = [f"{value:.6f}" for value in position]
+    measures = sources[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence if series.frames else sources
+    for each in measures:
+        if not (each.get("SliceThickness") or 0) > 0:
+            each.SliceThickness = f"{np.linalg.norm(affine[:3, 2]):.6f}"
+
+
+def _compare(file: Path, labels: np.ndarray, series: Series) -> None:
+    """Raise an error if an object, read as a volume, does not have the labels at the places of the series."""
+    expected = (np.diag([-1, -1, 1, 1]) @ series.affine)[:, [2, 1, 0, 3]]  # from (slice, row, column) to LPS
+    try:
+        volume = segread(file).get_volume(combine_segments=True, skip_overlap_checks=True, dtype=np.uint8)
+        to_own = np.linalg.inv(expected) @ volume.affine  # from voxels of the object to those of the series
+        whole = np.round(to_own).astype(int)
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.subtract(volume.shape, 1), 1]
+        same = np.abs(corners @ (to_own - whole).T).max() < READ_TOLERANCE
+        slices = whole[0, 0] * np.arange(len(volume.array)) + whole[0, 3]
+        read = np.zeros_like(labels)
+        read[..., slices] = volume.array.transpose(2, 1, 0)
+        same &= np.array_equal(whole[1:], np.eye(4, dtype=int)[1:]) and np.array_equal(read, labels)
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError):
+        same = False
+    if not same:
+        raise InputError(
+            f"{series.name}: the segmentation object does not have the voxels and places of the segmentation when it "
+            "is read. Use the NIfTI file instead."
+        )
+
+
+def _complete_uids(sources: list[Dataset]) -> None:
+    """Give images without UIDs those of their file headers; others, such as the study's, follow from those."""
+    for source in sources:
+        for name, stored in (
+            ("SOPClassUID", "MediaStorageSOPClassUID"),
+            ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
+        ):
+            if not source.get(name) and source.file_meta.get(stored):
+                setattr(source, name, source.file_meta[stored].value)
+    instances = sorted(str(source.get("SOPInstanceUID", "")) for source in sources)
+    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        made = generate_uid(entropy_srcs=[name, *instances])
+        for source in sources:
+            if not source.get(name):
+                setattr(source, name, made)
+
+
+def _keep_frames(source: Dataset, frames: Sequence[int]) -> None:
+    """Reduce a multi-frame object to some frames, in their order, with orientation and spacing in the shared groups."""
+    groups = [source.PerFrameFunctionalGroupsSequence[frame] for frame in frames]
+    shared = source.SharedFunctionalGroupsSequence[0]
+    for name in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        if name not in shared and name in groups[0]:
+            setattr(shared, name, groups[0][name].value)
+    for measures in shared.PixelMeasuresSequence:
+        measures.pop("SpacingBetweenSlices", None)
+    source.PerFrameFunctionalGroupsSequence = groups
+    source.NumberOfFrames = len(groups)
+
+
+def _check_labels(labels: np.ndarray, series: Series, classes: Sequence[str], source: Dataset) -> None:
+    expected = (source.get("Columns"), source.get("Rows"), len(series.frames or series.files))
+    if labels.shape != expected or labels.dtype != np.uint8:
+        raise InputError(
+            f"{series.name}: expected labels of shape {expected} (columns, rows, slices), uint8, found {labels.shape}, "
+            f"{labels.dtype}."
+        )
+    if labels.max() >= len(classes):
+        raise InputError(f"{series.name}: found label {labels.max()}, but only {len(classes)} classes.")
+
+
+def _build(
+    labels: np.ndarray, series: Series, classes: Sequence[str], sources: list[Dataset], model: Model, kind: str
+) -> Segmentation:
+    first = sources[0]
+    planes, positions = labels.transpose(2, 1, 0), None  # (slices, rows, columns)
+    if kind == "BINARY" and not labels.any():
+        everywhere = get_plane_positions_of_image(first) if series.frames else get_plane_positions_of_series(sources)
+        planes, positions = planes[:1], everywhere[:1]
+    segmentation = Segmentation(
+        source_images=sources,
+        pixel_array=planes,
+        plane_positions=positions,
+        segmentation_type=kind,
+        segment_descriptions=_describe(classes, model),
+        series_instance_uid=UID(),
+        series_number=LEAST_SERIES_NUMBER + abs(first.get("SeriesNumber") or 0) % 10**9,  # DICOM ends at 2**31 - 1
+        sop_instance_uid=UID(),
+        instance_number=1,
+        manufacturer=PROJECT,
+        manufacturer_model_name="SwinUNETR",
+        software_versions=[model.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))],
+        device_serial_number=model.sha256[:12],  # required; of a program, this is what tells one from another
+        series_description="Segmentation by SwinUNETR",
+        transfer_syntax_uid=TRANSFER_SYNTAX[kind],
+        # A label map with all slices has the grid of its source in every program; a frame without organs takes 1 kB.
+        omit_empty_frames=kind == "BINARY" and bool(labels.any()),
+        specific_character_set=_encoding(first, classes),
+    )
+    if series.frames:  # highdicom counted those that are kept; one item can belong to several frames
+        groups = segmentation.PerFrameFunctionalGroupsSequence
+        references = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in groups]
+        for reference in {id(reference): reference for reference in references}.values():
+            reference.ReferencedFrameNumber = series.frames[reference.ReferencedFrameNumber - 1] + 1
+    return segmentation
+
+
+def _encoding(source: Dataset, classes: Sequence[str]) -> str | None:
+    """Return the character set of the source, which its archive can read, if it does for all; else UTF-8."""
+    encoding = source.get("SpecificCharacterSet")
+    accepted = encoding is None or encoding in [one.value for one in SpecificCharacterSetValues]
+    return encoding if accepted and "".join(classes).isascii() else "ISO_IR 192"
+
+
+def _describe(classes: Sequence[str], model: Model) -> list[SegmentDescription]:
+    """Return the description of each class except the background."""
+    algorithm = AlgorithmIdentificationSequence(
+        name="SwinUNETR", family=codes.cid7162.ArtificialIntelligence, version=model.version, source=PROJECT
+    )
+    described = []
+    for number, (name, colour) in enumerate(zip(classes[1:], organ_colours(len(classes) - 1), strict=True), start=1):
+        organ = " ".join(name.lower().replace("_", " ").split())
+        category = codes.cid7150.AnatomicalStructure
+        if organ not in ORGANS:  # it can be a lesion or a device; this category is true of every region
+            category = codes.cid7150.SpatialAndRelationalConcept
+        kind, side = ORGANS.get(organ, (_private_code(name), None))
+        segment = SegmentDescription(
+            segment_number=number,
+            segment_label=_text(name),
+            segmented_property_category=category,
+            segmented_property_type=kind,
+            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            anatomic_regions=REGIONS.get(organ),
+            display_color=CIELabColor.from_string(colour),
+        )
+        if side:
+            modifier = CodedConcept.from_code(side)
+            segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
+        described.append(segment)
+    return described
+
+
+def _private_code(name: str) -> Code:
+    """Return a code for a name; it is made of the name, since a label number means other things in other lists."""
+    return Code(hashlib.sha256(name.encode()).hexdigest()[:16], PRIVATE_SCHEME, _text(name))
+
+
+def _text(name: str, length: int = 64) -> str:
+    """Return a name as a DICOM text of at most ``length`` characters; a backslash would divide it into two."""
+    printable = "".join(character if character.isprintable() else " " for character in name)
+    return printable.replace("\\", "/")[:length].strip()

@@ -1,0 +1,127 @@
+"""The scans that a file or folder holds: NIfTI files and DICOM series, in any mixture."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swinunetr.data.checks import check_headers, check_image, describe_images, fingerprints
+from swinunetr.data.lists import case_name, is_nifti, list_volumes
+from swinunetr.errors import Fault, InputError
+from swinunetr.files import distinct_names, holds_results
+from swinunetr.scans.dicom import LeftOut, Series, find_series, fingerprint
+from swinunetr.tables import Table
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan to segment.
+
+    Attributes:
+        name: Path-like name of its results, without an ending.
+        file: NIfTI file; for a DICOM series, None.
+        series: DICOM series; for a NIfTI file, None.
+    """
+
+    name: str
+    file: Path | None
+    series: Series | None
+
+    @property
+    def place(self) -> str:
+        """Hash of the path of the scan's folder, which may name the patient; the scan itself may be a link."""
+        folder = (self.file or self.series.files[0]).parent.resolve()
+        return hashlib.sha256(os.fsencode(folder)).hexdigest()
+
+
+def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], list[str]]:
+    """Return the scans in a file or folder, without earlier results, and a line for each scan that is left out.
+
+    Only headers are read; tables show what was found.
+
+    Args:
+        root: File or folder of the scans.
+        output: Folder of the results, which is not searched.
+        modality: Modality of the scans.
+
+    Raises:
+        InputError: There is no such file or folder, it holds no scans or results of this project, or ``output`` holds
+            the scans.
+    """
+    _check_root(root, output)
+    entries, notes, series, left_out = _list(root, output, modality)
+    if not entries and not series and not left_out:
+        expected = f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{root}', found none."
+        raise InputError("\n".join([expected, *notes]))
+    entries, series = _with_distinct_names(entries, series)
+
+    images = check_headers(entries)
+    valid = [image for image in images if image.valid]
+    problems = [
+        f"{image.case}: {fault.what}; {fault.remedy}" for image in images for fault in image.faults if fault.stops
+    ]
+    if valid:
+        print(describe_images(valid, modality))
+    if series or left_out:
+        print(_describe_series(series, left_out))
+    for line in (*notes, *(f"left out: {problem}" for problem in problems)):
+        print(line)
+    problems += [f"{unused.name}: {unused.reason}" for unused in left_out]
+    scans = [Scan(image.case, Path(image.path), None) for image in valid]
+    return scans + [Scan(volume.name, None, volume) for volume in series], problems
+
+
+def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
+    """Return a hash of what a scan holds, wherever and however it is stored, and the problems of a NIfTI file.
+
+    Raises:
+        InputError: A DICOM file cannot be read.
+    """
+    if scan.series:
+        return fingerprint(scan.series), []
+    image = check_image(scan.file, modality)
+    return "".join(fingerprints([image]).values()), image.faults
+
+
+def _check_root(root: Path, output: Path) -> None:
+    """Check that scans are there, apart from results."""
+    if not root.exists():
+        raise InputError(f"scans: no file or folder at '{root}'.")
+    if output in (root, *root.parents):
+        raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
+    if folder := next((folder for folder in (root, *root.parents) if holds_results(folder)), None):
+        raise InputError(f"scans: '{folder}' holds results of this project, not scans. Give the folder of the scans.")
+
+
+def _list(
+    root: Path, output: Path, modality: str
+) -> tuple[list[dict[str, str]], list[str], list[Series], list[LeftOut]]:
+    """Return name and image of each NIfTI file, notes on folders, and the DICOM series with those left out."""
+    if root.is_file() and is_nifti(root):
+        return [{"name": case_name(root), "image": str(root)}], [], [], []
+    entries, notes = ([], []) if root.is_file() else list_volumes(root, without=output)
+    return entries, notes, *find_series(root, modality, without=output)
+
+
+def _with_distinct_names(
+    entries: Sequence[Mapping[str, str]], series: Sequence[Series]
+) -> tuple[list[dict[str, str]], list[Series]]:
+    """Return NIfTI files and series with names of which no two meet on any disk."""
+    sources = {entry["image"]: entry["name"] for entry in entries}
+    names = distinct_names(sources | {f"series {volume.name}": volume.name for volume in series})
+    return (
+        [{"name": names[entry["image"]], "image": entry["image"]} for entry in entries],
+        [replace(volume, name=names[f"series {volume.name}"]) for volume in series],
+    )
+
+
+def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
+    rows = []
+    for volume in series:
+        slices = f"{len(volume.frames) or len(volume.files)} slices of {volume.modality}"
+        rows.append((volume.name, "; ".join([slices, *volume.notes])))
+    rows += [(unused.name, f"left out: {unused.reason}") for unused in left_out]
+    return Table(("DICOM series", "found"), rows)

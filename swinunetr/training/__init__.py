@@ -1,0 +1,1 @@
+"""What identifies a run, its folder, and what a step trains on."""

@@ -1,0 +1,169 @@
+"""Training batches, as a function of the seed and the step."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from monai.data import set_track_meta
+from monai.networks.nets import SwinUNETR
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByPosNegLabeld,
+    RandFlipd,
+    RandGaussianNoised,
+    RandRotate90d,
+    RandShiftIntensityd,
+)
+
+from swinunetr.hardware import Hardware, memory_bytes
+from swinunetr.network.swinunetr import SPARE, training_bytes
+from swinunetr.recipe import AXES, Recipe
+from swinunetr.threads import read_ahead
+
+VALIDATION_BYTES = 4e9  # of the logits of one scan and of what a sliding window needs
+_untracked = 0  # threads within ``without_metadata``
+_lock = threading.Lock()
+
+
+def augmentation(recipe: Recipe) -> Compose:
+    """Return the random transforms of training: crops, then changes of their geometry and intensities.
+
+    The centre of a crop is on an organ with the probability ``organ_crops``, else on another voxel of the body. What a
+    deformation brings in from outside a crop is air, which is background.
+    """
+    keys = ("image", "label")
+    # Indices of the possible centres are computed once per case; finding them per step is ten times slower.
+    centres = {"voxels": "organ_voxels", "organs": "balanced_voxels"}[recipe.crop_centres]
+    transforms = [
+        RandCropByPosNegLabeld(
+            keys,
+            "label",
+            recipe.crop_size,
+            pos=recipe.organ_crops,
+            neg=1 - recipe.organ_crops,
+            num_samples=recipe.crops_per_volume,
+            fg_indices_key=centres,
+            bg_indices_key="other_voxels",
+        ),
+        *(RandFlipd(keys, recipe.flip_probability * (axis in recipe.flip_axes), i) for i, axis in enumerate(AXES)),
+        RandRotate90d(keys, prob=recipe.rotate_probability, max_k=3),
+        RandShiftIntensityd("image", offsets=0.1, prob=recipe.shift_probability),
+    ]
+    if recipe.deform_probability:
+        transforms.append(
+            RandAffined(
+                keys,
+                prob=recipe.deform_probability,
+                rotate_range=(math.radians(10),) * 3,
+                scale_range=(0.15,) * 3,
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+            )
+        )
+    if recipe.gamma_probability:
+        transforms.append(RandAdjustContrastd("image", prob=recipe.gamma_probability, gamma=(0.7, 1.5)))
+    if recipe.noise_probability:
+        transforms.append(RandGaussianNoised("image", prob=recipe.noise_probability, std=0.05))
+    return Compose(transforms)
+
+
+def next_case(cases: list[dict], seed: int, number: int) -> dict:
+    """Return the case at position ``number`` (from 1) of the training order, which is shuffled again in each epoch."""
+    epoch, position = divmod(number - 1, len(cases))
+    return cases[np.random.default_rng([seed, epoch]).permutation(len(cases))[position]]
+
+
+def place_cases(cases: list[dict], model: SwinUNETR, hardware: Hardware, batch_voxels: int) -> list[dict]:
+    """Return the cases with image and label on the GPU, so that crops are made there; 30 of BTCV take 1.1 GB.
+
+    On a CPU, or where they do not fit beside the training, the same cases are returned.
+
+    Args:
+        cases: Preprocessed cases with labels.
+        model: The network that is trained on them.
+        hardware: Device of the run.
+        batch_voxels: Voxels of one training batch.
+    """
+    if hardware.device.type != "cuda":
+        return cases
+    volumes = [case[key] for case in cases for key in ("image", "label")]
+    needed = sum(volume.numel() * volume.element_size() for volume in volumes) + VALIDATION_BYTES
+    if needed + SPARE * training_bytes(model, batch_voxels, hardware) > memory_bytes(hardware):
+        return cases
+    return [case | {key: case[key].to(hardware.device) for key in ("image", "label")} for case in cases]
+
+
+def training_batches(
+    cases: list[dict], augment: Compose, seed: int, steps: Iterable[int], hardware: Hardware
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
+    """Yield the batch of each step on the device, as :func:`training_batch` makes it for this rank.
+
+    On a GPU the next batch is made in a thread while the network trains on the present one.
+    """
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor, str]:
+        return training_batch(cases, augment, seed, hardware.sample_number(step), hardware.device)
+
+    return read_ahead(batch, steps, hardware)
+
+
+def training_batch(
+    cases: list[dict], augment: Compose, seed: int, step: int, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Return the batch of one step, which depends only on the arguments.
+
+    Args:
+        cases: Preprocessed cases with labels.
+        augment: Transforms from :func:`augmentation`; its random state is set here.
+        seed: Seed of the run.
+        step: Number of the step, from 1.
+        device: Device of the batch; None means that of the cases.
+
+    Returns:
+        Images (B, 1, X, Y, Z), float32; labels of the same shape, uint8; and the name of the case.
+    """
+    case = next_case(cases, seed, step)
+    augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
+    with without_metadata():
+        crops = augment(case | {key: case[key].as_tensor() for key in ("image", "label")})
+    images, labels = (send(torch.stack([crop[key] for crop in crops]), device) for key in ("image", "label"))
+    return images.float(), labels.to(torch.uint8), case["name"]  # a deformation makes float32 of labels
+
+
+def send(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
+    """Return a tensor on a device; a copy to a GPU starts from pinned memory, so that the host does not wait for it.
+
+    Args:
+        tensor: Tensor on any device.
+        device: Where to send it; None leaves it where it is.
+    """
+    if device is None or tensor.device.type == device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def without_metadata() -> Iterator[None]:
+    """Turn off MONAI's tracking of affines and histories, which takes most of the time of its transforms.
+
+    MONAI has one switch for all threads, so the last thread that leaves turns it on again.
+    """
+    _count_untracked(1)
+    try:
+        yield
+    finally:
+        _count_untracked(-1)
+
+
+def _count_untracked(change: int) -> None:
+    global _untracked
+    with _lock:
+        _untracked += change
+        set_track_meta(_untracked == 0)
