@@ -104,6 +104,7 @@ from swinunetr.training.batches import (
 )
 from swinunetr.training.calibration import calibrated
 from swinunetr.training.loss import class_weights, skip_ignored
+from swinunetr.training.options import PARAMETERS, PRETRAINING_PARAMETERS, choose_recipe, read_parameters
 from swinunetr.training.pretraining import (
     PretrainingNetwork,
     evaluate_tasks,
@@ -112,6 +113,6 @@ from swinunetr.training.pretraining import (
     task_losses,
 )
 from swinunetr.training.run_folder import RunFolder, require_finite
-from swinunetr.training.settings import choose_recipe, read_parameters, run_settings, trained_recipe
+from swinunetr.training.settings import run_settings, trained_recipe
 
 made_by = training_note  # its name before, which other projects import

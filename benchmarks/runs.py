@@ -18,7 +18,8 @@ from papermill import inspect_notebook
 from swinunetr.errors import CheckpointError
 from swinunetr.files import sha256
 from swinunetr.recipe import Recipe
-from swinunetr.training.settings import Options, differences, read_parameters
+from swinunetr.training.options import Options, read_parameters
+from swinunetr.training.settings import differences
 
 NOTEBOOK = Path(__file__).parent.parent / "swinunetr_finetune.ipynb"
 

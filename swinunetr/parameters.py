@@ -1,4 +1,7 @@
-"""Parameters of the notebooks, converted by type: papermill and forms pass many of them as text."""
+"""Parameters and settings as fields of dataclasses: type, allowed values and meaning of each stand in its field.
+
+papermill and forms pass many values as text, so a value is converted by the annotation of its field.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,185 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
+from typing import Any, NewType, get_args, get_type_hints
 
 from swinunetr.errors import InputError
 
+FilePath = NewType("FilePath", str)  # of a file or folder; empty means none
 MOST_FAULTS = 8  # lines of an error message
 
+# ----------------------------------------------------------------------------------------------------------- fields
 
-def text(value: object) -> str:
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values that a setting may have."""
+
+    words: str  # in an error message, after "expected"
+    test: Callable[[Any], bool]
+    least: int | None = None  # the smallest one of whole numbers
+
+
+def setting(
+    default: object, meaning: str, allowed: Allowed | None = None, parameter: bool = False, optional: bool = False
+) -> Any:
+    """Return the field of a setting of a recipe, or of another parameter of a notebook.
+
+    Args:
+        default: Its default.
+        meaning: What it is, with its unit.
+        allowed: The values that it may have; None if they are checked elsewhere or all of the type may be.
+        parameter: Whether a setting of a recipe is a parameter of the notebook too.
+        optional: Whether that parameter may be None, which leaves the value to the recipe.
+    """
+    metadata = {"meaning": meaning, "allowed": allowed, "parameter": parameter, "optional": optional}
+    return field(default=default, metadata=metadata)
+
+
+def another(base: type, name: str, default: object, meaning: str = "") -> Any:
+    """Return the field of a setting of ``base`` with another default and, if given, another meaning."""
+    metadata = base.__dataclass_fields__[name].metadata
+    return setting(default, **metadata | ({"meaning": meaning} if meaning else {}))
+
+
+def check_settings(settings: object) -> None:
+    """Check the values of a dataclass whose fields are settings.
+
+    Raises:
+        InputError: A value is not allowed; the message names its setting.
+    """
+    for each in fields(settings):
+        allowed, value = each.metadata.get("allowed"), getattr(settings, each.name)
+        if allowed and not allowed.test(value):
+            raise InputError(f"{each.name}: expected {allowed.words}, found {value!r}.")
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def at_least(least: int) -> Allowed:
+    """Return whole numbers of at least ``least``."""
+    return Allowed(f"a whole number of at least {least}", lambda value: is_whole(value) and value >= least, least)
+
+
+def within(low: float, high: float) -> Allowed:
+    """Return numbers from ``low`` to ``high``, both included."""
+    return Allowed(f"a number from {low:g} to {high:g}", lambda value: is_number(value) and low <= value <= high)
+
+
+def between(low: float, high: float) -> Allowed:
+    """Return numbers between ``low`` and ``high``, both excluded."""
+    return Allowed(f"a number between {low:g} and {high:g}", lambda value: is_number(value) and low < value < high)
+
+
+def one_of(*choices: object) -> Allowed:
+    """Return these values, of their types."""
+    words = " or ".join(map(repr, choices))
+    return Allowed(words, lambda value: any(value == choice and type(value) is type(choice) for choice in choices))
+
+
+# ------------------------------------------------------------------------------------------------------- parameters
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a notebook."""
+
+    name: str
+    kind: Any  # its type, a key of CONVERSIONS
+    optional: bool  # whether it may be None
+    default: object  # of a setting, the published one
+    meaning: str
+    words: str  # what is expected
+
+    def convert(self, value: object) -> Any:
+        """Return a value in the parameter's type; None, or its text, stays None where that is allowed.
+
+        Raises:
+            ValueError: The value cannot be converted; so do TypeError and OverflowError say.
+        """
+        if self.optional and (value is None or str(value).strip().lower() in ("none", "null", "")):
+            return None
+        return CONVERSIONS[self.kind][0](value)
+
+
+def parameters_of(options: type, recipe: type) -> dict[str, Parameter]:
+    """Return the parameters of a notebook by name: all options, and the settings of the recipe that are parameters.
+
+    Args:
+        options: Dataclass of the options; fields without a meaning are none of the parameters.
+        recipe: Dataclass of the recipe.
+    """
+    chosen = [_parameter(options, each) for each in fields(options) if each.metadata]
+    chosen += [_parameter(recipe, each) for each in fields(recipe) if each.metadata["parameter"]]
+    return {parameter.name: parameter for parameter in chosen}
+
+
+def _parameter(owner: type, each: Field) -> Parameter:
+    """Return a field of a dataclass as a parameter."""
+    hint = get_type_hints(owner)[each.name]
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    allowed, meaning, optional = (each.metadata[key] for key in ("allowed", "meaning", "optional"))
+    words = allowed.words if allowed else CONVERSIONS[kinds[0]][1]
+    return Parameter(each.name, kinds[0], optional or kinds != [hint], each.default, meaning, words)
+
+
+def convert_parameters(values: Mapping[str, object], parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return the values of parameters in their types.
+
+    Raises:
+        InputError: There are no such parameters, or values cannot be converted; the message names each of them.
+    """
+    if unknown := values.keys() - parameters.keys():
+        raise InputError(f"Expected the parameters {', '.join(parameters)}, found {', '.join(sorted(unknown))}.")
+    converted, faults = {}, []
+    for name, value in values.items():
+        try:
+            converted[name] = parameters[name].convert(value)
+        except (ValueError, TypeError, OverflowError):
+            faults.append(f"{name}: expected {parameters[name].words}, found {_short(value)}.")
+    if len(faults) > 1:
+        lines = ["Some parameters are of the wrong type:", *faults[:MOST_FAULTS]]
+        if len(faults) > MOST_FAULTS:
+            lines.append(f"... and {len(faults) - MOST_FAULTS} more")
+        raise InputError("\n".join(lines))
+    if faults:
+        raise InputError(faults[0])
+    return converted
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+# ------------------------------------------------------------------------------------------------------ conversions
+
+
+def _text(value: object) -> str:
     """Return a name as text; a number, as papermill makes of ``-p logdir 2024``, is one too."""
     if isinstance(value, bool) or not isinstance(value, str | os.PathLike | int | float):
         raise ValueError
     return str(value).strip()
 
 
-def path(value: object) -> str:
+def _path(value: object) -> str:
     """Return the name of a file or folder, with ``~`` expanded; empty stays empty."""
-    name = text(value)
+    name = _text(value)
     return str(Path(name).expanduser()) if name else ""
 
 
-def flag(value: object) -> bool:
+def _flag(value: object) -> bool:
     """Return a truth value, also of ``"true"`` and ``"false"`` in any case."""
     if isinstance(value, bool):
         return value
@@ -36,22 +197,19 @@ def flag(value: object) -> bool:
     raise ValueError
 
 
-def number(value: object) -> float:
+def _number(value: object) -> float:
     """Return a finite number, also of its text."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not math.isfinite(float(value)):
         raise ValueError
-    found = float(value)
-    if not math.isfinite(found):
-        raise ValueError
-    return found
+    return float(value)
 
 
-def whole(value: object) -> int:
+def _whole(value: object) -> int:
     """Return a whole number, also of ``4.0`` and of its text."""
-    found = number(value)
-    if found != int(found):
+    number = _number(value)
+    if number != int(number):
         raise ValueError
-    return int(found)
+    return int(number)
 
 
 def _one_or_three(convert: Callable[[object], float]) -> Callable[[object], object]:
@@ -65,91 +223,39 @@ def _one_or_three(convert: Callable[[object], float]) -> Callable[[object], obje
             return convert(value)
         if len(value) != 3:
             raise ValueError
-        return tuple(convert(one) for one in value)
+        return tuple(convert(part) for part in value)
 
     return converted
 
 
 def names(value: object) -> tuple[str, ...]:
-    """Return names, also of a text with commas between them."""
+    """Return names, also of a text with commas between them.
+
+    Raises:
+        ValueError: It is neither a list of names nor such a text.
+    """
     parts = value.strip().strip("[]()").split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         raise ValueError
     return tuple(name for part in parts if (name := part.strip().strip("'\"")))
 
 
-def settings(value: object) -> dict[str, object]:
+def _by_name(value: object) -> dict[str, object]:
     """Return settings by name, also of a JSON text such as {"schedule": "cosine"}; nothing is none."""
-    found = json.loads(value) if isinstance(value, str) and value.strip() else value or {}
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+    settings = json.loads(value) if isinstance(value, str) and value.strip() else value or {}
+    if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
         raise ValueError
-    return dict(found)
+    return dict(settings)
 
 
-A_PATH = (path, "the name of a file or folder")
-A_FLAG = (flag, "True or False")
-A_NUMBER = (number, "a number")
-A_WHOLE = (whole, "a whole number")
-
-KINDS = {  # conversion, and what is expected in words
-    "data_root": A_PATH,
-    "json_path": A_PATH,
-    "pretrained_checkpoint": A_PATH,
-    "logdir": A_PATH,
-    "cache_dir": A_PATH,
-    "recipe_name": (text, "a name"),
-    "merging": (text, "legacy, current or nothing"),
-    "modality": (text, "a name"),
-    "pretrained_decoder": A_FLAG,
-    "evaluate_only": A_FLAG,
-    "test_time_flips": A_FLAG,
-    "resume": A_FLAG,
-    "save_every": A_NUMBER,
-    "learning_rate": A_NUMBER,
-    "mask_ratio": A_NUMBER,
-    "max_steps": A_WHOLE,
-    "eval_every": A_WHOLE,
-    "crops_per_volume": A_WHOLE,
-    "volumes_per_step": A_WHOLE,
-    "mask_block": A_WHOLE,
-    "seed": A_WHOLE,
-    "fold": A_WHOLE,
-    "folds": A_WHOLE,
-    "crop_size": (_one_or_three(whole), "one or three whole numbers"),
-    "spacing_mm": (_one_or_three(number), "one or three numbers"),
-    "tasks": (names, "names with commas between them"),
-    "other_settings": (settings, 'settings by name, such as {"schedule": "cosine"}, or nothing'),
-    "largest_component": (names, "names of organs with commas between them, all, or nothing"),
+CONVERSIONS: dict[Any, tuple[Callable[[object], object], str]] = {  # by type, with what is expected in words
+    str: (_text, "a name"),
+    FilePath: (_path, "the name of a file or folder"),
+    bool: (_flag, "True or False"),
+    float: (_number, "a number"),
+    int: (_whole, "a whole number"),
+    tuple[int, int, int]: (_one_or_three(_whole), "one or three whole numbers"),
+    tuple[float, float, float]: (_one_or_three(_number), "one or three numbers"),
+    tuple[str, ...]: (names, "names with commas between them"),
+    dict[str, object]: (_by_name, 'settings by name, such as {"schedule": "cosine"}, or nothing'),
 }
-# Those that None, or its text, leaves to the recipe.
-OPTIONAL = {"max_steps", "eval_every", "learning_rate", "crops_per_volume", "volumes_per_step", "crop_size"}
-OPTIONAL |= {"merging", "fold", "folds", "spacing_mm", "tasks", "mask_ratio", "mask_block"}
-
-
-def convert_parameters(given: Mapping[str, object]) -> dict[str, object]:
-    """Return the parameters of a notebook with the types that they are used with; None leaves a value to the recipe.
-
-    Raises:
-        InputError: some cannot be converted; the message names each of them.
-    """
-    converted, faults = {}, []
-    for name, value in given.items():
-        convert, expected = KINDS[name]
-        if name in OPTIONAL and (value is None or str(value).strip().lower() in ("none", "null", "")):
-            converted[name] = None
-            continue
-        try:
-            converted[name] = convert(value)
-        except (ValueError, TypeError, OverflowError):
-            faults.append(f"{name}: expected {expected}, found {_short(value)}.")
-    if len(faults) > 1:
-        more = [f"... and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
-        raise InputError("\n".join(["Some parameters are of the wrong type:", *faults[:MOST_FAULTS], *more]))
-    if faults:
-        raise InputError(faults[0])
-    return converted
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 from swinunetr.errors import InputError
+from swinunetr.parameters import (
+    Allowed,
+    another,
+    at_least,
+    between,
+    check_settings,
+    is_number,
+    is_whole,
+    names,
+    one_of,
+    setting,
+    within,
+)
 from swinunetr.tables import Table
 
-# Allowed values: the smallest of settings that are a whole number, all of those that are a choice, and the range of
-# those that are a number.
-LEAST = {
-    "max_steps": 0,  # no training: the given weights are evaluated
-    "eval_every": 1,
-    "crops_per_volume": 1,
-    "windows_per_batch": 1,
-    "volumes_per_step": 1,
-    "window_size": 2,
-    "calibration_cases": 0,
-    "seed": 0,
-}
-CHOICES = {
-    "schedule": ("constant", "cosine"),
-    "deep_supervision": (0, 1, 2, 3),
-    "crop_centres": ("voxels", "organs"),
-    "window_weights": ("constant", "gaussian"),
-    "test_time_flips": (False, True),
-}
-RANGES = {
-    "weight_decay": (0, 1),
-    "adam_beta2": (0.5, 0.9999),
-    "class_balance": (0, 1),
-    "averaged_share": (0, 1),
-    "organ_crops": (0, 1),
-    "flip_probability": (0, 1),
-    "rotate_probability": (0, 1),
-    "deform_probability": (0, 1),
-    "shift_probability": (0, 1),
-    "gamma_probability": (0, 1),
-    "noise_probability": (0, 1),
-    "overlap": (0, 0.9),
-}
 AXES = ("x", "y", "z")
-
-SPACING_LIMITS_MM = (0.1, 20.0)  # no scan of a body is outside this range; a spacing outside it has the wrong unit
 TASKS = ("reconstruction", "rotation", "contrast")
+SPACING_LIMITS_MM = (0.1, 20.0)  # no scan of a body is outside this range; a spacing outside it has the wrong unit
+
+A_PROBABILITY = within(0, 1)
+A_CROP = Allowed(
+    "one or three multiples of 32 (the network halves each axis five times), larger than 32 x 32 x 32 (a bottleneck of "
+    "one voxel cannot be normalised), such as 64 or 96",
+    lambda crop: _three(crop, lambda c: is_whole(c) and c >= 32 and c % 32 == 0) and math.prod(crop) > 32**3,
+)
+A_SPACING = Allowed(
+    "one or three numbers from {:g} to {:g} mm".format(*SPACING_LIMITS_MM),
+    lambda spacing: _three(spacing, within(*SPACING_LIMITS_MM).test),
+)
+A_WINDOW = Allowed(
+    "two numbers in HU, the lower one first",
+    lambda window: (
+        isinstance(window, tuple) and len(window) == 2 and all(map(is_number, window)) and window[0] < window[1]
+    ),
+)
+HEADS = Allowed(  # of the attention
+    "a multiple of 12 (heads: 3, 6, 12, 24)", lambda size: is_whole(size) and size >= 12 and size % 12 == 0
+)
+A_NORM = Allowed("a number above 0, or None", lambda norm: norm is None or (is_number(norm) and norm > 0))
+SOME_AXES = Allowed("some of x, y and z", lambda axes: _is_names(axes) and set(axes) <= set(AXES))
+SOME_ORGANS = Allowed("names of organs with commas between them, all, or nothing", lambda organs: _is_names(organs))
+SOME_TASKS = Allowed(
+    "reconstruction, which trains the decoder, alone or with rotation and contrast",
+    lambda tasks: _is_names(tasks) and "reconstruction" in tasks and set(tasks) <= set(TASKS),
+)
+
+
+def _three(values: object, test: Callable[[object], bool]) -> bool:
+    return isinstance(values, tuple) and len(values) == 3 and all(map(test, values))
+
+
+def _is_names(values: object) -> bool:
+    return isinstance(values, tuple) and all(isinstance(name, str) for name in values)
 
 
 @dataclass(frozen=True)
@@ -54,59 +70,52 @@ class CommonRecipe:
     ``crop_size`` and ``spacing_mm`` also accept one number, which then applies to all three axes.
 
     Raises:
-        InputError: A value is outside its bounds; the message names the setting.
+        InputError: A value is not allowed; the message names the setting.
     """
 
-    max_steps: int = 30_000
-    eval_every: int = 100  # steps between two validations
-    learning_rate: float = 1e-4
-    schedule: str = "constant"  # or "cosine": linear warm-up in the first 5% of the steps, then decay to 0 at max_steps
-    weight_decay: float = 1e-5
-    crops_per_volume: int = 4  # batch size of fine-tuning, where one step takes its crops from one volume
-    crop_size: tuple[int, int, int] = (96, 96, 96)  # voxels of the training grid; also the sliding window of inference
-    spacing_mm: tuple[float, float, float] = (1.5, 1.5, 2.0)  # training grid: x, y, z (right, anterior, superior)
-    hu_window: tuple[float, float] = (-175.0, 250.0)  # mapped to 0..1 and clipped; includes fat and enhanced vessels
-    feature_size: int = 48  # channels after the patch embedding; a checkpoint overrides it
-    window_size: int = 7  # tokens along each edge of an attention window; a checkpoint overrides it
-    seed: int = 0  # decides initial weights, order of volumes, crops and augmentation
+    kind: ClassVar[str]  # of the run
+
+    max_steps: int = setting(30_000, "training steps", at_least(0), parameter=True, optional=True)
+    eval_every: int = setting(100, "steps between two validations", at_least(1), parameter=True, optional=True)
+    learning_rate: float = setting(1e-4, "of AdamW", between(0, 1), parameter=True, optional=True)
+    schedule: str = setting(
+        "constant",
+        "of the learning rate; cosine: linear warm-up in the first 5% of the steps, then decay to 0 at max_steps",
+        one_of("constant", "cosine"),
+    )
+    weight_decay: float = setting(1e-5, "of AdamW", within(0, 1))
+    crops_per_volume: int = setting(
+        4, "crops cut from the one volume of a step, the batch size", at_least(1), parameter=True, optional=True
+    )
+    crop_size: tuple[int, int, int] = setting(
+        (96, 96, 96), "voxels of a crop, one number or x, y, z, multiples of 32", A_CROP, parameter=True, optional=True
+    )
+    spacing_mm: tuple[float, float, float] = setting(
+        (1.5, 1.5, 2.0),
+        "voxel size of the training grid in mm, one number or x, y, z",
+        A_SPACING,
+        parameter=True,
+        optional=True,
+    )
+    hu_window: tuple[float, float] = setting(
+        (-175.0, 250.0), "intensities of CT that become 0 and 1; includes fat and enhanced vessels", A_WINDOW
+    )
+    feature_size: int = setting(48, "channels after the patch embedding; a checkpoint overrides it", HEADS)
+    window_size: int = setting(
+        7, "tokens along each edge of an attention window; a checkpoint overrides it", at_least(2)
+    )
+    seed: int = setting(
+        0, "decides initial weights, order of volumes, crops and augmentation", at_least(0), parameter=True
+    )
 
     def __post_init__(self) -> None:
         for name in ("crop_size", "spacing_mm"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,) * 3)
-        for name, least in LEAST.items():
-            value = getattr(self, name, least)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name, allowed[0])
-            if not any(value == one and type(value) is type(one) for one in allowed):
-                raise InputError(f"{name}: expected {' or '.join(map(repr, allowed))}, found {value!r}.")
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name, low)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-                raise InputError(f"{name}: expected a number from {low:g} to {high:g}, found {value!r}.")
-        window = self.hu_window
-        numbers = isinstance(window, list | tuple) and all(map(_is_finite, window))
-        if not numbers or len(window) != 2 or not window[0] < window[1]:
-            raise InputError(f"hu_window: expected two numbers in HU, the lower one first, found {window!r}.")
-        object.__setattr__(self, "hu_window", tuple(window))
-        if not isinstance(self.learning_rate, int | float) or not 0 < self.learning_rate < 1:
-            raise InputError(f"learning_rate: expected a number between 0 and 1, found {self.learning_rate!r}.")
-        if not isinstance(self.feature_size, int) or self.feature_size < 12 or self.feature_size % 12:
-            raise InputError(
-                f"feature_size: expected a multiple of 12 (heads: 3, 6, 12, 24), found {self.feature_size}."
-            )
-        low, high = SPACING_LIMITS_MM
-        spacing = self.spacing_mm
-        if len(spacing) != 3 or not all(isinstance(mm, int | float) and low <= mm <= high for mm in spacing):
-            raise InputError(f"spacing_mm: expected one or three numbers from {low:g} to {high:g} mm, found {spacing}.")
-        crop = self.crop_size
-        if len(crop) != 3 or any(not isinstance(c, int) or c < 32 or c % 32 for c in crop) or math.prod(crop) <= 32**3:
-            raise InputError(
-                "crop_size: expected one or three multiples of 32 (the network halves each axis five times), larger "
-                f"than 32 x 32 x 32 (a bottleneck of one voxel cannot be normalised), found {crop}. Try 64 or 96."
-            )
+        for name, value in vars(self).items():
+            if isinstance(value, list):  # as JSON has them
+                object.__setattr__(self, name, tuple(value))
+        check_settings(self)
 
     def _require_square(self, rotated: str) -> None:
         """Check that the crop is square in the axial plane."""
@@ -117,17 +126,6 @@ class CommonRecipe:
             )
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _names(setting: str, value: object) -> tuple[str, ...]:
-    """Return the names that a setting lists, after checking that it is a list of names."""
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise InputError(f"{setting}: expected a list of names, found {value!r}.")
-    return tuple(value)
-
-
 @dataclass(frozen=True)
 class Recipe(CommonRecipe):
     """Settings of a fine-tuning run; the defaults are the published ones.
@@ -136,39 +134,71 @@ class Recipe(CommonRecipe):
     learning rate of 4e-4.
 
     Raises:
-        InputError: A value is outside its bounds; the message names the setting.
+        InputError: A value is not allowed; the message names the setting.
     """
 
-    adam_beta2: float = 0.999  # AdamW scales a step by the squared gradients of the last 1 / (1 - adam_beta2) steps
-    clip_norm: float | None = None  # largest norm of the gradient of all weights; None: no clipping
-    class_balance: float = 0.0  # a class has the weight frequency ** -class_balance in the loss; 0: equal weights
-    calibration_cases: int = 0  # training cases on which the head is set so that organs have the right volume; 0: none
-    deep_supervision: int = 0  # levels of the decoder below the output that have a loss of their own
-    averaged_share: float = 0.0  # of max_steps, over which the weights are averaged exponentially; 0: no average
-    organ_crops: float = 0.5  # share of the crops with their centre on an organ
-    crop_centres: str = "voxels"  # of organs, all alike; or "organs": the organ is drawn first, all alike
-    flip_probability: float = 0.1  # for each axis of flip_axes
-    flip_axes: tuple[str, ...] = AXES  # of x, y, z; along x, left and right organs change places
-    rotate_probability: float = 0.1  # by 90, 180 or 270 degrees in the axial plane
-    deform_probability: float = 0.0  # of a rotation by up to 10 degrees about each axis with a scaling by up to 15%
-    shift_probability: float = 0.5  # of adding a random number from -0.1 to 0.1 to all intensities
-    gamma_probability: float = 0.0  # of raising the intensities to a power from 0.7 to 1.5
-    noise_probability: float = 0.0  # of adding Gaussian noise with a standard deviation of up to 0.05
-    overlap: float = 0.25  # of neighbouring positions of the sliding window
-    window_weights: str = "constant"  # of the voxels of a window where windows overlap; or "gaussian"
-    windows_per_batch: int = 4  # positions of the sliding window that the network computes at a time
-    test_time_flips: bool = False  # average the final predictions over all eight combinations of axis flips
-    largest_component: tuple[str, ...] = ()  # organs of which only the largest connected piece is kept, or "all"
+    kind = "fine-tuning"
+
+    adam_beta2: float = setting(
+        0.999,
+        "AdamW scales a step by the squared gradients of the last 1 / (1 - adam_beta2) steps",
+        within(0.5, 0.9999),
+    )
+    clip_norm: float | None = setting(None, "largest norm of the gradient of all weights; None: no clipping", A_NORM)
+    class_balance: float = setting(
+        0.0, "a class has the weight frequency ** -class_balance in the loss; 0: equal weights", within(0, 1)
+    )
+    calibration_cases: int = setting(
+        0, "training cases on which the head is set so that organs have the right volume; 0: none", at_least(0)
+    )
+    deep_supervision: int = setting(
+        0, "levels of the decoder below the output that have a loss of their own", one_of(0, 1, 2, 3)
+    )
+    averaged_share: float = setting(
+        0.0, "of max_steps, over which the weights are averaged exponentially; 0: no average", within(0, 1)
+    )
+    organ_crops: float = setting(0.5, "share of the crops with their centre on an organ", A_PROBABILITY)
+    crop_centres: str = setting(
+        "voxels", "of organs, all alike; or organs: the organ is drawn first, all alike", one_of("voxels", "organs")
+    )
+    flip_probability: float = setting(0.1, "for each axis of flip_axes", A_PROBABILITY)
+    flip_axes: tuple[str, ...] = setting(AXES, "of x, y, z; along x, left and right organs change places", SOME_AXES)
+    rotate_probability: float = setting(0.1, "by 90, 180 or 270 degrees in the axial plane", A_PROBABILITY)
+    deform_probability: float = setting(
+        0.0, "of a rotation by up to 10 degrees about each axis with a scaling by up to 15%", A_PROBABILITY
+    )
+    shift_probability: float = setting(
+        0.5, "of adding a random number from -0.1 to 0.1 to all intensities", A_PROBABILITY
+    )
+    gamma_probability: float = setting(0.0, "of raising the intensities to a power from 0.7 to 1.5", A_PROBABILITY)
+    noise_probability: float = setting(
+        0.0, "of adding Gaussian noise with a standard deviation of up to 0.05", A_PROBABILITY
+    )
+    overlap: float = setting(0.25, "of neighbouring positions of the sliding window", within(0, 0.9))
+    window_weights: str = setting(
+        "constant", "of the voxels of a window where windows overlap", one_of("constant", "gaussian")
+    )
+    windows_per_batch: int = setting(
+        4, "positions of the sliding window that the network computes at a time", at_least(1)
+    )
+    test_time_flips: bool = setting(
+        False,
+        "average the final predictions over eight mirrored scans; takes eight times as long",
+        one_of(True, False),
+        parameter=True,
+    )
+    largest_component: tuple[str, ...] = setting(
+        (),
+        "organs of which only the largest connected piece is kept, with commas, or all",
+        SOME_ORGANS,
+        parameter=True,
+    )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("flip_axes", "largest_component"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, _names(name, (value,) if isinstance(value, str) else value))
-        if not set(self.flip_axes) <= set(AXES):
-            raise InputError(f"flip_axes: expected some of x, y and z, found {', '.join(map(str, self.flip_axes))}.")
-        if self.clip_norm is not None and not (_is_finite(self.clip_norm) and self.clip_norm > 0):
-            raise InputError(f"clip_norm: expected a number above 0, or None, found {self.clip_norm!r}.")
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
+        super().__post_init__()
         if self.rotate_probability:
             self._require_square("crops")
         if self.test_time_flips and not (self.flip_probability and self.flip_axes):
@@ -186,35 +216,48 @@ class PretrainingRecipe(CommonRecipe):
     ``tasks`` may also be a string of names separated by commas.
 
     Raises:
-        InputError: A value is outside its bounds; the message names the setting.
+        InputError: A value is not allowed; the message names the setting.
     """
 
-    learning_rate: float = 4e-4
-    schedule: str = "cosine"
-    tasks: tuple[str, ...] = TASKS
-    crops_per_volume: int = 2  # each gives two views with the contrastive task, otherwise one
-    volumes_per_step: int = 1
-    mask_ratio: float = 0.3  # approximate share of the voxels of a view
-    mask_block: int = 24  # edge of a masked block, in voxels
-    temperature: float = 0.5  # of the contrastive loss; a lower one gives the most similar other crops more weight
+    kind = "pre-training"
+
+    max_steps: int = setting(30_000, "training steps", at_least(1), parameter=True, optional=True)
+    eval_every: int = another(CommonRecipe, "eval_every", 100, "steps between two evaluations on the held-out volumes")
+    learning_rate: float = another(CommonRecipe, "learning_rate", 4e-4)
+    schedule: str = another(CommonRecipe, "schedule", "cosine")
+    volumes_per_step: int = setting(1, "volumes per step on each GPU", at_least(1), parameter=True, optional=True)
+    crops_per_volume: int = another(
+        CommonRecipe,
+        "crops_per_volume",
+        2,
+        "crops from each volume, with two views per crop if contrast is a task",
+    )
+    tasks: tuple[str, ...] = setting(
+        TASKS,
+        "reconstruction, optionally also rotation and contrast, with commas; published all three",
+        SOME_TASKS,
+        parameter=True,
+        optional=True,
+    )
+    mask_ratio: float = setting(
+        0.3, "approximate share of a view that is masked", between(0, 0.95), parameter=True, optional=True
+    )
+    mask_block: int = setting(24, "edge of a masked block in voxels", at_least(2), parameter=True, optional=True)
+    temperature: float = setting(
+        0.5,
+        "of the contrastive loss; a lower one gives the most similar other crops more weight",
+        Allowed("a number above 0", lambda value: is_number(value) and value > 0),
+    )
+    seed: int = another(
+        CommonRecipe, "seed", 0, "decides initial weights, order of volumes, crops, rotations and masks"
+    )
 
     def __post_init__(self) -> None:
+        if isinstance(self.tasks, str):
+            object.__setattr__(self, "tasks", names(self.tasks))
         super().__post_init__()
-        if self.max_steps < 1:
-            raise InputError("max_steps: expected at least one step, found 0.")
-        names = self.tasks.split(",") if isinstance(self.tasks, str) else self.tasks
-        object.__setattr__(self, "tasks", tuple(name.strip() for name in _names("tasks", names)))
-        if "reconstruction" not in self.tasks or not set(self.tasks) <= set(TASKS):
-            raise InputError(
-                "tasks: expected reconstruction, which trains the decoder, alone or with rotation and contrast, "
-                f"found {', '.join(self.tasks)!r}."
-            )
-        if not isinstance(self.mask_block, int) or not 2 <= self.mask_block <= min(self.crop_size):
+        if self.mask_block > min(self.crop_size):
             raise InputError(f"mask_block: expected 2 voxels up to {min(self.crop_size)}, found {self.mask_block!r}.")
-        if not isinstance(self.mask_ratio, int | float) or not 0 < self.mask_ratio < 0.95:
-            raise InputError(f"mask_ratio: expected a number above 0 and below 0.95, found {self.mask_ratio!r}.")
-        if not isinstance(self.temperature, int | float) or not self.temperature > 0:
-            raise InputError(f"temperature: expected a number above 0, found {self.temperature!r}.")
         if "contrast" in self.tasks and self.volumes_per_step * self.crops_per_volume < 2:
             raise InputError(
                 "volumes_per_step and crops_per_volume: expected at least two crops per step, which the contrastive "
@@ -273,6 +316,13 @@ PRETRAINING_DEMO = PretrainingRecipe(
 RECIPES = {"published": Recipe(), "tuned": TUNED, "demo": DEMO}
 PRETRAINING_RECIPES = {"published": PretrainingRecipe(), "demo": PRETRAINING_DEMO}
 
+# The smallest allowed value of each setting that is a whole number; other projects import this.
+LEAST = {
+    field.name: allowed.least
+    for field in (*fields(PretrainingRecipe), *fields(Recipe))
+    if (allowed := field.metadata["allowed"]) and allowed.least is not None
+}
+
 
 def learning_rate_at(step: int, recipe: CommonRecipe) -> float:
     """Return the learning rate of a step from 1 to ``max_steps``, which depends only on the step and the recipe."""
@@ -285,17 +335,19 @@ def learning_rate_at(step: int, recipe: CommonRecipe) -> float:
 
 
 def describe_recipe(recipe: CommonRecipe) -> Table:
-    """Return a table of all settings, with the published value beside each one that differs from it."""
-    published = asdict(type(recipe)())
-    rows = [
-        (name, _as_text(value), "" if value == published[name] else _as_text(published[name]))
-        for name, value in asdict(recipe).items()
-    ]
-    return Table(("setting", "this run", "published, where it differs"), rows)
+    """Return a table of all settings, with the published value beside each one that differs, and what each is."""
+    rows = []
+    for field in fields(recipe):
+        value, published = getattr(recipe, field.name), field.default
+        differing = "" if value == published else as_text(published)
+        rows.append((field.name, as_text(value), differing, field.metadata["meaning"]))
+    return Table(("setting", "this run", "published, where it differs", "what it is"), rows)
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return the value of a setting as a reader writes it: ``96 x 96 x 96``, or names with commas between them."""
     if not isinstance(value, tuple):
         return str(value)
-    names = all(isinstance(part, str) for part in value)  # of tasks or organs
-    return (", ".join(value) or "none") if names else " x ".join(map(str, value))
+    if all(isinstance(part, str) for part in value):  # tasks or organs
+        return ", ".join(value) or "none"
+    return " x ".join(map(str, value))

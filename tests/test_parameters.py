@@ -1,13 +1,18 @@
 """Every parameter of both notebooks is converted, or refused by its name."""
 
 import re
+from ast import literal_eval
 
 import pytest
 from conftest import PROJECT
 from papermill import inspect_notebook
 
 from swinunetr.errors import InputError
-from swinunetr.parameters import KINDS, OPTIONAL, convert_parameters
+from swinunetr.parameters import FilePath, convert_parameters
+from swinunetr.recipe import as_text
+from swinunetr.training.options import PARAMETERS, PRETRAINING_PARAMETERS
+
+ALL = PRETRAINING_PARAMETERS | PARAMETERS
 
 TAKEN = [
     ("resume", "false", False),
@@ -44,40 +49,60 @@ TAKEN = [
 
 @pytest.mark.parametrize(("name", "value", "expected"), TAKEN)
 def test_a_value_is_converted_to_its_type(name, value, expected):
-    (found,) = convert_parameters({name: value}).values()
-    assert found == expected and type(found) is type(expected)
+    (converted,) = convert_parameters({name: value}, ALL).values()
+    assert converted == expected and type(converted) is type(expected)
 
 
 def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert convert_parameters({"cache_dir": "~/cache"}) == {"cache_dir": str(tmp_path / "cache")}
+    assert convert_parameters({"cache_dir": "~/cache"}, ALL) == {"cache_dir": str(tmp_path / "cache")}
 
 
 WRONG = [True, [1, 2], {"a": 1}, "maybe", "", None, float("nan"), 0.5, [1, "x", 3], object()]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_wrong_type_is_refused_by_name_or_converted(name):
-    _, expected = KINDS[name]
     refused = 0
     for value in WRONG:
         try:
-            (found,) = convert_parameters({name: value}).values()
+            (converted,) = convert_parameters({name: value}, ALL).values()
         except InputError as error:
-            assert re.match(rf"{name}: expected {expected}, found .+\.$", str(error))
+            assert re.match(rf"{name}: expected {re.escape(ALL[name].words)}, found .+\.$", str(error))
             refused += 1
         else:
-            assert (found is None and name in OPTIONAL) or isinstance(found, str | bool | int | float | tuple | dict)
+            allowed = str | bool | int | float | tuple | dict
+            assert (converted is None and ALL[name].optional) or isinstance(converted, allowed)
     assert refused >= 4
 
 
 def test_all_wrong_ones_are_named_in_a_short_message():
     with pytest.raises(InputError) as caught:
-        convert_parameters(dict.fromkeys(KINDS, object()))
+        convert_parameters(dict.fromkeys(ALL, object()), ALL)
     lines = str(caught.value).splitlines()
-    assert len(lines) <= 12 and "data_root: expected" in lines[1] and lines[-1] == f"... and {len(KINDS) - 8} more"
+    assert len(lines) <= 12 and ": expected" in lines[1] and lines[-1] == f"... and {len(ALL) - 8} more"
 
 
-@pytest.mark.parametrize("notebook", ["swinunetr_finetune.ipynb", "ssl_train.ipynb"])
-def test_every_parameter_of_a_notebook_has_a_type(notebook):
-    assert set(inspect_notebook(str(PROJECT / notebook))) <= set(KINDS)
+def test_a_parameter_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match="Expected the parameters data_root, .* found logfir"):
+        convert_parameters({"logfir": "runs"}, PARAMETERS)
+
+
+NOTEBOOKS = {"swinunetr_finetune.ipynb": PARAMETERS, "ssl_train.ipynb": PRETRAINING_PARAMETERS}
+NUMBERS = (int, float, tuple[int, int, int], tuple[float, float, float])
+TYPES = {FilePath: "str", tuple[int, int, int]: "list", tuple[float, float, float]: "list", dict[str, object]: "dict"}
+TYPES |= {kind: kind.__name__ for kind in (str, int, float, bool)} | {tuple[str, ...]: "str"}
+
+
+@pytest.mark.parametrize(("notebook", "parameters"), NOTEBOOKS.items())
+def test_the_cell_of_a_notebook_says_of_each_parameter_what_its_field_says(notebook, parameters):
+    cell = inspect_notebook(str(PROJECT / notebook))
+    assert cell.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        line, default = cell[name], literal_eval(cell[name]["default"])
+        kind, left_to_the_recipe = parameter.kind, default is None and parameter.default is not None
+        published = f"; published {as_text(parameter.default)}" if left_to_the_recipe and kind in NUMBERS else ""
+        assert line["help"] == parameter.meaning + published, name
+        assert parameter.convert(default) in (None, parameter.convert(parameter.default)), name
+        assert not published or parameter.convert(default) is None, name
+        assert line["inferred_type_name"] == TYPES[kind], name

@@ -23,7 +23,7 @@ from swinunetr.results.evaluation import (
     worst_and_best,
 )
 from swinunetr.results.metrics import dice_per_organ, mean_dice
-from swinunetr.training.settings import choose_recipe
+from swinunetr.training.options import choose_recipe
 
 
 class CopiesLabels(torch.nn.Module):

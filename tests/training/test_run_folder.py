@@ -25,7 +25,7 @@ from swinunetr.network.checkpoints import build_swinunetr, save_weights, trainin
 from swinunetr.training.run_folder import RunFolder, require_finite
 from swinunetr.training.settings import run_settings
 
-SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4, "schedule": "cosine"}, "seed": 0}
+SETTINGS = {"recipe": {"max_steps": 10, "learning_rate": 1e-4, "schedule": "cosine", "seed": 0}}
 
 
 def open_run(folder, settings=SETTINGS, **options) -> RunFolder:
@@ -82,7 +82,8 @@ def test_summary_is_valid_json_with_null_for_an_absent_organ(small_data, tmp_pat
     assert summary["dice_per_organ"] == {"left box": 1.0, "right box": None}
     assert summary["split"] == {"training": ["img0001", "img0002"], "validation": ["img0003"]}
     assert summary["recipe"]["crop_size"] == [64, 64, 64] and summary["pretrained_checkpoint"] == "a.pth"
-    assert {"seed", "versions", "hardware", "seconds", "data_root"} <= set(summary)
+    assert {"kind", "recipe", "versions", "hardware", "seconds", "data_root"} <= set(summary)
+    assert summary["recipe"]["seed"] == 0
 
 
 def run_steps(folder, until, stop_at=None, save_every=1e9, settings=SETTINGS):
@@ -147,7 +148,7 @@ def test_a_folder_without_an_undamaged_state_is_refused(tmp_path):
 
 def test_the_state_of_another_run_is_refused(tmp_path):
     run_steps(tmp_path / "run", 3)
-    run_steps(tmp_path / "other", 3, settings=SETTINGS | {"seed": 1})
+    run_steps(tmp_path / "other", 3, settings={"recipe": SETTINGS["recipe"] | {"seed": 1}})
     shutil.copy(tmp_path / "other/state.pt", tmp_path / "run/state.pt")
     with pytest.raises(InputError, match="state of a run with other settings.*\n  seed: 1 in the folder, 0 now"):
         open_run(tmp_path / "run")
@@ -198,8 +199,9 @@ def test_a_damaged_summary_costs_no_more_than_the_time_that_it_notes(content, tm
 
 
 def test_the_weights_of_another_run_are_refused(tmp_path):
-    settings = {"recipe": json.loads(json.dumps(asdict(SMALL)))}
-    run, other = (open_run(tmp_path / name, settings | {"seed": seed}) for seed, name in enumerate(("run", "other")))
+    recipe = json.loads(json.dumps(asdict(SMALL)))
+    settings = [{"recipe": recipe | {"seed": seed}} for seed in (0, 1)]
+    run, other = (open_run(tmp_path / name, each) for name, each in zip(("run", "other"), settings, strict=True))
     with pytest.raises(InputError, match="best_model.pth' is missing"):
         run.saved_weights("best_model.pth")
     for one in (run, other):
@@ -251,7 +253,7 @@ def test_restoring_again_in_the_same_process_loads_the_last_state(tmp_path):
 
 def test_a_changed_recipe_is_refused_with_the_difference_and_two_solutions(tmp_path):
     run_steps(tmp_path, 3)
-    changed = {"recipe": SETTINGS["recipe"] | {"max_steps": 20}, "seed": 0}
+    changed = {"recipe": SETTINGS["recipe"] | {"max_steps": 20}}
     with pytest.raises(InputError, match="max_steps: 10 in the folder, 20 now(.|\n)*Restore them.*another folder") as e:
         open_run(tmp_path, settings=changed)
     assert "learning_rate" not in str(e.value)
@@ -278,7 +280,7 @@ CONSTANT = {"max_steps": 10, "schedule": "constant", "test_time_flips": False, "
 
 
 def settings_with(**changes) -> dict:
-    return {"recipe": CONSTANT | changes, "seed": 0}
+    return {"recipe": CONSTANT | changes}
 
 
 def test_before_its_first_validation_a_run_has_nothing_to_evaluate(tmp_path):
@@ -451,7 +453,7 @@ def test_without_training_no_state_is_written(tmp_path):
     run.write_table([{"organ": "liver", "dice": 0.5}], "evaluation.csv")
     assert not (tmp_path / "state.pt").exists()
     with pytest.raises(InputError, match="holds a run with other settings"):
-        open_run(tmp_path, {"recipe": CONSTANT | {"max_steps": 0}, "seed": 1}, trains=False)
+        open_run(tmp_path, {"recipe": CONSTANT | {"max_steps": 0, "seed": 1}}, trains=False)
 
 
 def test_a_long_interval_between_states_is_kept(tmp_path):

@@ -11,11 +11,12 @@ from swinunetr.data.lists import Dataset
 from swinunetr.errors import CheckpointError, InputError
 from swinunetr.network.checkpoints import build_swinunetr, save_weights
 from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe
-from swinunetr.training.settings import choose_recipe, identity, read_parameters, run_settings, trained_recipe
+from swinunetr.training.options import choose_recipe, read_parameters
+from swinunetr.training.settings import identity, run_settings, trained_recipe
 
 
 def test_a_parameter_replaces_the_value_of_the_recipe_unless_it_is_none():
-    recipe = read_parameters(**NOTEBOOK | {"max_steps": 7, "learning_rate": None, "crop_size": 96})[1]
+    recipe = read_parameters(NOTEBOOK | {"max_steps": 7, "learning_rate": None, "crop_size": 96})[1]
     assert (recipe.max_steps, recipe.learning_rate, recipe.crop_size) == (7, DEMO.learning_rate, (96, 96, 96))
 
 
@@ -44,21 +45,21 @@ NOTEBOOK = {
 
 
 def test_data_decide_between_the_recipes_and_a_name_overrides_them():
-    assert read_parameters(**NOTEBOOK)[1] == DEMO
-    assert read_parameters(**NOTEBOOK | {"data_root": "/data"})[1] == Recipe()
-    assert read_parameters(**NOTEBOOK | {"data_root": "/data", "recipe_name": "demo"})[1] == DEMO
+    assert read_parameters(NOTEBOOK)[1] == DEMO
+    assert read_parameters(NOTEBOOK | {"data_root": "/data"})[1] == Recipe()
+    assert read_parameters(NOTEBOOK | {"data_root": "/data", "recipe_name": "demo"})[1] == DEMO
     with pytest.raises(InputError, match="recipe_name: expected one of .*'demo', 'published'.*found 'best'"):
-        read_parameters(**NOTEBOOK | {"recipe_name": "best"})
+        read_parameters(NOTEBOOK | {"recipe_name": "best"})
 
 
 def test_folds_are_options():
-    options, _ = read_parameters(**NOTEBOOK | {"fold": "0", "folds": 5})
+    options, _ = read_parameters(NOTEBOOK | {"fold": "0", "folds": 5})
     assert (options.fold, options.folds) == (0, 5)
-    assert read_parameters(**NOTEBOOK | {"fold": None, "folds": "None"})[0].folds is None
+    assert read_parameters(NOTEBOOK | {"fold": None, "folds": "None"})[0].folds is None
 
 
 def test_texts_from_papermill_are_converted():
-    options, recipe = read_parameters(**NOTEBOOK | {"resume": "false", "seed": "3", "pretrained_decoder": "False"})
+    options, recipe = read_parameters(NOTEBOOK | {"resume": "false", "seed": "3", "pretrained_decoder": "False"})
     assert (options.resume, options.pretrained_decoder, recipe.seed) == (False, False, 3)
 
 
@@ -67,11 +68,11 @@ def test_weights_are_evaluated_in_the_recipe_of_their_training(given, tmp_path):
     noted = {"recipe": asdict(replace(DEMO, overlap=0.5, feature_size=24))}
     save_weights(build_swinunetr(2, feature_size=24, window_size=4), tmp_path / "best_model.pth", note=noted)
     chosen = NOTEBOOK | {"pretrained_checkpoint": tmp_path / "best_model.pth", "data_root": "/data"} | given
-    options, recipe = read_parameters(**chosen)
+    options, recipe = read_parameters(chosen)
     assert options.evaluate_only and options.checkpoint == tmp_path / "best_model.pth"
     assert (recipe.overlap, recipe.feature_size, recipe.max_steps) == (0.5, 24, 0)
     with pytest.raises(InputError, match="evaluate_only: expected weights.*pretrained_checkpoint"):
-        read_parameters(**NOTEBOOK | given)
+        read_parameters(NOTEBOOK | given)
 
 
 def test_evaluation_of_weights_for_other_classes_is_refused_and_training_from_them_is_not(tmp_path):
@@ -88,15 +89,15 @@ def test_evaluation_of_weights_for_other_classes_is_refused_and_training_from_th
 
 def test_other_settings_are_those_of_the_recipe_that_have_no_parameter():
     given = NOTEBOOK | {"other_settings": {"deep_supervision": 2, "flip_axes": ["y"]}}
-    recipe = read_parameters(**given)[1]
+    recipe = read_parameters(given)[1]
     assert recipe == replace(DEMO, deep_supervision=2, flip_axes=("y",))
-    assert read_parameters(**given | {"other_settings": '{"clip_norm": null}'})[1].clip_norm is None
+    assert read_parameters(given | {"other_settings": '{"clip_norm": null}'})[1].clip_norm is None
     with pytest.raises(InputError, match="other_settings: expected settings of the recipe, found momentum"):
-        read_parameters(**given | {"other_settings": {"momentum": 0.9}})
+        read_parameters(given | {"other_settings": {"momentum": 0.9}})
     with pytest.raises(InputError, match="other_settings: max_steps are parameters of their own"):
-        read_parameters(**given | {"other_settings": {"max_steps": 9}})
+        read_parameters(given | {"other_settings": {"max_steps": 9}})
     with pytest.raises(InputError, match="overlap: expected a number from 0 to 0.9, found 'half'"):
-        read_parameters(**given | {"other_settings": {"overlap": "half"}})
+        read_parameters(given | {"other_settings": {"overlap": "half"}})
 
 
 def test_a_run_of_a_version_without_some_settings_is_still_the_same_run():
@@ -112,8 +113,8 @@ NEW = {name: getattr(Recipe(), name) for name in ("adam_beta2", "deep_supervisio
 def test_pretraining_needs_a_step():
     names = ("data_root", "pretrained_checkpoint", "logdir", "recipe_name", "resume", "cache_dir", "save_every", "seed")
     given = {name: NOTEBOOK[name] for name in names} | {"json_path": "", "modality": "CT"}
-    with pytest.raises(InputError, match="max_steps: expected at least one step, found 0"):
-        read_parameters(PRETRAINING_RECIPES, **given, max_steps=0)
+    with pytest.raises(InputError, match="max_steps: expected a whole number of at least 1, found 0"):
+        read_parameters(given | {"max_steps": 0}, PRETRAINING_RECIPES)
 
 
 def test_a_larger_network_than_the_demo_s_gets_the_published_learning_rate(tmp_path):
@@ -136,8 +137,8 @@ def test_several_checkpoints_are_averaged_to_evaluate_and_refused_to_train(tmp_p
         save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
     given = NOTEBOOK | {"pretrained_checkpoint": f"{files[0]}, {files[1]}"}
     with pytest.raises(InputError, match="pretrained_checkpoint: expected one file to train from, found 2"):
-        read_parameters(**given)
-    options, recipe = read_parameters(**given | {"evaluate_only": True})
+        read_parameters(given)
+    options, recipe = read_parameters(given | {"evaluate_only": True})
     assert options.checkpoint == files[0] and options.ensemble == tuple(files)
     data = Dataset(classes, "CT", [], [], [])
     choices = {"evaluate_only": True}
@@ -146,7 +147,7 @@ def test_several_checkpoints_are_averaged_to_evaluate_and_refused_to_train(tmp_p
     with pytest.raises(CheckpointError, match="b.pth"):
         save_weights(build_swinunetr(3, feature_size=12, window_size=4), files[1])
         run_settings(recipe, data, options.checkpoint, None, options.ensemble, **choices)
-    one, _ = read_parameters(**NOTEBOOK | {"pretrained_checkpoint": str(files[0])})
+    one, _ = read_parameters(NOTEBOOK | {"pretrained_checkpoint": str(files[0])})
     assert one.ensemble == () and one.checkpoint == files[0]
 
 
@@ -162,14 +163,14 @@ def test_a_copy_without_a_note_is_averaged_with_others_once_its_merging_is_given
     torch.save(dict(torch.load(noted)), tmp_path / "b.pth")
     given = NOTEBOOK | {"pretrained_checkpoint": f"{noted}, {tmp_path / 'b.pth'}", "evaluate_only": True}
     with pytest.raises(InputError, match="one order of patch merging, found current in 'a.pth', legacy in 'b.pth'"):
-        read_parameters(**given)
-    assert len(read_parameters(**given | {"merging": "current"})[0].ensemble) == 2
+        read_parameters(given)
+    assert len(read_parameters(given | {"merging": "current"})[0].ensemble) == 2
 
 
 @pytest.mark.parametrize("names", [",", " , "])
 def test_commas_without_a_name_are_no_weights_to_evaluate(names):
     with pytest.raises(InputError, match="pretrained_checkpoint: expected the name of a file"):
-        read_parameters(**NOTEBOOK | {"pretrained_checkpoint": names, "evaluate_only": True})
+        read_parameters(NOTEBOOK | {"pretrained_checkpoint": names, "evaluate_only": True})
 
 
 def test_weights_of_other_setups_are_not_averaged_in_the_notebook_either(tmp_path):
@@ -182,14 +183,14 @@ def test_weights_of_other_setups_are_not_averaged_in_the_notebook_either(tmp_pat
     ):
         noted_weights(other, modality, **changes)
         with pytest.raises(InputError, match=rf"b.pth' was trained with other settings than .*a.pth' \({named}\)"):
-            read_parameters(**given)
+            read_parameters(given)
     noted_weights(other, "ct (portal)", seed=1, learning_rate=1e-3, classes=("Liver", "background"))
-    assert read_parameters(**given)[1].spacing_mm == DEMO.spacing_mm
+    assert read_parameters(given)[1].spacing_mm == DEMO.spacing_mm
     with pytest.raises(InputError, match="recipe_name: expected one of"):
-        read_parameters(**given | {"recipe_name": "tunde"})
+        read_parameters(given | {"recipe_name": "tunde"})
     noted_weights(other, classes=("background", "spleen"))
     with pytest.raises(InputError, match=r"\(classes\)"):
-        read_parameters(**given)
+        read_parameters(given)
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
@@ -198,9 +199,9 @@ def test_flips_need_weights_that_were_all_trained_with_them(order, tmp_path):
     noted_weights(tmp_path / "b.pth")
     given = NOTEBOOK | {"evaluate_only": True, "test_time_flips": True}
     with pytest.raises(InputError, match="b.pth': test_time_flips.*found flip_probability 0 and flip_axes"):
-        read_parameters(**given | {"pretrained_checkpoint": ",".join(str(tmp_path / f"{name}.pth") for name in order)})
+        read_parameters(given | {"pretrained_checkpoint": ",".join(str(tmp_path / f"{name}.pth") for name in order)})
     # A recipe that flips is evaluated with flips, although the demo's, which would be chosen to train, does not flip.
-    assert read_parameters(**given | {"pretrained_checkpoint": tmp_path / "a.pth"})[1].test_time_flips
+    assert read_parameters(given | {"pretrained_checkpoint": tmp_path / "a.pth"})[1].test_time_flips
 
 
 def test_weights_of_another_modality_are_not_evaluated(tmp_path):
@@ -214,9 +215,9 @@ def test_weights_of_another_modality_are_not_evaluated(tmp_path):
 
 def test_the_largest_component_is_of_organs_that_the_data_set_has():
     data = Dataset(("background", "liver"), "CT", [], [], [])
-    _, recipe = read_parameters(**NOTEBOOK | {"largest_component": "Liver"})
+    _, recipe = read_parameters(NOTEBOOK | {"largest_component": "Liver"})
     assert recipe.largest_component == ("Liver",) and run_settings(recipe, data, None)
-    _, recipe = read_parameters(**NOTEBOOK | {"largest_component": "spleen"})
+    _, recipe = read_parameters(NOTEBOOK | {"largest_component": "spleen"})
     with pytest.raises(InputError, match="largest_component: expected organs.*unknown: spleen. The organs are liver"):
         run_settings(recipe, data, None)
 
@@ -224,10 +225,10 @@ def test_the_largest_component_is_of_organs_that_the_data_set_has():
 def test_a_random_decoder_is_not_evaluated(tmp_path):
     save_weights(build_swinunetr(2, feature_size=12, window_size=4), tmp_path / "weights.pth")
     given = NOTEBOOK | {"pretrained_checkpoint": str(tmp_path / "weights.pth"), "pretrained_decoder": False}
-    assert read_parameters(**given)
+    assert read_parameters(given)
     for evaluated in ({"evaluate_only": True}, {"max_steps": 0}):
         with pytest.raises(InputError, match="pretrained_decoder: expected True with evaluate_only"):
-            read_parameters(**given | evaluated)
+            read_parameters(given | evaluated)
 
 
 OTHER_NETWORKS = {  # arguments of SwinUNETR, and what the message says
@@ -245,14 +246,14 @@ def test_weights_of_another_network_are_refused_with_the_parameters(options, mat
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     given = {"pretrained_checkpoint": tmp_path / "weights.pth", "evaluate_only": evaluate_only}
     with pytest.raises(CheckpointError, match=f"{match}.*Choose other weights, or leave pretrained_checkpoint empty"):
-        read_parameters(**NOTEBOOK | given)
+        read_parameters(NOTEBOOK | given)
 
 
 def test_a_size_that_is_not_that_of_the_weights_is_refused_with_the_parameters(tmp_path):
     save_weights(build_swinunetr(2, feature_size=12, window_size=4), tmp_path / "weights.pth")
     given = {"pretrained_checkpoint": tmp_path / "weights.pth", "other_settings": {"feature_size": 24}}
     with pytest.raises(InputError, match="other_settings: expected .* feature_size 12 .* found feature_size 24. Leave"):
-        read_parameters(**NOTEBOOK | given)
+        read_parameters(NOTEBOOK | given)
 
 
 def test_merging_is_a_choice_for_weights_that_note_none_and_part_of_the_run(tmp_path):
@@ -265,7 +266,7 @@ def test_merging_is_a_choice_for_weights_that_note_none_and_part_of_the_run(tmp_
     torch.save(network.state_dict(), plain)
 
     def merging(file: Path | str, given: object) -> tuple[str | None, str | None]:
-        options, recipe = read_parameters(**NOTEBOOK | {"pretrained_checkpoint": file, "merging": given})
+        options, recipe = read_parameters(NOTEBOOK | {"pretrained_checkpoint": file, "merging": given})
         settings = run_settings(recipe, data, options.checkpoint, merging=options.merging)
         return options.merging, settings.get("merging")
 
