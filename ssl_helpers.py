@@ -26,7 +26,9 @@ A folder imports from those above it in this list, never from those below; data/
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
                  plots, viewer           figures; scans to scroll through in the notebook
-    training/    settings, run_folder    what identifies a run; its state, metrics and weights, and how it resumes
+    training/    options, settings       parameters of a notebook as options and recipe; what identifies a run
+                 run_folder              what a run writes, how a folder becomes its own, and how it resumes
+                 stopping                what stops it
                  batches                 crops and augmentation of one step
                  loss, averaging         weights of the classes, ignored voxels; averaged weights
                  calibration             a head with which organs have the right volume
@@ -112,7 +114,8 @@ from swinunetr.training.pretraining import (
     pretraining_batches,
     task_losses,
 )
-from swinunetr.training.run_folder import RunFolder, require_finite
+from swinunetr.training.run_folder import RunFolder
 from swinunetr.training.settings import run_settings, trained_recipe
+from swinunetr.training.stopping import require_finite
 
 made_by = training_note  # its name before, which other projects import

@@ -44,7 +44,7 @@ from swinunetr.network.swinunetr import place_network, training_bytes
 from swinunetr.recipe import RECIPES, Recipe
 from swinunetr.training.averaging import average_weights
 from swinunetr.training.batches import augmentation, training_batch
-from swinunetr.training.run_folder import require_finite
+from swinunetr.training.stopping import require_finite
 
 CLASSES = 14
 SCAN = (250, 200, 200)  # voxels of a case of BTCV on the training grid

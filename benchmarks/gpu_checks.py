@@ -38,7 +38,8 @@ from swinunetr.network.swinunetr import place_network, training_bytes
 from swinunetr.recipe import Recipe
 from swinunetr.results import inference
 from swinunetr.training.batches import augmentation, place_cases, training_batch, training_batches
-from swinunetr.training.run_folder import RunFolder, require_finite
+from swinunetr.training.run_folder import RunFolder
+from swinunetr.training.stopping import require_finite
 
 CLASSES = 14
 CHECKS: dict[str, Callable[[Setup], dict]] = {}

@@ -45,7 +45,7 @@ from swinunetr.results.metrics import confusion_matrix, dice_per_organ
 from swinunetr.tables import Table
 from swinunetr.training.batches import augmentation, place_cases, training_batch
 from swinunetr.training.options import choose_recipe
-from swinunetr.training.run_folder import require_finite
+from swinunetr.training.stopping import require_finite
 
 SIDES = ("published", "ours")
 TRAINING_CASES, VALIDATION_CASES = 24, 6  # of the whole run

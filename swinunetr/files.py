@@ -202,9 +202,15 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 
 def write_json(content: object, path: str | Path) -> None:
-    """Write values as indented JSON to a file, completely or not at all."""
+    """Write values as indented JSON to a file, completely or not at all; NaN, which JSON lacks, becomes null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_without_nan(content), indent=2) + "\n", encoding="utf-8")
+
+
+def _without_nan(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return None if content != content else content
 
 
 def write_csv(rows: Sequence[Mapping[str, object]], path: str | Path) -> None:

@@ -1,12 +1,15 @@
 """Small known networks, and checkpoints of them in every public layout."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from monai.networks.nets import SwinUNETR
 from torch import nn
+
+from swinunetr.network.checkpoints import build_swinunetr, save_weights
+from swinunetr.recipe import DEMO
 
 IMAGE = torch.rand(1, 4, 64, 32, 32, generator=torch.Generator().manual_seed(7))  # the bottleneck has two voxels
 
@@ -176,3 +179,10 @@ def response(model, covers):
         return kept
     features = model.swinViT(image)
     return features if covers == "swinViT" else [*features, model.encoder1(image), model.encoder10(features[4])]
+
+
+def noted_weights(file, modality="CT", classes=("background", "liver"), **changes):
+    """Write weights of a small network that note the demo's recipe with some values changed."""
+    note = {"recipe": asdict(replace(DEMO, **changes)), "classes": classes, "modality": modality}
+    save_weights(build_swinunetr(2, feature_size=12, window_size=4), file, note=note)
+    return file

@@ -23,8 +23,7 @@ from swinunetr.data.lists import read_dataset
 from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.errors import ShortError
 from swinunetr.hardware import Hardware, find_hardware
-from swinunetr.training import run_folder
-from swinunetr.training.run_folder import RunFolder
+from swinunetr.training.run_folder import RunFolder, state
 
 SETTINGS = {"recipe": {"max_steps": 9, "learning_rate": 1e-3}, "seed": 0}
 
@@ -86,8 +85,8 @@ def folders(hardware: Hardware, place: Path) -> dict[str, object]:
     run.keep(4, True, model=model)
     found["same state"] = outcome(lambda: open_run("shared"))
     found["refused by rank 0"] = outcome(lambda: open_run("shared", resume=False))
-    read = run_folder._read_state
-    run_folder._read_state = lambda file: read(file) | ({"step": 1} if second else {})
+    read = state._read
+    state._read = lambda file: read(file) | ({"step": 1} if second else {})
     found["other state"] = outcome(lambda: open_run("shared"))
     return found
 

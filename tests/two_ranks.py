@@ -15,7 +15,8 @@ from swinunetr.data.lists import read_dataset
 from swinunetr.errors import TrainingStopped
 from swinunetr.hardware import Hardware, find_hardware, parallel
 from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.training.run_folder import RunFolder, require_finite
+from swinunetr.training.run_folder import RunFolder
+from swinunetr.training.stopping import require_finite
 
 STEPS = 3
 
