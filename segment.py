@@ -10,6 +10,7 @@ Exit status: 0 all scans were segmented, 1 none was, 3 some were left out, 130 i
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -67,7 +68,8 @@ def _main() -> int:
     options = vars(parser.parse_args())
     if sys.stdout is None:  # a scheduler may have closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    sys.stdout.reconfigure(errors="backslashreplace")  # for names of folders that are not UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names of folders that are not UTF-8
     try:
         written = segment(**options)
     except InputError as error:

@@ -155,7 +155,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         cause: BaseException | None = error
         while cause and not isinstance(cause, OSError):  # torch.save to an open file raises a RuntimeError from it
             cause = cause.__context__
-        if cause is None or isinstance(error, WriteError):
+        if isinstance(error, WriteError) or not isinstance(cause, OSError):
             raise
         raise not_written(path, cause) from error
     finally:

@@ -26,7 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from swinunetr.errors import InputError, TrainingStopped
 from swinunetr.machine import available_memory, cpu_cores
 
-T, V = TypeVar("T"), TypeVar("V")
+T = TypeVar("T")
+V = TypeVar("V")
 # How long a rank waits for the others: for shares of the cases, which one rank may check, preprocess or segment for
 # hours; and while all train, for a validation case, for weights and states that rank 0 writes, and for its next crops.
 SHARE_WAIT, TRAINING_WAIT = timedelta(days=1), timedelta(minutes=30)
@@ -159,7 +160,9 @@ def find_hardware() -> Hardware:
         atexit.register(distributed.destroy_process_group)  # gloo's threads can abort a process that exits before
     if on_gpu:
         device = torch.device("cuda", local)
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        dtype: torch.dtype | None = (
+            torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        )
         name, slow = torch.cuda.get_device_name(local), _slow_convolutions()
     else:
         device = torch.device("cpu")
@@ -229,7 +232,7 @@ def _slow_convolutions() -> tuple[str, ...]:
     Source: https://github.com/pytorch/pytorch/issues/166122
     """
     cudnn = torch.backends.cudnn.version() or 0
-    if cudnn not in SLOW_CUDNN or torch.__version__ < (2, 9):
+    if cudnn not in SLOW_CUDNN or torch.__version__ < "2.9":
         return ()
     return (
         f"warning: PyTorch {torch.__version__} does not use its cuDNN {cudnn} for 3D convolutions in half precision, "

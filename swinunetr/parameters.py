@@ -48,13 +48,13 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def another(base: type, name: str, default: object, meaning: str = "") -> Any:
+def another(base: Any, name: str, default: object, meaning: str = "") -> Any:
     """Return the field of a setting of ``base`` with another default and, if given, another meaning."""
     metadata = base.__dataclass_fields__[name].metadata
     return setting(default, **metadata | ({"meaning": meaning} if meaning else {}))
 
 
-def check_settings(settings: object) -> None:
+def check_settings(settings: Any) -> None:
     """Check the values of a dataclass whose fields are settings.
 
     Raises:
@@ -122,7 +122,7 @@ class Parameter:
         return CONVERSIONS[self.kind][0](value)
 
 
-def parameters_of(options: type, recipe: type) -> dict[str, Parameter]:
+def parameters_of(options: Any, recipe: Any) -> dict[str, Parameter]:
     """Return the parameters of a notebook by name: all options, and the settings of the recipe that are parameters.
 
     Args:
@@ -134,7 +134,7 @@ def parameters_of(options: type, recipe: type) -> dict[str, Parameter]:
     return {parameter.name: parameter for parameter in chosen}
 
 
-def _parameter(owner: type, each: Field) -> Parameter:
+def _parameter(owner: Any, each: Field) -> Parameter:
     """Return a field of a dataclass as a parameter."""
     hint = get_type_hints(owner)[each.name]
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]

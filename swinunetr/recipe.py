@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from swinunetr.errors import InputError
 from swinunetr.parameters import (
@@ -55,7 +55,7 @@ SOME_TASKS = Allowed(
 )
 
 
-def _three(values: object, test: Callable[[object], bool]) -> bool:
+def _three(values: object, test: Callable[[Any], bool]) -> bool:
     return isinstance(values, tuple) and len(values) == 3 and all(map(test, values))
 
 
@@ -286,7 +286,7 @@ TUNED = Recipe(
 )
 
 # For two CPU cores and a few minutes: a coarse grid, a small network and a high learning rate.
-DEMO_SCALE = {
+DEMO_SCALE: dict[str, Any] = {
     "max_steps": 450,
     "eval_every": 150,
     "learning_rate": 8e-3,

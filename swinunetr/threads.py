@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from swinunetr.hardware import Hardware
 from swinunetr.machine import most_workers
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def in_threads(make: Callable[[T], R], items: Sequence[T], title: str = "", threads: int | None = None) -> list[R]:

@@ -25,7 +25,7 @@ def class_weights(cases: list[dict], classes: int, recipe: Recipe) -> torch.Tens
     if not recipe.class_balance:
         return None
     labels = (case["label"].as_tensor().flatten().long() for case in cases)
-    counts = sum(torch.bincount(label, minlength=classes)[:classes] for label in labels)
+    counts = torch.stack([torch.bincount(label, minlength=classes)[:classes] for label in labels]).sum(0)
     weights = counts.clamp(min=int(counts[counts > 0].min())).double() ** -recipe.class_balance
     return (weights / weights.mean()).float()
 

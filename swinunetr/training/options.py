@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from swinunetr.errors import InputError
 from swinunetr.network.checkpoints import (
@@ -19,8 +19,6 @@ from swinunetr.network.swinunetr import MERGING
 from swinunetr.parameters import Allowed, FilePath, check_settings, convert_parameters, parameters_of, setting
 from swinunetr.recipe import PRETRAINING_RECIPES, RECIPES, CommonRecipe, PretrainingRecipe, Recipe
 from swinunetr.training.settings import require_one_setup
-
-R = TypeVar("R", bound=CommonRecipe)
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,9 @@ PARAMETERS = parameters_of(FinetuningOptions, Recipe)
 PRETRAINING_PARAMETERS = parameters_of(PretrainingOptions, PretrainingRecipe)
 
 
-def read_parameters(values: Mapping[str, object], recipes: Mapping[str, R] = RECIPES) -> tuple[Any, R]:
+def read_parameters(
+    values: Mapping[str, object], recipes: Mapping[str, CommonRecipe] = RECIPES
+) -> tuple[Options, CommonRecipe]:
     """Return the options and the recipe that the parameters of a notebook stand for.
 
     Without ``recipe_name`` the recipe is the published one with a ``data_root`` and the demo's without. To evaluate
@@ -145,7 +145,7 @@ def read_parameters(values: Mapping[str, object], recipes: Mapping[str, R] = REC
     return options, _recipe(options, changes, recipes)
 
 
-def _convert(values: Mapping[str, object], recipes: Mapping[str, R]) -> tuple[Options, dict[str, Any]]:
+def _convert(values: Mapping[str, object], recipes: Mapping[str, CommonRecipe]) -> tuple[Options, dict[str, Any]]:
     """Return the options, and the settings of the recipe that are changed."""
     pretraining = recipes is PRETRAINING_RECIPES
     kind = PretrainingOptions if pretraining else FinetuningOptions
@@ -158,7 +158,7 @@ def _convert(values: Mapping[str, object], recipes: Mapping[str, R]) -> tuple[Op
     return kind(**chosen), changes
 
 
-def _recipe(options: Options, changes: dict[str, Any], recipes: Mapping[str, R]) -> R:
+def _recipe(options: Options, changes: dict[str, Any], recipes: Mapping[str, CommonRecipe]) -> CommonRecipe:
     """Return the recipe of the options, with the settings that are changed."""
     name = options.recipe_name or ("published" if options.data_root else "demo")
     _require_known(name, recipes)
@@ -233,8 +233,8 @@ def _listed(values: Mapping[str, object], names: Sequence[str]) -> str:
 
 
 def choose_recipe(
-    name: str, recipes: Mapping[str, R] = RECIPES, checkpoint: str | Path | None = None, **changes: object
-) -> R:
+    name: str, recipes: Mapping[str, CommonRecipe] = RECIPES, checkpoint: str | Path | None = None, **changes: Any
+) -> CommonRecipe:
     """Return a recipe with some values changed, for the network of a checkpoint.
 
     Where that network has another size than the recipe's, the learning rate is the published one: the demo's is for its
@@ -252,12 +252,12 @@ def choose_recipe(
     """
     _require_known(name, recipes)
     recipe = recipes[name]
-    size = network_size(checkpoint) if checkpoint else {}
+    size: dict[str, Any] = network_size(checkpoint) if checkpoint else {}
     if size and size["feature_size"] != recipe.feature_size:
         size["learning_rate"] = type(recipe)().learning_rate
     return replace(recipe, **size | changes)
 
 
-def _require_known(name: str, recipes: Mapping[str, R]) -> None:
+def _require_known(name: str, recipes: Mapping[str, CommonRecipe]) -> None:
     if name not in recipes:
         raise InputError(f"recipe_name: expected one of {sorted(recipes)}, found {name!r}.")

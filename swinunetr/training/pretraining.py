@@ -44,7 +44,7 @@ class Views:
 
     def to(self, device: torch.device) -> Views:
         """Return the views on a device."""
-        return Views(*(send(part, device) for part in (self.masked, self.whole, self.rotations)), self.names)
+        return Views(send(self.masked, device), send(self.whole, device), send(self.rotations, device), self.names)
 
 
 def masking(recipe: PretrainingRecipe) -> Compose:
@@ -99,14 +99,13 @@ def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int)
             for _ in range(recipe.crops_per_volume):
                 crop.set_random_state(int(rng.integers(2**32)))
                 crops.append(crop(case["image"].as_tensor()).float())
-        for one in [*crops, *crops] if "contrast" in recipe.tasks else crops:
-            rotations = int(rng.integers(ROTATIONS)) if "rotation" in recipe.tasks else 0
-            whole = torch.rot90(one, rotations, (1, 2))
+        for view in [*crops, *crops] if "contrast" in recipe.tasks else crops:
+            quarters = int(rng.integers(ROTATIONS)) if "rotation" in recipe.tasks else 0
+            rotated = torch.rot90(view, quarters, (1, 2))
             mask.set_random_state(int(rng.integers(2**32)))
-            masked = mask(whole.clone())  # a clone, as MONAI masks in place
-            views.append((masked, whole, torch.tensor(rotations)))
-    tensors = (torch.stack(part) for part in zip(*views, strict=True))
-    return Views(*tensors, names=", ".join(case["name"] for case in drawn))
+            views.append((mask(rotated.clone()), rotated, torch.tensor(quarters)))  # as MONAI masks in place
+    masked, whole, rotations = (torch.stack(parts) for parts in zip(*views, strict=True))
+    return Views(masked, whole, rotations, ", ".join(case["name"] for case in drawn))
 
 
 # ------------------------------------------------------------------------------------------------ network and tasks

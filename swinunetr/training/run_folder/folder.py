@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from monai.networks.nets import SwinUNETR
 
 from swinunetr.data.organs import save_label_names
 from swinunetr.errors import InputError, TrainingStopped
@@ -122,7 +124,7 @@ class RunFolder:
     def restore(
         self,
         recipe: CommonRecipe | None = None,
-        **parts: torch.nn.Module | torch.optim.Optimizer | torch.amp.GradScaler,
+        **parts: Any,
     ) -> int:
         """Load the last state on disk into ``parts`` and return the number of its last step, 0 for a new run.
 
@@ -200,19 +202,18 @@ class RunFolder:
         if not self.history or _dice_of(row) > _dice_of(self.best):
             self.best = row
         self.history.append(row)
-        if self.writes:
-            self._write_metrics(row)
+        self._write_metrics(row)
         return row is self.best
 
     def _write_metrics(self, row: dict[str, float]) -> None:
         """Write all validations to ``metrics.csv``, and the last one to TensorBoard."""
         self.write_table(self.history, "metrics.csv")
         for name, value in row.items():
-            if name != "step":
+            if self.events and name != "step":
                 tag = name if name in ("train_loss", "mean_dice") else f"scores/{name}"
-                self.events.add_scalar(tag, value, row["step"])
+                self.events.add_scalar(tag, value, int(row["step"]))
 
-    def save_weights(self, model: torch.nn.Module, name: str) -> None:
+    def save_weights(self, model: SwinUNETR, name: str) -> None:
         """Write the weights of a SwinUNETR and the settings of the run to the file ``name``, which MONAI can load.
 
         The next :meth:`keep` writes the state too. A run that is killed after that goes on behind this step; on a GPU,
@@ -242,7 +243,7 @@ class RunFolder:
             )
         return file
 
-    def keep(self, step: int, last: bool, **parts: torch.nn.Module | torch.optim.Optimizer) -> None:
+    def keep(self, step: int, last: bool, **parts: Any) -> None:
         """Write the state after a step if it is due, after new weights, at the last step, or if the user asked to stop.
 
         Args:
@@ -316,7 +317,7 @@ class RunFolder:
                 f"since this kernel started or trained. Run the cell that writes {EVALUATION} first, then this one."
             )
 
-    def write_table(self, rows: list[dict[str, object]], name: str) -> None:
+    def write_table(self, rows: Sequence[Mapping[str, object]], name: str) -> None:
         """Write rows with the same keys to the CSV file ``name``; NaN becomes an empty field."""
         if self.writes:
             write_csv(rows, self._file(name))
@@ -337,7 +338,7 @@ class RunFolder:
 
     def add_figure(self, figure: Figure, name: str) -> None:
         """Write a figure to ``<name>.png``, and to TensorBoard at the current step."""
-        if self.writes:
+        if self.events:
             with replacing(self._file(f"{name}.png")) as temporary:
                 figure.savefig(temporary, dpi=150)
             self.events.add_figure(name, figure, self.step)

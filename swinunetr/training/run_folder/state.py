@@ -36,7 +36,7 @@ class RunState:
     seconds: float = 0.0  # of training
     losses: list[float] = field(default_factory=list)  # of the steps since the last validation
     history: list[dict[str, float]] = field(default_factory=list)  # one row per validation, as in metrics.csv
-    rng: Tensor | None = None  # state of the random numbers
+    rng: Tensor = field(default_factory=torch.get_rng_state)  # state of the random numbers
     parts: Mapping[str, Any] = field(default_factory=dict)  # state_dict of model, optimizer and others by name
 
 
@@ -125,4 +125,4 @@ def _finished_without_state(folder: Path, most: float) -> RunState:
         seconds = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["seconds"]
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged; it is written again
         seconds = 0.0
-    return RunState(step=last, seconds=seconds, history=history)
+    return RunState(step=int(last), seconds=seconds, history=history)
