@@ -80,7 +80,7 @@ def stand_in(file: str | Path) -> tuple[str, str] | None:
     """
     with open(file, "rb") as opened:
         start = opened.read(64)
-    return next(((found, remedy) for pattern, found, remedy in STAND_INS if re.match(pattern, start)), None)
+    return next(((kind, remedy) for pattern, kind, remedy in STAND_INS if re.match(pattern, start)), None)
 
 
 class Tree(NamedTuple):
@@ -222,9 +222,7 @@ def write_csv(rows: Sequence[Mapping[str, object]], path: str | Path) -> None:
         writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
 
-def claim_folder(
-    folder: str | Path, settings: Mapping, as_now: Callable[[dict], Mapping] = lambda noted: noted
-) -> Path:
+def claim_folder(folder: str | Path, settings: Mapping, as_now: Callable[[dict], Mapping] = lambda note: note) -> Path:
     """Make a folder for results, write ``settings`` to its ``made_by.json``, and return its path.
 
     An existing folder with the same settings is used again, so that a run can continue.
@@ -239,15 +237,15 @@ def claim_folder(
     """
     folder, settings = Path(folder).expanduser(), json.loads(json.dumps(settings))
     note = folder / NOTE
-    found = _noted(note)
-    if found is not None:
-        found = json.loads(json.dumps(as_now(found)))
-        others = [key for key in settings | found if settings.get(key) != found.get(key)]
+    noted = _noted(note)
+    if noted is not None:
+        noted = json.loads(json.dumps(as_now(noted)))
+        differing = [key for key in settings | noted if settings.get(key) != noted.get(key)]
     else:
-        others = ["all"] if any(not file.name.startswith(".") for file in folder.rglob("*.nii.gz")) else []
-    if others:
+        differing = ["all"] if any(not file.name.startswith(".") for file in folder.rglob("*.nii.gz")) else []
+    if differing:
         raise InputError(
-            f"'{folder}' holds results of other settings ({', '.join(others)}; see made_by.json there). "
+            f"'{folder}' holds results of other settings ({', '.join(differing)}; see made_by.json there). "
             "Move them away or choose another folder; nothing was overwritten."
         )
     write_json(settings, note)

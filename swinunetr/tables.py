@@ -54,7 +54,8 @@ class Table(Shown):
             "  ".join(cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric, strict=True))
             for row in lines
         ]
-        return "\n".join([self.title] * bool(self.title) + [line.rstrip() for line in aligned] + list(self.notes))
+        title = [self.title] if self.title else []
+        return "\n".join([*title, *(line.rstrip() for line in aligned), *self.notes])
 
     def markdown(self) -> str:
         """Return the table as Markdown, with the notes as a list."""

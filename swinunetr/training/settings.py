@@ -79,7 +79,9 @@ def require_one_setup(notes: Mapping[Path, Mapping], flips: bool = False) -> Rec
         InputError: The weights were trained on other grids, intensities, crops, classes or modalities, as networks of
             another size or, with ``flips``, with other flips; or a note has settings that this version does not know.
     """
-    alike = ("spacing_mm", "hu_window", "crop_size", "feature_size", "window_size") + ("flip_axes",) * flips
+    alike = ["spacing_mm", "hu_window", "crop_size", "feature_size", "window_size"]
+    if flips:
+        alike.append("flip_axes")
     setups = []
     for file, note in notes.items():
         if recipe := _noted_recipe(note, file):
@@ -96,7 +98,9 @@ def require_one_setup(notes: Mapping[Path, Mapping], flips: bool = False) -> Rec
     for file, _, setup, others in setups[1:]:
         differing = [name for name in expected if setup[name] != expected[name]]
         rows = match_classes(others, classes)
-        if differing := differing + ["classes"] * bool(rows.dropped or rows.left_random):
+        if rows.dropped or rows.left_random:
+            differing.append("classes")
+        if differing:
             raise InputError(
                 f"'{file}' was trained with other settings than '{first}' ({', '.join(differing)}). "
                 "Expected weights of one network, one grid and the same classes, as of several seeds or folds. Use "
