@@ -21,7 +21,8 @@ A folder imports from those above it in this list, never from those below; data/
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoint_reading      what a file holds, without running code from it
                  checkpoints             recognised, loaded, saved
-                 swinunetr, fast         patch merging, the network on its device, and what makes it fast
+                 merging, design         its two orders of patch merging; its size, seen in the tensors
+                 placement, fast         the network on its device, and what makes it fast
                  supervision             a loss on coarser levels of the decoder as well
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
@@ -67,8 +68,8 @@ from swinunetr.network.checkpoints import (
     load_pretrained,
     training_note,
 )
+from swinunetr.network.placement import describe_speed, place_network
 from swinunetr.network.supervision import DeepSupervision
-from swinunetr.network.swinunetr import describe_speed, place_network
 from swinunetr.recipe import (
     DEMO,
     LEAST,

@@ -34,7 +34,7 @@ from swinunetr.errors import InputError
 from swinunetr.hardware import Hardware, find_hardware, versions
 from swinunetr.network import fast as fast_swin
 from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.swinunetr import place_network, training_bytes
+from swinunetr.network.placement import place_network, training_bytes
 from swinunetr.recipe import Recipe
 from swinunetr.results import inference
 from swinunetr.training.batches import augmentation, place_cases, training_batch, training_batches
@@ -448,7 +448,7 @@ def little_memory(setup: Setup) -> dict:
             except InputError as error:
                 found[f"prediction within {gigabytes} GB"] = str(error)
     del model
-    with memory_limit(16), patch("swinunetr.network.swinunetr.memory_bytes", lambda hardware: 16e9):
+    with memory_limit(16), patch("swinunetr.network.placement.memory_bytes", lambda hardware: 16e9):
         found["training within 16 GB"] = _found_or_error(
             lambda: measured_training(setup, Training(setup, setup.network()))
         )

@@ -37,7 +37,7 @@ from swinunetr.data.phantoms import write_phantom
 from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.hardware import find_hardware, versions
 from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.recipe import Recipe
 from swinunetr.results.evaluation import score_case
 from swinunetr.results.inference import predict, save_prediction, to_source_grid

@@ -22,8 +22,9 @@ from torch import Tensor
 from swinunetr.errors import CheckpointError
 from swinunetr.files import replacing
 from swinunetr.network.checkpoint_reading import WeightsFile, existing_file, read_weights
+from swinunetr.network.design import USUAL_DESIGN, traits_of, unusual_design
 from swinunetr.network.layouts import PARTS, SSL_50K, SSL_50K_FILE, Family, first_few, part_of, recognise, refusal
-from swinunetr.network.swinunetr import MERGING, USUAL_DESIGN, merging_of, traits_of, unusual_design
+from swinunetr.network.merging import MERGING, merging_of
 from swinunetr.tables import Shown, Table
 
 # The checkpoint that can be downloaded.

@@ -22,7 +22,7 @@ from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.hardware import Hardware, gpu_memory
 from swinunetr.network.checkpoints import Weights, read_ensemble
-from swinunetr.network.swinunetr import merging_of
+from swinunetr.network.merging import merging_of
 from swinunetr.recipe import AXES, Recipe
 from swinunetr.results.resampling import resample_labels
 from swinunetr.threads import read_ahead

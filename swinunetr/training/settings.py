@@ -22,7 +22,7 @@ from swinunetr.network.checkpoints import (
     require_classes,
     training_note,
 )
-from swinunetr.network.swinunetr import MERGING
+from swinunetr.network.merging import MERGING
 from swinunetr.parameters import convert_parameters
 from swinunetr.recipe import RECIPES, CommonRecipe, Recipe
 

@@ -26,7 +26,7 @@ from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.errors import InputError
 from swinunetr.hardware import find_hardware
 from swinunetr.network.checkpoints import build_swinunetr, load_pretrained, save_weights
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.results import inference
 from swinunetr.results.evaluation import read_labels
 from swinunetr.results.inference import predict
