@@ -19,8 +19,7 @@ A folder imports from those above it in this list, never from those below; data/
                  preprocessing, cache    the training grid, and preprocessed cases on disk
                  phantoms                synthetic CT where there are no data; varied_phantoms, to measure on
     network/     layouts                 how each public checkpoint names its tensors
-                 checkpoint_reading      what a file holds, without running code from it
-                 checkpoints             recognised, loaded, saved
+                 checkpoints             files of weights: found, read, recognised, loaded, saved
                  merging, design         its two orders of patch merging; its size, seen in the tensors
                  placement, fast         the network on its device, and what makes it fast
                  supervision             a loss on coarser levels of the decoder as well
