@@ -25,6 +25,7 @@ A folder imports from those above it in this list, never from those below; data/
                  supervision             a loss on coarser levels of the decoder as well
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
+                 report                  tables of the scores, with notes
                  plots, viewer           figures; scans to scroll through in the notebook
     training/    settings, run_folder    what identifies a run; its state, metrics and weights, and how it resumes
                  batches                 crops and augmentation of one step
@@ -81,16 +82,15 @@ from swinunetr.recipe import (
 )
 from swinunetr.results import plots
 from swinunetr.results.evaluation import (
-    describe_scores,
-    describe_worst_cases,
     evaluate,
     resolution_ceiling,
     score_case,
     summarise,
     worst_and_best,
 )
-from swinunetr.results.inference import segment_case, segment_cases
+from swinunetr.results.inference import segment_cases
 from swinunetr.results.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
+from swinunetr.results.report import describe_scores, describe_worst_cases
 from swinunetr.threads import read_ahead
 from swinunetr.training import loss as losses
 from swinunetr.training.averaging import average_weights
