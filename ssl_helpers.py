@@ -26,7 +26,7 @@ A folder imports from those above it in this list, never from those below; data/
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
                  report                  tables of the scores, with notes
-                 plots, viewer           figures; scans to scroll through in the notebook
+                 plots, legends, viewer  figures; scans to scroll through in the notebook
     training/    settings, run_folder    what identifies a run; its state, metrics and weights, and how it resumes
                  batches                 crops and augmentation of one step
                  loss, averaging         weights of the classes, ignored voxels; averaged weights
