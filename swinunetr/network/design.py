@@ -44,10 +44,10 @@ def unusual_design(tensors: Mapping[str, Tensor]) -> list[str]:
     depths, heads = [len(names) for names in stages], [tables[names[0]].shape[-1] for names in stages if names]
     offsets = len(next(iter(tables.values()), ()))  # (2 * window_size - 1)^3
     edge = round(offsets ** (1 / 3))
-    found = {
+    deviations = {
         f"patches of {' x '.join(map(str, patch))} voxels": patch != (2, 2, 2),
         f"depths {', '.join(map(str, depths))}": depths != [2, 2, 2, 2],
         f"heads {', '.join(map(str, heads))}": 0 not in depths and heads != [3, 6, 12, 24],
         "a window that is not cubic": edge**3 != offsets or edge % 2 == 0,
     }
-    return [text for text, unusual in found.items() if unusual]
+    return [text for text, unusual in deviations.items() if unusual]

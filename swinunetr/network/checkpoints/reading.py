@@ -59,14 +59,14 @@ def read_weights(file: Path) -> WeightsFile:
         CheckpointError: The file is damaged, is none of ``torch.save``, would run code, is the state of a run, or has
             no named tensors or several networks of which none is under one of ``WRAPPERS``.
     """
-    present = stamp(file)  # before reading: a file that is replaced meanwhile is read again by the next call
-    if file in _kept and _kept[file][0] == present:
+    stamped = stamp(file)  # before reading: a file that is replaced meanwhile is read again by the next call
+    if file in _kept and _kept[file][0] == stamped:
         return _kept[file][1]
     _kept.pop(file, None)  # a mapping would keep the space of a replaced file
     content, mapped = _load(file)
     weights = _network_in(content, file)
     if mapped:
-        _kept[file] = (present, weights)
+        _kept[file] = (stamped, weights)
         if len(_kept) > MOST_KEPT:
             del _kept[next(iter(_kept))]  # the oldest
     return weights
