@@ -19,13 +19,14 @@ A folder imports from those above it in this list, never from those below; data/
                  preprocessing, cache    the training grid, and preprocessed cases on disk
                  phantoms                synthetic CT where there are no data; varied_phantoms, to measure on
     network/     layouts                 how each public checkpoint names its tensors
-                 checkpoint_reading      what a file holds, without running code from it
-                 checkpoints             recognised, loaded, saved
-                 swinunetr, fast         patch merging, the network on its device, and what makes it fast
+                 checkpoints             files of weights: found, read, recognised, loaded, saved
+                 merging, design         its two orders of patch merging; its size, seen in the tensors
+                 placement, fast         the network on its device, and what makes it fast
                  supervision             a loss on coarser levels of the decoder as well
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
-                 plots, viewer           figures; scans to scroll through in the notebook
+                 report                  tables of the scores, with notes
+                 plots, legends, viewer  figures; scans to scroll through in the notebook
     training/    options, settings       parameters of a notebook as options and recipe; what identifies a run
                  run_folder              what a run writes, how a folder becomes its own, and how it resumes
                  stopping                what stops it
@@ -69,8 +70,8 @@ from swinunetr.network.checkpoints import (
     load_pretrained,
     training_note,
 )
+from swinunetr.network.placement import describe_speed, place_network
 from swinunetr.network.supervision import DeepSupervision
-from swinunetr.network.swinunetr import describe_speed, place_network
 from swinunetr.recipe import (
     DEMO,
     LEAST,
@@ -83,16 +84,15 @@ from swinunetr.recipe import (
 )
 from swinunetr.results import plots
 from swinunetr.results.evaluation import (
-    describe_scores,
-    describe_worst_cases,
     evaluate,
     resolution_ceiling,
     score_case,
     summarise,
     worst_and_best,
 )
-from swinunetr.results.inference import segment_case, segment_cases
+from swinunetr.results.inference import segment_cases
 from swinunetr.results.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
+from swinunetr.results.report import describe_scores, describe_worst_cases
 from swinunetr.threads import read_ahead
 from swinunetr.training import loss as losses
 from swinunetr.training.averaging import average_weights

@@ -36,11 +36,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from swinunetr.hardware import Hardware
-from swinunetr.network import swinunetr as network
+from swinunetr.network import placement
 from swinunetr.network.checkpoints import build_swinunetr
 from swinunetr.network.fast import shift_mask
+from swinunetr.network.placement import place_network, training_bytes
 from swinunetr.network.supervision import DeepSupervision
-from swinunetr.network.swinunetr import place_network, training_bytes
 from swinunetr.recipe import RECIPES, Recipe
 from swinunetr.training.averaging import average_weights
 from swinunetr.training.batches import augmentation, training_batch
@@ -137,7 +137,7 @@ def fake_tensors():
         patch.object(FakeTensor, "tolist", read_all),
         patch.object(torch.nn.Module, "to", lambda module, *args, **options: module),  # it is there already
         patch.object(F, "scaled_dot_product_attention", chosen_attention),
-        patch.object(network, "memory_bytes", lambda hardware: 80 * 10**9),
+        patch.object(placement, "memory_bytes", lambda hardware: 80 * 10**9),
     ]
     with ExitStack() as stack:
         for change in changes:

@@ -34,9 +34,10 @@ from swinunetr.errors import InputError
 from swinunetr.hardware import Hardware, find_hardware, versions
 from swinunetr.network import fast as fast_swin
 from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.swinunetr import place_network, training_bytes
+from swinunetr.network.placement import place_network, training_bytes
 from swinunetr.recipe import Recipe
 from swinunetr.results import inference
+from swinunetr.results.resampling import resample_labels
 from swinunetr.training.batches import augmentation, place_cases, training_batch, training_batches
 from swinunetr.training.run_folder import RunFolder
 from swinunetr.training.stopping import require_finite
@@ -410,15 +411,15 @@ def validation(setup: Setup) -> dict:
     logits = inference.predict(model, case["image"], setup.recipe, setup.hardware)
     predict_s = seconds(lambda: inference.predict(model, case["image"], setup.recipe, setup.hardware), 1, warm_up=0)
     probabilities = logits.softmax(0)
-    resample_s = seconds(lambda: inference.to_source_grid(probabilities, fine), 1)
-    labels = inference.to_source_grid(probabilities, fine)
+    resample_s = seconds(lambda: resample_labels(probabilities, fine)[0], 1)
+    labels = resample_labels(probabilities, fine)[0]
     on_cpu = inference.slide_window(model, case["image"][None], setup.recipe, setup.hardware, torch.device("cpu"))
     return {
         "logits_on": str(logits.device),
         "predict_s": predict_s,
         "resample_s": resample_s,
         "difference_in_main_memory": float((on_cpu.cpu() - logits.cpu()).norm() / logits.cpu().norm()),
-        "labels_differ_by_device": float((labels != inference.to_source_grid(probabilities.cpu(), fine)).mean()),
+        "labels_differ_by_device": float((labels != resample_labels(probabilities.cpu(), fine)[0]).mean()),
     }
 
 
@@ -449,7 +450,7 @@ def little_memory(setup: Setup) -> dict:
             except InputError as error:
                 found[f"prediction within {gigabytes} GB"] = str(error)
     del model
-    with memory_limit(16), patch("swinunetr.network.swinunetr.memory_bytes", lambda hardware: 16e9):
+    with memory_limit(16), patch("swinunetr.network.placement.memory_bytes", lambda hardware: 16e9):
         found["training within 16 GB"] = _found_or_error(
             lambda: measured_training(setup, Training(setup, setup.network()))
         )

@@ -37,11 +37,12 @@ from swinunetr.data.phantoms import write_phantom
 from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.hardware import find_hardware, versions
 from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.recipe import Recipe
 from swinunetr.results.evaluation import score_case
-from swinunetr.results.inference import predict, save_prediction, to_source_grid
+from swinunetr.results.inference import predict, save_prediction
 from swinunetr.results.metrics import confusion_matrix, dice_per_organ
+from swinunetr.results.resampling import resample_labels
 from swinunetr.tables import Table
 from swinunetr.training.batches import augmentation, place_cases, training_batch
 from swinunetr.training.options import choose_recipe
@@ -126,10 +127,10 @@ class Ours:
         return self.dice(self.logits(image), label)
 
     def evaluate_case(self) -> None:
-        """Do what ``segment_case`` and ``score_case`` do in the final evaluation, without the network."""
+        """Do what ``segment_cases`` and ``score_case`` do in the final evaluation, without the network."""
         label = self.validation["label"].as_tensor().to(self.hardware.device)
         probabilities = trained_logits(label).softmax(0)
-        on_own_grid = to_source_grid(probabilities, self.validation["image"])
+        on_own_grid = resample_labels(probabilities, self.validation["image"])[0]
         save_prediction(on_own_grid, self.validation["source"], self.folder / "prediction.nii.gz")
         organs = [str(label) for label in range(1, CLASSES)]
         score_case(self.validation, probabilities.argmax(0).cpu(), on_own_grid, organs)

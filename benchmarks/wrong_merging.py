@@ -16,7 +16,7 @@ from swinunetr.data.phantoms import write_phantoms
 from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.hardware import Hardware, find_hardware, versions
 from swinunetr.network.checkpoints import build_swinunetr, encoder_response, response_changes
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.recipe import DEMO, Recipe, learning_rate_at
 from swinunetr.results.evaluation import evaluate
 from swinunetr.results.metrics import dice_per_organ, mean_dice

@@ -15,6 +15,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -262,9 +263,15 @@ def _noted(note: Path) -> dict | None:
 
 
 def sha256(file: str | Path) -> str:
-    """Return the SHA-256 of the content of a file, in hexadecimal."""
+    """Return the SHA-256 of the content of a file, in hexadecimal; it is read once in this process while unchanged."""
+    return _sha256(stamp(file))
+
+
+@lru_cache(maxsize=1000)
+def _sha256(present: tuple) -> str:
+    """Return the hash of the file that has a stamp now."""
     digest = hashlib.sha256()
-    with open(file, "rb") as opened:
+    with open(present[0], "rb") as opened:
         while block := opened.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """Files that are written completely or not at all, and folders of results."""
 
+import hashlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from swinunetr.errors import InputError, WriteError
-from swinunetr.files import claim_folder, replacing, require_note, stand_in, write_csv, write_json
+from swinunetr.files import claim_folder, replacing, require_note, sha256, stand_in, write_csv, write_json
 
 
 def test_folder_is_used_again_with_the_same_settings_only(tmp_path):
@@ -130,3 +131,12 @@ def test_a_folder_that_was_removed_is_not_filled_again(tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(WriteError, match=r"p' has lost its 'made_by.json' since the start.*Bring it back"):
         require_note(folder / "made_by.json")
+
+
+def test_the_hash_of_a_file_is_that_of_its_present_content(tmp_path):
+    hashes = []
+    for content in (b"a", b"b", b"a"):
+        (tmp_path / "new").write_bytes(content)
+        os.replace(tmp_path / "new", tmp_path / "file")
+        hashes += [sha256(tmp_path / "file"), sha256(str(tmp_path / "file"))]
+    assert hashes == [hashlib.sha256(content).hexdigest() for content in (b"a", b"a", b"b", b"b", b"a", b"a")]

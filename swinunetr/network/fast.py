@@ -158,7 +158,7 @@ class FastInstanceNorm3d(nn.InstanceNorm3d):
     its channels-last sums are less exact (7e-5 at 96^3), so instance norm is used there.
 
     PyTorch's instance norm has a bug (2.8 to 2.13, CPU): for a single image and a channels-last gradient it returns a
-    wrong gradient. The hook makes the gradient contiguous; ``tests/test_fast_swin.py`` reproduces the bug.
+    wrong gradient. The hook makes the gradient contiguous; ``tests/network/test_fast.py`` reproduces the bug.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from swinunetr.errors import CheckpointError
@@ -120,7 +121,8 @@ SWINUNETR_WEIGHTS = "the weights of a SwinUNETR, written by torch.save"
 GET_AGAIN = "Copy, download or export it again."
 
 
-def recognise(file: Path, names: list[str]) -> tuple[Family, dict[str, str], dict[str, str]]:
+@lru_cache(maxsize=8)
+def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, str], Mapping[str, str]]:
     """Recognise a checkpoint by the names of all its tensors; the name of the file has no effect.
 
     Args:
@@ -140,22 +142,23 @@ def recognise(file: Path, names: list[str]) -> tuple[Family, dict[str, str], dic
         remedy = f"Write a file with one of them alone: the tensors whose names start with '{kept}'."
         shown = " and ".join(f"'{prefix}'" for prefix in prefixes)
         raise refusal(file, f"several networks, with the prefixes {shown}", remedy=remedy)
-    plain = {name: short.removeprefix(*prefixes) if prefixes else short for name, short in plain.items()}
+    prefix = prefixes[0] if prefixes else ""
+    common = {name: _rename(short.removeprefix(prefix), COMMON_RENAMES) for name, short in plain.items()}
     for pattern, network in OTHER_NETWORKS:
-        if any(re.match(pattern, _rename(name, COMMON_RENAMES)) for name in plain.values()):
+        if any(re.match(pattern, name) for name in common.values()):
             raise refusal(file, f"the weights of {network}", remedy="Choose another file.")
-    attempts = [(family, *_match(family, plain)) for family in FAMILIES]
+    attempts = [(family, *_match(family, common)) for family in FAMILIES]
     for family, placed, dropped, unmatched in attempts:
         if not unmatched and {part_of(target) for target in placed.values()} == family.covers:
             return family, placed, dropped
     nearest, placed, _, unmatched = min(attempts, key=lambda attempt: len(attempt[3]))
-    found = f"similar to {nearest.title}" if placed else "another network"
+    kind = f"similar to {nearest.title}" if placed else "another network"
     if unmatched:
         reason = f"with unmatched tensors: {first_few(unmatched)}"
     else:
         parts = dict.fromkeys(part_of(target) for target in placed.values())
         reason = f"with these parts only: {first_few(parts) or 'none'}"
-    raise refusal(file, f"{found}, {reason}", remedy="Choose weights of MONAI's SwinUNETR, or of its Swin encoder.")
+    raise refusal(file, f"{kind}, {reason}", remedy="Choose weights of MONAI's SwinUNETR, or of its Swin encoder.")
 
 
 def holds_swin(names: Iterable[str]) -> bool:
@@ -168,20 +171,17 @@ def _prefixes(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(match["prefix"] for name in names if (match := re.match(EMBEDDING, name))))
 
 
-def _match(family: Family, plain: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+def _match(family: Family, common: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names.
 
     Args:
         family: The family.
-        plain: ``{name in the file: name without the prefix of the network}``.
+        common: ``{name in the file: name without prefixes, in the present spelling}``.
     """
     placed, dropped, unmatched = {}, {}, []
-    for name, short in plain.items():
-        common_name = _rename(short, COMMON_RENAMES)
-        target = _rename(common_name, family.renames)
-        reason = next(
-            (reason for pattern, reason in family.drops + COMMON_DROPS if re.match(pattern, common_name)), None
-        )
+    for name, short in common.items():
+        target = _rename(short, family.renames)
+        reason = next((reason for pattern, reason in family.drops + COMMON_DROPS if re.match(pattern, short)), None)
         if reason:
             dropped[name] = reason
         elif part_of(target) and target not in placed.values():
@@ -209,13 +209,13 @@ def first_few(items: Iterable[object], limit: int = 4) -> str:
     return ", ".join(texts[:limit]) + others
 
 
-def refusal(file: Path, found: str, expected: str = SWINUNETR_WEIGHTS, remedy: str = GET_AGAIN) -> CheckpointError:
+def refusal(file: Path, kind: str, expected: str = SWINUNETR_WEIGHTS, remedy: str = GET_AGAIN) -> CheckpointError:
     """Return the error that refuses a file; the caller raises it.
 
     Args:
         file: The refused file.
-        found: What the file seems to be.
+        kind: What the file seems to be.
         expected: What was expected in its place.
         remedy: What the user can do, as a sentence.
     """
-    return CheckpointError(f"{file}: this seems to be {found}. Expected {expected}. {remedy}")
+    return CheckpointError(f"{file}: this seems to be {kind}. Expected {expected}. {remedy}")

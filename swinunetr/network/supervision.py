@@ -38,7 +38,7 @@ class DeepSupervision(nn.Module):
             return self.network(images).float()
         features: list[Tensor] = []
 
-        def keep(block: nn.Module, given: tuple, output: Tensor) -> None:
+        def keep(block: nn.Module, inputs: tuple, output: Tensor) -> None:
             features.append(output)
 
         hooks = [getattr(self.network, name).register_forward_hook(keep) for name in BLOCKS[: len(self.heads)]]

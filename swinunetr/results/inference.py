@@ -12,7 +12,6 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from monai.transforms.utils import get_largest_connected_component_mask
 from scipy.ndimage import find_objects
@@ -22,9 +21,9 @@ from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.hardware import Hardware, gpu_memory
 from swinunetr.network.checkpoints import Weights, read_ensemble
-from swinunetr.network.swinunetr import merging_of
+from swinunetr.network.merging import merging_of
 from swinunetr.recipe import AXES, Recipe
-from swinunetr.results.resampling import resample_labels
+from swinunetr.results.resampling import resample_labels, softmax_in_place
 from swinunetr.threads import read_ahead
 
 
@@ -108,11 +107,10 @@ def segment_cases(
     folder: str | Path,
     classes: Sequence[str],
     ensemble: Sequence[Path] = (),
-) -> Iterator[tuple[dict, torch.Tensor, np.ndarray]]:
-    """Segment cases and write ``<name>.nii.gz`` for each; yield each case with its labels from :func:`label_case`.
+) -> Iterator[Segmented]:
+    """Segment cases and write ``<name>.nii.gz`` for each; yield each case with its labels.
 
-    ``recipe.largest_component`` applies to what is written, not to the labels that are yielded. On a GPU, the next case
-    is segmented in a thread while the caller uses the present one and takes the one after it.
+    On a GPU, the next case is segmented in a thread while the caller uses the present one and takes the one after it.
 
     Args:
         model: Segmentation network.
@@ -129,22 +127,23 @@ def segment_cases(
     reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
     states = read_ensemble(ensemble, classes, merging_of(model)) if ensemble else ()
 
-    def segment(case: dict) -> tuple[dict, torch.Tensor, np.ndarray]:
+    def segment(case: dict) -> Segmented:
         labelled = label_case(model, case, recipe, hardware, states)
-        written = largest_components(labelled.on_own_grid, reduced)
-        save_prediction(written, case["source"], Path(folder) / f"{case['name']}.nii.gz")
-        return case, labelled.on_training_grid, labelled.on_own_grid
+        written, file = largest_components(labelled.on_own_grid, reduced), Path(folder) / f"{case['name']}.nii.gz"
+        save_prediction(written, case["source"], file)
+        return Segmented(case, labelled.on_training_grid, labelled.on_own_grid, written, file)
 
     return read_ahead(segment, cases, hardware)
 
 
-def segment_case(
-    model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, path: str | Path
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Segment one case, write the result to the file ``path``, and return its labels as :func:`label_case` does."""
-    labelled = label_case(model, case, recipe, hardware)
-    save_prediction(labelled.on_own_grid, case["source"], path)
-    return labelled.on_training_grid, labelled.on_own_grid
+class Segmented(NamedTuple):
+    """A case that was segmented: its labels as predicted, for its scores, and what was written."""
+
+    case: dict
+    on_training_grid: torch.Tensor  # (X, Y, Z), int64
+    on_own_grid: np.ndarray  # uint8, in the axis order of the source file
+    written: np.ndarray  # the same with the largest component alone of the organs in ``recipe.largest_component``
+    file: Path
 
 
 class Labelled(NamedTuple):
@@ -183,8 +182,7 @@ def label_case(
             if weights is not None:
                 model.load_state_dict(weights)
             probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips)
-            for plane in probabilities.unbind(1):  # in place: memory may not hold all probabilities twice
-                plane.copy_(plane.softmax(0))
+            softmax_in_place(probabilities)
             mean = probabilities if mean is None else mean.add_(probabilities.to(mean.device))
         mean.div_(max(1, len(ensemble)))
         return Labelled(mean.argmax(0).cpu(), *resample_labels(mean, case["image"], uncertainty))
@@ -207,11 +205,6 @@ def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarra
             mask = labels[box] == label
             kept[box][mask & ~get_largest_connected_component_mask(mask)] = 0
     return kept
-
-
-def to_source_grid(probabilities: torch.Tensor, image: MetaTensor) -> np.ndarray:
-    """Return the segmentation of a case on the grid of its source file: the labels of :func:`resample_labels`."""
-    return resample_labels(probabilities, image)[0]
 
 
 def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, step: float = 1.0) -> None:

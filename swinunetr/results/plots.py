@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import torch
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from swinunetr.data.label_maps import to_classes
 from swinunetr.data.organs import organ_colours
+from swinunetr.results.legends import add_legend, colour_map, organ_name, shown_name
 from swinunetr.results.viewer import view_scan as view_scan  # reached as plots.view_scan in the notebook
 
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name, and the axis perpendicular to the plane
@@ -42,7 +39,7 @@ def plot_case(case: dict, organs: Sequence[str]) -> Figure:
         _draw(axes[0, column], image, None, axis, index, spacing, organs)
         _draw(axes[1, column], image, label, axis, index, spacing, organs)
         axes[0, column].set_title(f"{plane}, slice {index}")
-    _legend(figure, label, organs)
+    add_legend(figure, label, organs)
     return figure
 
 
@@ -60,7 +57,7 @@ def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]
     for number, (ax, image, label) in enumerate(zip(axes[0], images[:, 0].numpy(), labels[:, 0], strict=True), start=1):
         _draw(ax, image, label, 2, middle, (1, 1, 1), organs)
         ax.set_title(f"crop {number}, middle axial slice", fontsize=8)
-    _legend(figure, labels[..., middle], organs)
+    add_legend(figure, labels[..., middle], organs)
     return figure
 
 
@@ -118,10 +115,10 @@ def plot_contours(
         column[1].set_anchor("N")
         column[1].set(xlim=(first[across], last[across]), ylim=(first[up], last[up]))
         column[1].xaxis.set_inverted(column[0].xaxis_inverted())
-    title = f"{_shown(case['name'], 'case')}, planes through the {_organ_name(organs, organs.index(organ) + 1)}"
+    title = f"{shown_name(case['name'], 'case')}, planes through the {organ_name(organs, organs.index(organ) + 1)}"
     figure.suptitle(title, fontsize=10)
     shown = np.concatenate([np.unique(v.take(middle[a], a)) for v in (truth, predicted) for _, a in PLANES])
-    _legend(figure, shown, organs, numbers=True, lines=(("ground truth", "solid"), ("prediction", "dashed")))
+    add_legend(figure, shown, organs, numbers=True, lines=(("ground truth", "solid"), ("prediction", "dashed")))
     return figure
 
 
@@ -151,11 +148,11 @@ def plot_segmentation(
         _draw(ax, image, None, axis, index, spacing, organs)
         _outline(ax, labels.take(index, axis).T, len(organs), "solid", numbers=True)
         ax.set_title(plane, fontsize=9)
-    figure.suptitle(_shown(name, "scan"), fontsize=10)
+    figure.suptitle(shown_name(name, "scan"), fontsize=10)
     shown = np.concatenate(
         [np.unique(labels.take(index, axis)) for index, (_, axis) in zip(slices, PLANES, strict=True)]
     )
-    _legend(figure, shown, organs, numbers=True)
+    add_legend(figure, shown, organs, numbers=True)
     return figure
 
 
@@ -235,7 +232,7 @@ def plot_organ_dice(rows: Sequence[dict], organs: Sequence[str]) -> Figure:
         ax.plot(np.full(len(values), x), values, "o", alpha=0.6, color="C0")
         if len(values):
             ax.hlines(np.median(values), x - 0.3, x + 0.3, color="C3")
-    names = [_organ_name(organs, label) for label in range(1, len(organs) + 1)]
+    names = [organ_name(organs, label) for label in range(1, len(organs) + 1)]
     ax.set_xticks(range(len(organs)), names, rotation=35, ha="right")
     ax.set(ylim=(0, 1), ylabel="Dice", title="Dice on the scan's own grid: each case (dots) and median (bars)")
     ax.grid(axis="y", alpha=0.3)
@@ -286,7 +283,7 @@ def _organs_alone(label: np.ndarray, organs: Sequence[str]) -> np.ndarray:
 def _fullest_slice(label: np.ndarray, axis: int) -> int:
     """Return the slice perpendicular to ``axis`` with the most organs and, among equals, the most labelled voxels."""
     slices = np.moveaxis(label, axis, 0).reshape(label.shape[axis], -1)
-    counts = [np.bincount(one) for one in slices.astype(np.uint8)]
+    counts = [np.bincount(labels) for labels in slices.astype(np.uint8)]
     return max(range(len(slices)), key=lambda i: (np.count_nonzero(counts[i]), counts[i][1:].sum()))
 
 
@@ -297,7 +294,7 @@ def _draw(ax: Axes, image, label, axis: int, index: int, spacing, organs: Sequen
     ax.imshow(image.take(index, axis).T, cmap="gray", vmin=0, vmax=1, **look)
     if label is not None:
         flat = np.ma.masked_equal(label.take(index, axis).T, 0)
-        ax.imshow(flat, cmap=_colours(organs), vmin=1, vmax=max(len(organs), 2), alpha=0.55, **look)
+        ax.imshow(flat, cmap=colour_map(organs), vmin=1, vmax=max(len(organs), 2), alpha=0.55, **look)
     if across == 0:  # x increases to the patient's right
         ax.invert_xaxis()
     ax.set_axis_off()
@@ -309,65 +306,3 @@ def _draw_map(ax: Axes, volume: torch.Tensor, title: str) -> None:
     ax.invert_xaxis()
     ax.set_title(title, fontsize=7)
     ax.set_axis_off()
-
-
-def _colours(organs: Sequence[str]) -> ListedColormap:
-    return ListedColormap(organ_colours(max(len(organs), 2)))
-
-
-def _organ_name(organs: Sequence[str], label: int) -> str:
-    return _shown(organs[label - 1], f"label {label}")
-
-
-def _shown(name: str, otherwise: str) -> str:
-    """Return a name as the text of a figure, where ``$`` starts no formula; ``otherwise`` if no font can show it.
-
-    An installed font that has the characters which the present one lacks becomes its fallback.
-    """
-    present = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
-    missing = frozenset(character for character in name if not present.get_char_index(ord(character)))
-    if missing:
-        family = _family_with(missing)
-        if not family:
-            return otherwise
-        plt.rcParams["font.family"] = list(dict.fromkeys([*plt.rcParams["font.family"], family]))
-    return name.replace("$", r"\$")
-
-
-@cache
-def _family_with(characters: frozenset[str]) -> str:
-    """Return the family of an installed font that has all characters; empty if there is none."""
-    for font in font_manager.fontManager.ttflist:
-        if not font.name.startswith("Last Resort"):  # which shows a box for each character
-            has = font_manager.get_font(font.fname).get_char_index
-            if all(has(ord(character)) for character in characters):
-                return font.name
-    return ""
-
-
-def _legend(
-    figure: Figure,
-    label: np.ndarray,
-    organs: Sequence[str],
-    numbers: bool = False,
-    lines: Sequence[tuple[str, str]] = (),
-) -> None:
-    """Add a legend of the organs in ``label`` under the figure; ``lines`` are the names of styles of outlines."""
-    colours = _colours(organs)
-    present = [i for i in np.unique(label).tolist() if i > 0]
-    names = [f"{i} {_organ_name(organs, i)}" if numbers else _organ_name(organs, i) for i in present]
-    handles = [
-        Patch(facecolor=colours.colors[i - 1], edgecolor="gray", label=f" {name}" if name.startswith("_") else name)
-        for i, name in zip(present, names, strict=True)
-    ]
-    handles += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines]
-    if handles:
-        figure.legend(
-            handles=handles,
-            loc="outside lower center",
-            ncols=5,
-            fontsize=8,
-            frameon=False,
-            handlelength=1.2,
-            columnspacing=1.2,
-        )

@@ -40,13 +40,18 @@ class LabelsOnScand(MapTransform):
         image = case[self.image]
         for key in self.key_iterator(case):
             probabilities = torch.as_tensor(case[key]).as_subclass(torch.Tensor)
-            for plane in probabilities.unbind(1):  # in place: memory may not hold all probabilities twice
-                plane.copy_(plane.softmax(0))
+            softmax_in_place(probabilities)
             labels, _ = resample_labels(probabilities, image)
             # Without a channel, as SaveImaged writes it; a scan stored with one would be taken for a plane.
             grid = {"affine": torch.as_tensor(image.meta["original_affine"]), "original_channel_dim": float("nan")}
             case[key] = MetaTensor(torch.from_numpy(labels)[None], meta=dict(image.meta) | grid)
         return case
+
+
+def softmax_in_place(logits: torch.Tensor) -> None:
+    """Turn logits (classes, X, Y, Z) into probabilities; memory may not hold all of them twice."""
+    for plane in logits.unbind(1):
+        plane.copy_(plane.softmax(0))
 
 
 def resample_labels(

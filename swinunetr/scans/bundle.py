@@ -24,7 +24,8 @@ from swinunetr.data.organs import save_label_names
 from swinunetr.data.preprocessing import intensity_window
 from swinunetr.errors import InputError
 from swinunetr.network.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights
-from swinunetr.network.swinunetr import LegacyPatchMerging, merging_of, traits_of
+from swinunetr.network.design import traits_of
+from swinunetr.network.merging import LegacyPatchMerging, merging_of
 from swinunetr.recipe import Recipe
 from swinunetr.results import resampling
 from swinunetr.results.inference import evaluating

@@ -26,7 +26,7 @@ from swinunetr.errors import Fault, InputError, WriteError
 from swinunetr.files import NOTE, claim_folder, replacing, require_note, sha256
 from swinunetr.hardware import Hardware, find_hardware
 from swinunetr.network.checkpoints import Weights, build_swinunetr, find_checkpoint, load_pretrained, read_ensemble
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.recipe import Recipe
 from swinunetr.results import plots
 from swinunetr.results.inference import Labelled, label_case, largest_components, save_prediction

@@ -23,7 +23,7 @@ from monai.transforms import (
 )
 
 from swinunetr.hardware import Hardware, memory_bytes
-from swinunetr.network.swinunetr import SPARE, training_bytes
+from swinunetr.network.placement import SPARE, training_bytes
 from swinunetr.recipe import AXES, Recipe
 from swinunetr.threads import read_ahead
 

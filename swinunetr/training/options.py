@@ -15,7 +15,7 @@ from swinunetr.network.checkpoints import (
     require_buildable,
     training_note,
 )
-from swinunetr.network.swinunetr import MERGING
+from swinunetr.network.merging import MERGING
 from swinunetr.parameters import Allowed, FilePath, check_settings, convert_parameters, parameters_of, setting
 from swinunetr.recipe import PRETRAINING_RECIPES, RECIPES, CommonRecipe, PretrainingRecipe, Recipe
 from swinunetr.training.settings import require_one_setup

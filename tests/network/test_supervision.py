@@ -8,8 +8,8 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss
 
 from swinunetr.hardware import find_hardware
 from swinunetr.network.checkpoints import build_swinunetr
+from swinunetr.network.placement import place_network
 from swinunetr.network.supervision import DeepSupervision
-from swinunetr.network.swinunetr import place_network
 
 
 @pytest.fixture(scope="module")

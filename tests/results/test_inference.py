@@ -3,6 +3,7 @@
 import copy
 import gzip
 import weakref
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -49,7 +50,7 @@ def perfect(case):
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 def test_ground_truth_resampled_to_the_training_grid_and_back_stays_in_place(tmp_path, affine):
     case, files = preprocessed_case(tmp_path, affine=affine)
-    labels = inference.to_source_grid(perfect(case), case["image"])
+    labels = inference.resample_labels(perfect(case), case["image"])[0]
     truth = np.asarray(nib.load(files["label"]).dataobj)
     assert labels.shape == truth.shape and labels.dtype == np.uint8
     assert dice_per_organ(confusion_matrix(torch.tensor(labels), torch.tensor(truth), 3)).min() > 0.93
@@ -59,9 +60,9 @@ def test_ground_truth_resampled_to_the_training_grid_and_back_stays_in_place(tmp
 def test_resampling_in_slabs_gives_the_same_labels(tmp_path, affine, monkeypatch):
     case, _ = preprocessed_case(tmp_path, affine=affine)
     probabilities = torch.rand(4, *case["image"].shape[1:], generator=torch.Generator().manual_seed(0))
-    whole = inference.to_source_grid(probabilities, case["image"])
+    whole = inference.resample_labels(probabilities, case["image"])[0]
     monkeypatch.setattr(resampling, "SLAB_VOXELS", 3 * whole.shape[1] * whole.shape[2])
-    slabs = inference.to_source_grid(probabilities, case["image"])
+    slabs = inference.resample_labels(probabilities, case["image"])[0]
     assert len(np.unique(whole)) == 4
     assert (slabs != whole).mean() < 1e-4  # equal probabilities may be rounded differently
 
@@ -72,7 +73,7 @@ def test_itk_reads_a_prediction_at_the_position_of_its_scan(tmp_path, affine):
     scan = nib.load(files["image"])
     scan.set_qform(scan.affine, code=1)
     nib.save(scan, files["image"])
-    labels = inference.to_source_grid(perfect(case), case["image"])
+    labels = inference.resample_labels(perfect(case), case["image"])[0]
     inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
 
     saved, source = (nib.load(file) for file in (tmp_path / "out/c.nii.gz", files["image"]))
@@ -100,7 +101,7 @@ def test_the_segmentation_of_a_scan_with_one_slice_has_one_slice(tmp_path):
         nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 5, 1])), tmp_path / f"{name}.nii.gz")
     files = {name: str(tmp_path / f"{name}.nii.gz") for name in ("image", "label")}
     (case,) = prepare_cases([{"name": "slice", **files}], SMALL, "CT")
-    labels = inference.to_source_grid(perfect(case), case["image"])
+    labels = inference.resample_labels(perfect(case), case["image"])[0]
     np.testing.assert_array_equal(labels, label)
 
 
@@ -108,7 +109,7 @@ def test_a_prediction_of_background_only_stays_background(tmp_path):
     case, _ = preprocessed_case(tmp_path)
     probabilities = torch.zeros(3, *case["image"].shape[1:])
     probabilities[0] = 1
-    assert not inference.to_source_grid(probabilities, case["image"]).any()
+    assert not inference.resample_labels(probabilities, case["image"])[0].any()
 
 
 def test_a_prediction_of_another_shape_is_not_saved(tmp_path):
@@ -120,7 +121,7 @@ def test_a_prediction_of_another_shape_is_not_saved(tmp_path):
 
 def test_a_full_disk_leaves_the_previous_prediction(tmp_path, monkeypatch):
     case, files = preprocessed_case(tmp_path)
-    labels = inference.to_source_grid(perfect(case), case["image"])
+    labels = inference.resample_labels(perfect(case), case["image"])[0]
     inference.save_prediction(labels, files["image"], tmp_path / "out/c.nii.gz")
     before = (tmp_path / "out/c.nii.gz").read_bytes()
 
@@ -195,12 +196,24 @@ def test_cases_are_segmented_one_after_another(tmp_path):
     case, files = preprocessed_case(tmp_path)
     torch.manual_seed(0)
     model = torch.nn.Conv3d(1, 3, 1)
-    alone = inference.segment_case(model, case, SMALL, find_hardware(), tmp_path / "alone.nii.gz")
+    alone = inference.label_case(model, case, SMALL, find_hardware())
+    inference.save_prediction(alone.on_own_grid, case["source"], tmp_path / "alone.nii.gz")
     cases = [case, case]
-    for found, *labels in inference.segment_cases(model, cases, SMALL, find_hardware(), tmp_path / "out", "abc"):
-        assert found is case and torch.equal(labels[0], alone[0])
-        np.testing.assert_array_equal(labels[1], alone[1])
+    for segmented in inference.segment_cases(model, cases, SMALL, find_hardware(), tmp_path / "out", "abc"):
+        assert segmented.case is case and torch.equal(segmented.on_training_grid, alone.on_training_grid)
+        np.testing.assert_array_equal(segmented.on_own_grid, alone.on_own_grid)
     assert (tmp_path / "out/c.nii.gz").read_bytes()[10:] == (tmp_path / "alone.nii.gz").read_bytes()[10:]
+
+
+def test_the_largest_component_is_in_what_was_written_and_not_in_what_was_predicted(tmp_path):
+    case, _ = preprocessed_case(tmp_path)
+    torch.manual_seed(0)
+    model, recipe = torch.nn.Conv3d(1, 3, 1), replace(SMALL, largest_component=("b",))
+    (segmented,) = inference.segment_cases(model, [case], recipe, find_hardware(), tmp_path / "out", "abc")
+    assert segmented.file == tmp_path / "out/c.nii.gz" and (segmented.written != segmented.on_own_grid).any()
+    np.testing.assert_array_equal(nib.load(segmented.file).dataobj, segmented.written)
+    expected = inference.largest_components(segmented.on_own_grid, [1])
+    np.testing.assert_array_equal(segmented.written, expected)
 
 
 def test_an_ensemble_averages_the_probabilities_of_its_networks(tmp_path):
@@ -300,7 +313,7 @@ def test_free_text_of_the_scan_is_not_copied_into_a_prediction(tmp_path):
         scan.header[name] = b"Jane Doe"
     scan.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe, born 1970"))
     nib.save(scan, tmp_path / "named.nii.gz")
-    labels = inference.to_source_grid(perfect(case), case["image"])
+    labels = inference.resample_labels(perfect(case), case["image"])[0]
     inference.save_prediction(labels, tmp_path / "named.nii.gz", tmp_path / "out.nii")
     assert b"Jane" in gzip.decompress((tmp_path / "named.nii.gz").read_bytes())
     assert b"Jane" not in (tmp_path / "out.nii").read_bytes()

@@ -1,7 +1,5 @@
 """Figures of cases, views, scores and learning curves."""
 
-import io
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -98,42 +96,6 @@ def test_each_view_crop_and_feature_map_has_a_panel():
     assert len(plots.plot_views({"input": volumes, "target": volumes}).axes) == 6
     assert len(plots.plot_crops(volumes, (volumes > 0.5).byte(), ORGANS).axes) == 3
     assert len(plots.plot_features(volumes[:1], torch.rand(1, 6, 4, 4, 2), torch.rand(1, 6, 4, 4, 2)).axes) == 12
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("$\\alpha$ cost $5", "$\\alpha$ cost $5"),
-        ('_hidden, 100% & "quoted" | <b>', '_hidden, 100% & "quoted" | <b>'),
-        ("\u809d\u81d3", "label 1"),  # no font that is known here has it
-        ("liver \ufb01", "liver \ufb01"),
-    ],
-)
-def test_names_of_organs_are_shown_as_they_are_or_by_their_number(name, shown, monkeypatch):
-    fonts = [font for font in plots.font_manager.fontManager.ttflist if "matplotlib" in font.fname]
-    monkeypatch.setattr(plots.font_manager.fontManager, "ttflist", fonts)
-    plots._family_with.cache_clear()
-    figure = plots.plot_organ_dice([{"organ": name, "dice_own_grid": 0.5}], [name])
-    figure.savefig(io.BytesIO())
-    (tick,) = figure.axes[0].get_xticklabels()
-    text, is_formula = tick._preprocess_math(tick.get_text())
-    assert text == shown and not is_formula
-    plots._legend(figure, np.array([0, 1]), [name])
-    figure.savefig(io.BytesIO())
-    (legend,) = figure.legends
-    assert [legend.get_texts()[0].get_text().strip().replace("\\$", "$")] == [shown]
-    plots._family_with.cache_clear()
-
-
-def test_a_font_that_has_the_characters_of_a_name_is_used(monkeypatch):
-    monkeypatch.setitem(plt.rcParams, "font.family", ["sans-serif"])
-    present = plots.font_manager.get_font(plots.font_manager.findfont(plots.font_manager.FontProperties()))
-    stix = next(font for font in plots.font_manager.fontManager.ttflist if font.name == "STIXGeneral")
-    has = plots.font_manager.get_font(stix.fname).get_charmap()
-    character = chr(next(code for code in sorted(has) if code > 0x2100 and code not in present.get_charmap()))
-    figure = plots.plot_organ_dice([{"organ": character, "dice_own_grid": 0.5}], [character])
-    assert figure.axes[0].get_xticklabels()[0].get_text() == character and len(plt.rcParams["font.family"]) == 2
 
 
 def test_curves_mark_the_best_validation_that_has_a_score():

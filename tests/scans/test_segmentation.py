@@ -26,7 +26,7 @@ from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.errors import InputError
 from swinunetr.hardware import find_hardware
 from swinunetr.network.checkpoints import build_swinunetr, load_pretrained, save_weights
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.results import inference
 from swinunetr.results.evaluation import read_labels
 from swinunetr.results.inference import predict
@@ -71,7 +71,7 @@ def test_scans_are_segmented_with_the_settings_of_training(weights, scans, tmp_p
     model = place_network(build_swinunetr(3, weights), find_hardware())
     load_pretrained(model, weights)
     probabilities = predict(model, case["image"], RECIPE, find_hardware()).softmax(0)
-    expected = inference.to_source_grid(probabilities, case["image"])
+    expected = inference.resample_labels(probabilities, case["image"])[0]
     assert len(np.unique(expected)) == 3 and (read_labels(written[0]) != expected).mean() < 1e-4
 
 
@@ -522,7 +522,7 @@ def test_several_weights_are_averaged(weights, scans, tmp_path):
         model = place_network(build_swinunetr(3, file), find_hardware())
         load_pretrained(model, file)
         mean = mean + predict(model, case["image"], RECIPE, find_hardware()).softmax(0) / 3
-    expected = inference.to_source_grid(mean, case["image"])
+    expected = inference.resample_labels(mean, case["image"])[0]
     assert (read_labels(found) != expected).mean() < 1e-4
     assert all((read_labels(found) != read_labels(one)).any() for (one,) in alone)
     other = tmp_path / "other_grid.pth"

@@ -8,7 +8,7 @@ from conftest import SMALL
 
 from swinunetr.hardware import find_hardware
 from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.training.averaging import average_weights
 
 

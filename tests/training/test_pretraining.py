@@ -17,7 +17,7 @@ from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.errors import InputError
 from swinunetr.hardware import Hardware
 from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.swinunetr import place_network
+from swinunetr.network.placement import place_network
 from swinunetr.recipe import PRETRAINING_DEMO
 from swinunetr.training import pretraining
 from swinunetr.training.pretraining import PretrainingNetwork, Views, pretraining_batch

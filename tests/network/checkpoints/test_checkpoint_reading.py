@@ -9,7 +9,7 @@ import types
 from collections import Counter, OrderedDict, defaultdict
 from datetime import datetime
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -18,9 +18,16 @@ from checkpoint_files import known_network, prefixed, renamed
 from torch.optim.swa_utils import AveragedModel
 
 from swinunetr.errors import CheckpointError
-from swinunetr.network import checkpoint_reading
-from swinunetr.network.checkpoint_reading import read_weights
-from swinunetr.network.checkpoints import build_swinunetr, load_pretrained, save_weights, training_note
+from swinunetr.network.checkpoints import (
+    build_swinunetr,
+    load_pretrained,
+    network_size,
+    reading,
+    require_buildable,
+    save_weights,
+    training_note,
+)
+from swinunetr.network.checkpoints.reading import read_weights
 
 STATE = {"step": 3, "settings": {"classes": ["background"]}, "history": [], "rng": torch.zeros(3)}
 
@@ -160,6 +167,41 @@ def test_the_advice_for_a_file_that_needs_trust_works(place, target, originals, 
 def test_a_file_that_the_system_refuses_is_not_called_damaged(state, tmp_path, monkeypatch):
     torch.save(state, tmp_path / "weights.pth")
     monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
-    monkeypatch.setattr(checkpoint_reading, "stand_in", lambda file: None)
+    monkeypatch.setattr(reading, "stand_in", lambda file: None)
     with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\). Ask for access"):
         read_weights(tmp_path / "weights.pth")
+
+
+def test_a_file_is_read_once_until_it_is_replaced(target, tmp_path):
+    file = tmp_path / "best_model.pth"
+    save_weights(target, file, note={"seed": 1})
+    with patch.object(torch, "load", wraps=torch.load) as load:
+        assert read_weights(file) is read_weights(file)
+        require_buildable(file)
+        assert training_note(file) == {"seed": 1} and network_size(file)["feature_size"] == 12
+        load_pretrained(build_swinunetr(14, file), file)
+        assert load.call_count == 1
+        save_weights(target, file, note={"seed": 2})
+        assert training_note(file) == {"seed": 2} and load.call_count == 2
+
+
+def test_a_file_that_cannot_be_mapped_is_not_kept_in_memory(state, tmp_path):
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert read_weights(tmp_path / "old.pth") is not read_weights(tmp_path / "old.pth")
+
+
+def test_a_few_files_are_kept(target, tmp_path):
+    save_weights(target, tmp_path / "0.pth")
+    files = [tmp_path / f"{number}.pth" for number in range(reading.MOST_KEPT + 1)]
+    for file in files[1:]:
+        os.link(files[0], file)
+    first, *others = [read_weights(file) for file in files]
+    assert [read_weights(file) for file in files[1:]] == others and read_weights(files[0]) is not first
+
+
+def test_a_check_by_building_draws_no_random_numbers_and_leaves_other_networks_as_they_are(target, tmp_path):
+    save_weights(target, tmp_path / "weights.pth")
+    before = torch.get_rng_state()
+    require_buildable(tmp_path / "weights.pth")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.nn.Linear(2, 2).weight.is_meta

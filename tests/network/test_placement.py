@@ -1,4 +1,4 @@
-"""Both orders of patch merging, and preparation of the network for a device."""
+"""Preparation of the network for a device: precision, memory and attention."""
 
 import copy
 import math
@@ -6,43 +6,12 @@ import re
 
 import pytest
 import torch
-from checkpoint_files import response
 from monai.networks.nets import SwinUNETR
-from torch import nn
 
 from swinunetr.errors import InputError
 from swinunetr.hardware import Hardware
-from swinunetr.network import swinunetr as network
-from swinunetr.network.checkpoints import build_swinunetr, load_pretrained
-from swinunetr.network.swinunetr import (
-    LegacyPatchMerging,
-    describe_speed,
-    place_network,
-    training_bytes,
-    unusual_design,
-)
-
-
-def test_current_merging_equals_monai_exactly_and_legacy_merging_differs(originals, tmp_path):
-    file = tmp_path / "elsewhere.pt"
-    torch.save(originals["current"].state_dict(), file)
-    outputs = {}
-    for merging in ("current", "legacy"):
-        model = build_swinunetr(14, file, merging=merging)
-        assert load_pretrained(model, file, merging=merging).merging == merging
-        outputs[merging] = response(model, "head")[0]
-    monai = response(originals["current"], "head")[0]
-    assert torch.equal(outputs["current"], monai)
-    assert (outputs["legacy"] - monai).abs().max() > 0.1 * monai.std()
-
-
-def test_legacy_merging_concatenates_the_eight_sub_volumes_in_the_documented_order():
-    merging = LegacyPatchMerging(dim=1)
-    merging.norm = merging.reduction = nn.Identity()
-    volume = torch.tensor([[[[100 * d + 10 * h + w] for w in (0, 1)] for h in (0, 1)] for d in (0, 1, 2)])[None]
-    merged = merging(volume)  # d has three slices, so the fourth is padding
-    assert merged.reshape(2, 8).tolist() == [[0, 100, 10, 1, 101, 10, 1, 111], [200, 0, 210, 201, 0, 210, 201, 0]]
-
+from swinunetr.network import placement
+from swinunetr.network.placement import describe_speed, place_network, training_bytes
 
 LOWEST = {  # the block, its input for a crop of 64 x 32 x 32 or 64 x 64 x 64, and a weight of it
     "encoder10": ([(192, 2, 2, 2)], "layer.conv1.conv.weight"),
@@ -73,7 +42,7 @@ def test_gradients_of_few_voxels_on_a_cpu_in_bfloat16_equal_float32(name):
 
 @pytest.mark.parametrize(("free_gb", "kept"), [(100, True), (16, False)])
 def test_activations_are_kept_only_where_they_fit(monkeypatch, free_gb, kept):
-    monkeypatch.setattr(network, "memory_bytes", lambda hardware: free_gb * 10**9)
+    monkeypatch.setattr(placement, "memory_bytes", lambda hardware: free_gb * 10**9)
     cpu = Hardware(torch.device("cpu"), torch.bfloat16, "CPU")
     model = SwinUNETR(in_channels=1, out_channels=14, feature_size=12)
     voxels = 16 * 96**3
@@ -120,18 +89,3 @@ def test_a_network_that_does_not_fit_into_the_gpu_is_one_message(monkeypatch):
     model = SwinUNETR(in_channels=1, out_channels=2, feature_size=12)
     with pytest.raises(InputError, match="The GPU's memory is full.*20 MiB"):
         place_network(model, Hardware(torch.device("cpu"), None, "CPU"))
-
-
-@pytest.mark.parametrize(
-    "options, found",
-    [
-        ({"spatial_dims": 2}, ["2D"]),
-        ({"depths": (2, 2, 6, 2)}, ["depths 2, 2, 6, 2"]),
-        ({"num_heads": (2, 4, 8, 16), "feature_size": 24}, ["heads 2, 4, 8, 16"]),
-        ({"window_size": (4, 4, 2)}, ["a window that is not cubic"]),
-        ({"window_size": 5, "use_v2": True, "in_channels": 3}, []),
-    ],
-)
-def test_another_design_is_seen_in_the_tensors(options, found):
-    network = SwinUNETR(**{"in_channels": 1, "out_channels": 2, "feature_size": 12} | options)
-    assert unusual_design(network.state_dict()) == found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 import zipfile
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from swinunetr.errors import CheckpointError
-from swinunetr.files import check_zip, stand_in
-from swinunetr.network.layouts import GET_AGAIN, SSL_50K, first_few, holds_swin, refusal
+from swinunetr.files import check_zip, stamp, stand_in
+from swinunetr.network.layouts import GET_AGAIN, first_few, holds_swin, refusal
 
 # Keys under which training code stores the tensors; of several networks in a file, the first of these is used.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict", "network_weights")
@@ -26,6 +25,7 @@ STATE = {"step", "settings", "history", "rng", "model"}  # keys of the state of 
 RUN_WEIGHTS = ("best_model.pth", "ssl_pretrained_weights.pth")  # what a run writes beside its state
 ARCHIVES = ("a zip archive of something else", "a tar or gzip archive")
 MOST_UNKNOWN = 1000  # classes of other packages in one file
+MOST_KEPT = 8  # files
 
 
 @dataclass(frozen=True)
@@ -34,70 +34,77 @@ class WeightsFile:
 
     Attributes:
         file: Path.
-        entries: The dictionary with the tensors; its ``_metadata`` holds the notes of ``checkpoints.save_weights``.
-        tensors: Its tensors by name.
+        tensors: Tensors by name.
+        notes: What ``saving.save_weights`` wrote beside them, by name; empty for files from elsewhere.
         ignored: Names of the entries that are not tensors, such as ``epoch``.
-        key: Key of ``entries`` in the file, such as ``state_dict``; empty if they are the file itself.
         unused: Keys of further networks in the file, such as ``ema``.
     """
 
     file: Path
-    entries: Mapping
     tensors: Mapping[str, Tensor]
+    notes: Mapping[str, object]
     ignored: tuple[str, ...]
-    key: str
     unused: tuple[str, ...]
 
-    def note(self, name: str) -> object:
-        """Return what ``checkpoints.save_weights`` noted under a name, None if there is no such note."""
-        metadata = getattr(self.entries, "_metadata", None)
-        return metadata.get("", {}).get(name) if isinstance(metadata, Mapping) else None
+
+_kept: dict[Path, tuple[tuple, WeightsFile]] = {}  # by path, the stamp of a file and its content
 
 
 def read_weights(file: Path) -> WeightsFile:
-    """Read a file of weights; its tensors are memory-mapped where the format allows.
+    """Read a file of weights, once in this process while it does not change.
+
+    Tensors are memory-mapped where the format allows. Of other files nothing is kept, as it would fill the memory.
 
     Raises:
         CheckpointError: The file is damaged, is none of ``torch.save``, would run code, is the state of a run, or has
             no named tensors or several networks of which none is under one of ``WRAPPERS``.
     """
-    content = _load(file)
+    stamped = stamp(file)  # before reading: a file that is replaced meanwhile is read again by the next call
+    if file in _kept and _kept[file][0] == stamped:
+        return _kept[file][1]
+    _kept.pop(file, None)  # a mapping would keep the space of a replaced file
+    content, mapped = _load(file)
+    weights = _network_in(content, file)
+    if mapped:
+        _kept[file] = (stamped, weights)
+        if len(_kept) > MOST_KEPT:
+            del _kept[next(iter(_kept))]  # the oldest
+    return weights
+
+
+def _network_in(content: Mapping, file: Path) -> WeightsFile:
+    """Choose the network in the content of a file."""
     if content.keys() >= STATE:
         raise _state_refusal(file)
-    found = dict(_dictionaries(content))
-    networks = [key for key, tensors in found.items() if holds_swin(tensors)]
+    dictionaries = dict(_dictionaries(content))
+    networks = [key for key, tensors in dictionaries.items() if holds_swin(tensors)]
     named = [key for key in networks if not key or key in WRAPPERS]
     if len(networks) > 1 and not named:
         place = "".join(f'["{name}"]' for name in networks[0].split("."))
         remedy = _trusting(_saving(file, place))
         raise refusal(file, f"several networks ({first_few(networks)}), of which one is needed", remedy=remedy)
-    wrapped = [key for key in WRAPPERS if key in found]
-    key = min(named, key=("", *WRAPPERS).index) if named else next(iter((*networks, *wrapped, *found)), None)
+
+    # A network under the best name, else any network, else tensors that ``recognise`` can name in its refusal.
+    wrapped = [key for key in WRAPPERS if key in dictionaries]
+    key = min(named, key=("", *WRAPPERS).index) if named else next(iter((*networks, *wrapped, *dictionaries)), None)
     if key is None:
         raise refusal(file, _without_tensors(content), f"named tensors, at the top level or in one of {WRAPPERS}")
+
+    # What else there is, on the way to its tensors and beside them.
     unused = tuple(other for other in networks if other != key)
-    accounted = found[key].keys() | {part for name in (key, *unused) for part in name.split(".")}
-    entries, ignored = content, [*content]
+    accounted = dictionaries[key].keys() | {part for name in (key, *unused) for part in name.split(".")}
+    entries, names = content, [*content]
     for part in key.split(".") if key else ():
         entries = entries[part]
-        ignored += entries
-    ignored = tuple(str(name) for name in ignored if name not in accounted)
-    return WeightsFile(file, entries, found[key], ignored, key, unused)
-
-
-def existing_file(checkpoint: str | os.PathLike) -> Path:
-    """Return the path of a file, with ``~`` expanded.
-
-    Raises:
-        CheckpointError: There is no such file.
-    """
-    file = Path(checkpoint).expanduser()
-    if file.is_file():
-        return file
-    found = "a folder" if file.is_dir() else "no file"
-    raise CheckpointError(
-        f"{file}: expected a file of weights, found {found}. Correct the path: pretrained_checkpoint of a notebook, or "
-        f"the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial."
+        names += entries
+    metadata = getattr(entries, "_metadata", None)
+    notes = metadata.get("") if isinstance(metadata, Mapping) else None
+    return WeightsFile(
+        file=file,
+        tensors=dictionaries[key],
+        notes=notes if isinstance(notes, Mapping) else {},
+        ignored=tuple(str(name) for name in names if name not in accounted),
+        unused=unused,
     )
 
 
@@ -123,12 +130,12 @@ class _UnknownPartial:
     def __setstate__(self, state: object) -> None: ...
 
 
-def _load(file: Path) -> Mapping:
-    """Return the dictionary in a file without running code from it."""
+def _load(file: Path) -> tuple[Mapping, bool]:
+    """Return the dictionary in a file without running code from it, and whether its tensors are memory-mapped."""
     unknown: list[str] = []
     try:
-        if found := _not_weights(file):
-            raise refusal(file, found, remedy="Unpack it." if found in ARCHIVES else GET_AGAIN)
+        if kind := _not_weights(file):
+            raise refusal(file, kind, remedy="Unpack it." if kind in ARCHIVES else GET_AGAIN)
         zipped = zipfile.is_zipfile(file)
         if zipped:
             check_zip(file)
@@ -145,7 +152,7 @@ def _load(file: Path) -> Mapping:
         raise refusal(file, f"a saved {type(content).__name__}")
     if unknown and not any(True for _ in _dictionaries(content)):
         raise refusal(file, _kind(unknown[0]), remedy=_trusting(_saving(file, _place_of_module(content))))
-    return content
+    return content, mapped
 
 
 def _load_without(unknown: list[str], file: Path, mapped: bool) -> object:
@@ -175,8 +182,8 @@ def _refused_name(error: Exception) -> str | None:
 
 def _not_weights(file: Path) -> str | None:
     """Return what a file is if its first bytes show that ``torch.save`` did not write it, else None."""
-    if found := stand_in(file):
-        return found[0]
+    if kind_and_remedy := stand_in(file):
+        return kind_and_remedy[0]
     with file.open("rb") as opened:
         start = opened.read(64)
     if re.match(rb".{8}\s*\{", start, re.DOTALL):  # eight bytes of length, then JSON
@@ -252,8 +259,8 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
         return refusal(file, f"a damaged file ({error})", remedy="Copy or download it again.")
     if zipfile.is_zipfile(file):  # its checksums are right
         reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
-        found = f"a pickle that cannot be read without trust ({reason[1] if reason else type(error).__name__})"
-        return refusal(file, found, remedy=_trusting(_saving(file, "")))
+        problem = f"a pickle that cannot be read without trust ({reason[1] if reason else type(error).__name__})"
+        return refusal(file, problem, remedy=_trusting(_saving(file, "")))
     return refusal(file, "a damaged file, or not a PyTorch file", remedy="Copy or download it again.")
 
 

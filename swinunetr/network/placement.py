@@ -1,127 +1,20 @@
-"""The two orders of patch merging in SwinUNETR, and preparation of the network for fast training on a device."""
+"""A network on its device, prepared for fast training there, within the memory that there is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-import torch.nn.functional as F
 from monai.networks.blocks import UnetrBasicBlock, UnetrUpBlock
 from monai.networks.nets import SwinUNETR
-from monai.networks.nets.swin_unetr import PatchMerging, WindowAttention
+from monai.networks.nets.swin_unetr import WindowAttention
 from torch import Tensor
 
 from swinunetr.hardware import Hardware, gpu_memory, memory_bytes, versions
 from swinunetr.machine import keep_freed_memory
 from swinunetr.network.fast import speed_up
-from swinunetr.network.layouts import part_of
 from swinunetr.tables import Table
 
 SPARE = 1.2  # free memory over the estimate of training: for workspaces of convolutions, and gaps between tensors
 FUSED_CHANNELS = 8  # per head; PyTorch's fused kernels take multiples of it in half precision
-
-
-class LegacyPatchMerging(PatchMerging):
-    """Patch merging in the order of MONAI 0.9 to 1.4, with which the public checkpoints were trained.
-
-    MONAI 1.5 changed slots 4 to 6 but no names or shapes, so older weights load there without an error and compute a
-    different result. Permuted weights cannot correct this, because two sub-volumes occur twice in this order and the
-    LayerNorm normalises over all eight slots.
-
-    Source: https://github.com/Project-MONAI/MONAI/pull/8285
-    """
-
-    # Offsets along d, h, w of the sub-volumes in slots 0 to 7, in the order in which their channels are concatenated.
-    SLOTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, D, H, W, C) to (B, D/2, H/2, W/2, 2C); odd sizes are padded with zeros at the end."""
-        if x.ndim != 5:
-            return super().forward(x)
-        _, d, h, w, _ = x.shape
-        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2, 0, d % 2))
-        x = torch.cat([x[:, i::2, j::2, k::2] for i, j, k in self.SLOTS], -1)
-        return self.reduction(self.norm(x))
-
-
-# Values of the parameter ``merging``, with the class for each.
-MERGING = {"legacy": LegacyPatchMerging, "current": PatchMerging}
-
-
-def traits_of(tensors: Mapping[str, Tensor]) -> dict[str, object]:
-    """Return the arguments of the constructor that gave a SwinUNETR these tensors.
-
-    Args:
-        tensors: Tensors by their names in SwinUNETR.
-
-    Raises:
-        KeyError: The patch embedding or the first attention block is missing.
-    """
-    feature_size, in_channels = tensors["swinViT.patch_embed.proj.weight"].shape[:2]
-    offsets = len(tensors["swinViT.layers1.0.blocks.0.attn.relative_position_bias_table"])  # (2 * window_size - 1)^3
-    return {
-        "feature_size": feature_size,
-        "in_channels": in_channels,
-        "window_size": (round(offsets ** (1 / 3)) + 1) // 2,
-        "use_v2": any(part_of(name) == "v2 blocks" for name in tensors),
-    }
-
-
-USUAL_DESIGN = "a 3D one with depths 2, 2, 2, 2, heads 3, 6, 12, 24, patches of 2 voxels and a cubic window"
-
-
-def unusual_design(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return what differs in a SwinUNETR of these tensors from ``USUAL_DESIGN``, the only one that is built here.
-
-    Args:
-        tensors: Tensors by their names in SwinUNETR, with the patch embedding.
-    """
-    patch = tuple(tensors["swinViT.patch_embed.proj.weight"].shape[2:])
-    if len(patch) != 3:
-        return [f"{len(patch)}D"]
-    tables = {name: tensor for name, tensor in tensors.items() if name.endswith(".relative_position_bias_table")}
-    stages = [[name for name in tables if name.startswith(f"swinViT.layers{stage}.")] for stage in (1, 2, 3, 4)]
-    depths, heads = [len(names) for names in stages], [tables[names[0]].shape[-1] for names in stages if names]
-    offsets = len(next(iter(tables.values()), ()))  # (2 * window_size - 1)^3
-    edge = round(offsets ** (1 / 3))
-    found = {
-        f"patches of {' x '.join(map(str, patch))} voxels": patch != (2, 2, 2),
-        f"depths {', '.join(map(str, depths))}": depths != [2, 2, 2, 2],
-        f"heads {', '.join(map(str, heads))}": 0 not in depths and heads != [3, 6, 12, 24],
-        "a window that is not cubic": edge**3 != offsets or edge % 2 == 0,
-    }
-    return [text for text, unusual in found.items() if unusual]
-
-
-def merging_of(model: SwinUNETR) -> str:
-    """Return the order of patch merging of a network, a key of ``MERGING``.
-
-    Raises:
-        ValueError: The network has another patch merging.
-    """
-    kind = type(model.swinViT.layers1[0].downsample)
-    for name, merging in MERGING.items():
-        if kind is merging:
-            return name
-    raise ValueError(f"expected a network whose patch merging is one of {list(MERGING)}, found {kind.__name__}")
-
-
-class Float32Block(UnetrBasicBlock):
-    """A residual block that computes in float32 under autocast on a CPU."""
-
-    def forward(self, inp: Tensor) -> Tensor:
-        """Map (B, C, D, H, W) to float32 (B, C', D, H, W)."""
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(inp.float())
-
-
-class Float32UpBlock(UnetrUpBlock):
-    """A block of the decoder that computes in float32 under autocast on a CPU."""
-
-    def forward(self, inp: Tensor, skip: Tensor) -> Tensor:
-        """Map (B, C, D, H, W) and the encoder's (B, C', 2D, 2H, 2W) to float32 of the latter's shape."""
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(inp.float(), skip.float())
 
 
 def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -> SwinUNETR:
@@ -132,7 +25,7 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
     On a CPU in bfloat16 the two blocks of the lowest resolutions stay in float32. A crop of 64 voxels is 2 voxels wide
     in the first, one of 32 voxels in the second, and for so few voxels oneDNN's bfloat16 weight gradient of a 3x3x3
     convolution reads uninitialised memory (seen with PyTorch 2.13 on AVX512-BF16 in the first: NaN or 1e38 every few
-    steps). ``tests/test_network.py`` reproduces it.
+    steps). ``tests/network/test_placement.py`` reproduces it.
 
     Args:
         model: The network; it is changed.
@@ -210,3 +103,21 @@ def _describe_attention(model: SwinUNETR) -> str:
         few = ", ".join(map(str, sorted(channels)))
         return f"not fused, as that needs a multiple of {FUSED_CHANNELS} channels per head, which here has {few}"
     return "fused, with masks computed once"
+
+
+class Float32Block(UnetrBasicBlock):
+    """A residual block that computes in float32 under autocast on a CPU."""
+
+    def forward(self, inp: Tensor) -> Tensor:
+        """Map (B, C, D, H, W) to float32 (B, C', D, H, W)."""
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(inp.float())
+
+
+class Float32UpBlock(UnetrUpBlock):
+    """A block of the decoder that computes in float32 under autocast on a CPU."""
+
+    def forward(self, inp: Tensor, skip: Tensor) -> Tensor:
+        """Map (B, C, D, H, W) and the encoder's (B, C', 2D, 2H, 2W) to float32 of the latter's shape."""
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(inp.float(), skip.float())

@@ -1,0 +1,204 @@
+"""Build the SwinUNETR that fits a checkpoint, and load the checkpoint into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from monai.networks.nets import SwinUNETR
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from swinunetr.errors import CheckpointError
+from swinunetr.network.checkpoints.finding import existing_file, find_checkpoint
+from swinunetr.network.checkpoints.fitting import LoadReport, fit
+from swinunetr.network.checkpoints.reading import read_weights
+from swinunetr.network.checkpoints.recognition import OTHER_WEIGHTS, POSITIONS, Checkpoint, read_checkpoint
+from swinunetr.network.design import traits_of
+from swinunetr.network.layouts import first_few, part_of, refusal
+from swinunetr.network.merging import MERGING, merging_of
+
+Weights = Mapping[str, Tensor]  # state_dict of a network
+
+
+def build_swinunetr(
+    classes: int,
+    checkpoint: str | os.PathLike | None = None,
+    *,
+    in_channels: int = 1,
+    feature_size: int | None = None,
+    window_size: int | None = None,
+    use_checkpoint: bool = False,
+    merging: str | None = None,
+) -> SwinUNETR:
+    """Build the SwinUNETR (v1 or v2) that fits a checkpoint. Its weights are random; ``load_pretrained`` loads them.
+
+    Args:
+        classes: Output channels, including background.
+        checkpoint: Path of the checkpoint; None builds a v1 network for training from random weights.
+        in_channels: Channels of the image.
+        feature_size: None uses that of the checkpoint, or 48 without one.
+        window_size: Voxels along each axis of an attention window; None uses that of the checkpoint, or 7 without one.
+        use_checkpoint: Use activation checkpointing, which needs less memory and more time. Not related to
+            ``checkpoint``.
+        merging: Order of patch merging, ``"legacy"`` (MONAI 0.9 to 1.4) or ``"current"`` (MONAI 1.5 and later). None
+            uses the order that the file notes, ``"legacy"`` if it notes none, and ``"current"`` without a file.
+
+    Raises:
+        CheckpointError: The file cannot be read, is not a known checkpoint, is of a design that SwinUNETR has no
+            argument for here, such as 2D or other depths, or contradicts an argument.
+        ValueError: ``merging`` is none of the values above.
+    """
+    if merging not in (None, *MERGING):
+        raise ValueError(f"expected merging to be None or one of {list(MERGING)}, found {merging!r}")
+    source = None if checkpoint is None else read_checkpoint(checkpoint, merging)
+    traits = source.traits if source else {"feature_size": 48, "window_size": 7, "use_v2": False, "merging": "current"}
+    model = SwinUNETR(
+        in_channels=in_channels,
+        out_channels=classes,
+        feature_size=feature_size or traits["feature_size"],
+        window_size=window_size or traits["window_size"],
+        use_checkpoint=use_checkpoint,
+        use_v2=traits["use_v2"],
+        downsample=MERGING[merging or traits["merging"]],
+    )
+    if source:
+        fit(source, model)  # raises CheckpointError if an argument contradicts the file
+    return model
+
+
+def load_pretrained(
+    model: SwinUNETR,
+    checkpoint: str | os.PathLike,
+    *,
+    merging: str | None = None,
+    decoder: bool = True,
+    classes: Sequence[str] | None = None,
+) -> LoadReport:
+    """Load a SwinUNETR checkpoint of any known layout into ``model``, completely or not at all.
+
+    The head has one row per class. Where the file notes the names of its classes, as a ``best_model.pth`` does, each
+    class of ``classes`` gets the row of the class with the same name, see ``match_classes``; the other rows of the
+    network are unchanged. A file without names has its head loaded row by row, if the number of classes is the same.
+
+    Args:
+        model: A network of the same size as in the checkpoint, see ``build_swinunetr``.
+        checkpoint: Path of the checkpoint.
+        merging: As in ``build_swinunetr``.
+        decoder: False leaves the decoder and the head unchanged, for a decoder that was trained for another task than
+            segmentation.
+        classes: Names of the output channels, including background. None compares the number of classes only.
+
+    Returns:
+        What happened to each tensor of the file and of the network.
+
+    Raises:
+        CheckpointError: The file cannot be read safely, is incomplete or unknown, contains NaN or infinity, or belongs
+            to a network of another size or merging. The network is unchanged.
+        TypeError: ``model`` is not a SwinUNETR, for example because it is wrapped in DistributedDataParallel.
+        ValueError: ``classes`` has another length than the output of ``model``.
+    """
+    if not isinstance(model, SwinUNETR):
+        raise TypeError(f"expected monai's SwinUNETR without a wrapper, found {type(model).__name__}")
+    if classes is not None and len(classes) != len(model.out.conv.conv.bias):
+        raise ValueError(f"expected a name for each of {len(model.out.conv.conv.bias)} classes, found {len(classes)}")
+    source = read_checkpoint(checkpoint, merging)
+    report = fit(source, model, decoder, classes)
+    tensors = model.state_dict()
+    _require_values(source, report, tensors)
+    with torch.no_grad():
+        for name, target in report.loaded.items():
+            if target.endswith(POSITIONS) and source.tensors[name].is_floating_point():
+                continue  # half precision has rounded them
+            if report.head and part_of(target) == "head":
+                for network_row, file_row in report.head.rows.items():
+                    tensors[target][network_row].copy_(source.tensors[name][file_row])
+            else:
+                tensors[target].copy_(source.tensors[name])  # converts to the dtype and the device of the network
+    return report
+
+
+def read_ensemble(
+    files: Sequence[str | os.PathLike], classes: Sequence[str], merging: str | None = None
+) -> list[Weights]:
+    """Return the weights of several networks of the same shape, with the head's rows in the order of ``classes``.
+
+    Args:
+        files: Checkpoints of SwinUNETR with a head.
+        classes: Names of the classes, including the background.
+        merging: Order of patch merging of the files that note none, as in ``build_swinunetr``.
+
+    Raises:
+        CheckpointError: A file cannot be read, or is of another network than the first.
+    """
+    states, kinds = [], []
+    for file in files:
+        order = None if read_weights(existing_file(file)).notes.get("patch_merging") in MERGING else merging
+        network = build_swinunetr(len(classes), file, merging=order)
+        load_pretrained(network, file, merging=order, classes=classes)
+        states.append(network.state_dict())
+        kinds.append((merging_of(network), traits_of(states[-1])))
+    if others := [file for file, kind in zip(files, kinds, strict=True) if kind != kinds[0]]:
+        raise CheckpointError(
+            f"'{others[0]}' is of another network than '{files[0]}'. Expected the same size of network and the same "
+            "patch merging, as of several seeds or folds. Use them one by one."
+        )
+    return states
+
+
+def require_buildable(checkpoint: str | os.PathLike, merging: str | None = None) -> None:
+    """Check that a network for images of one channel can be built and filled with a checkpoint.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        merging: As in ``build_swinunetr``.
+
+    Raises:
+        CheckpointError: The file cannot be read or is of another network; the message says which.
+    """
+    source = read_checkpoint(find_checkpoint(checkpoint), merging)
+    if (channels := source.traits["in_channels"]) != 1:
+        problem = f"{source.family.title}, with {channels} input channels"
+        raise refusal(source.file, problem, "weights for images of one channel, as here", OTHER_WEIGHTS)
+    with _parameters_without_values():
+        build_swinunetr(2, source.file, merging=merging)
+
+
+@contextmanager
+def _parameters_without_values() -> Iterator[None]:
+    """Give the parameters of networks that are built in the block no memory and no random values."""
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(emptied)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _require_values(source: Checkpoint, report: LoadReport, tensors: Weights) -> None:
+    """Check that the tensors to load hold values that a network computes with.
+
+    Args:
+        source: The file.
+        report: What is to be loaded from it.
+        tensors: Those of the network.
+
+    Raises:
+        CheckpointError: Weights contain NaN or infinity, or positions are outside of the attention window.
+    """
+    broken, outside = [], []
+    for name, target in report.loaded.items():
+        low, high = source.tensors[name].aminmax()  # both NaN if any value is; no copies
+        if not (low.isfinite() and high.isfinite()):
+            broken.append(name)
+        elif target.endswith(POSITIONS) and (low < 0 or high > tensors[target].max()):
+            outside.append(name)
+    if broken:
+        raise refusal(source.file, f"{report.title} with NaN or infinity in {first_few(broken)}")
+    if outside:
+        raise refusal(source.file, f"{report.title} with positions outside of the window in {first_few(outside)}")
