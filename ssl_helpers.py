@@ -16,12 +16,14 @@ A folder imports from those above it in this list, never from those below; data/
                  organs                  the colour of each organ
                  checks                  all problems of the files in one table
                  geometry, modality, hounsfield   one affine of a scan; whether it is CT, in Hounsfield units
-                 preprocessing, cache    the training grid, and preprocessed cases on disk
+                 transforms, nifti_reader   of a case, from its files to the training grid
+                 preprocessing, cache    cases on the training grid, and on disk
                  phantoms                synthetic CT where there are no data; varied_phantoms, to measure on
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoint_reading      what a file holds, without running code from it
                  checkpoints             recognised, loaded, saved
                  swinunetr, fast         patch merging, the network on its device, and what makes it fast
+                 legacy_merging          the order of patch merging of the public checkpoints
                  supervision             a loss on coarser levels of the decoder as well
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
@@ -54,7 +56,8 @@ from swinunetr.data.lists import (
 )
 from swinunetr.data.organs import save_label_names
 from swinunetr.data.phantoms import write_phantoms, write_unlabelled_phantoms
-from swinunetr.data.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing, require_organs
+from swinunetr.data.preprocessing import MOST_CENTRES, prepare_cases, require_organs
+from swinunetr.data.transforms import case_transforms, intensity_window, preprocessing
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing
 from swinunetr.hardware import find_hardware, parallel, versions

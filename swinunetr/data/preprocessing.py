@@ -1,9 +1,7 @@
-"""Preprocessing of a case, from its files to tensors on the training grid; the same for training and inference."""
+"""Preprocessing of cases, from files to tensors on the training grid; the same for training and inference."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,24 +10,12 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import (
-    CastToTyped,
-    Compose,
-    CropForegroundd,
-    EnsureChannelFirstd,
-    LoadImaged,
-    Orientationd,
-    ScaleIntensityRanged,
-    ScaleIntensityRangePercentilesd,
-    Spacingd,
-    SpatialPadd,
-)
 from tqdm.auto import tqdm
 
 from swinunetr.data.cache import cache_file, read_cache, write_cache
-from swinunetr.data.geometry import NiftiReader, voxel_volume_mm3
+from swinunetr.data.geometry import voxel_volume_mm3
 from swinunetr.data.label_maps import clear_ignored, to_classes
-from swinunetr.data.modality import is_ct
+from swinunetr.data.transforms import preprocessing
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
 from swinunetr.hardware import Hardware
@@ -37,11 +23,8 @@ from swinunetr.machine import most_workers
 from swinunetr.recipe import CommonRecipe
 from swinunetr.threads import in_threads
 
-# Where pydicom is installed, MONAI warns for each file that one more decoder of DICOM, which nothing here uses, is not.
-warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-
-PREPROCESSING_VERSION = 1  # raise it with every change of what a case becomes; tests/test_preprocessing.py notices one
+# Raise it with every change of what a case becomes; tests/data/test_preprocessing.py notices one.
+PREPROCESSING_VERSION = 1
 MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
 CENTRES_PER_ORGAN = 2**12  # of the centres that all organs have alike
 UNLABELLED_PARTS = ("image",)  # of a cached case
@@ -49,45 +32,6 @@ LABELLED_PARTS = ("image", "label", "vanished_ids", "organ_voxels", "other_voxel
 BYTES_PER_VOXEL, BYTES_PER_GRID_VOXEL = 24, 36  # in memory, of the scan and of the training grid, while preprocessing
 MAPPING_LIMIT = Path("/proc/sys/vm/max_map_count")
 SPARE_MAPPINGS = 10_000  # of Python, its libraries, their buffers and the other volumes of a run
-
-
-def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
-    """Return the transforms from the files of a case to tensors on the training grid.
-
-    Args:
-        recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images. For CT, ``hu_window`` is mapped to 0..1; for others, the range from the 0.5th
-            to the 99.5th percentile is.
-        keys: Which of ``image`` and ``label`` a case has.
-
-    Returns:
-        Transforms of a dictionary. The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS
-        order with their affine.
-    """
-    modes = ["bilinear" if key == "image" else "nearest" for key in keys]
-    window = intensity_window(recipe, modality)
-    to_unit = (
-        ScaleIntensityRanged("image", *window, 0.0, 1.0, clip=True)
-        if window
-        else ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
-    )
-    return Compose(
-        [
-            LoadImaged(keys, reader=NiftiReader, simple_keys=True),
-            EnsureChannelFirstd(keys),
-            Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-            Spacingd(keys, pixdim=recipe.spacing_mm, mode=modes, dtype=np.float32),
-            to_unit,
-            CropForegroundd(keys, source_key="image"),  # removes the air around the body
-            SpatialPadd(keys, spatial_size=recipe.crop_size),  # for scans smaller than a crop
-            CastToTyped(keys, dtype=[torch.float16 if key == "image" else torch.uint8 for key in keys]),
-        ]
-    )
-
-
-def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:
-    """Return the intensities in HU that become 0 and 1; None for other modalities than CT, which use percentiles."""
-    return recipe.hu_window if is_ct(modality) else None
 
 
 def prepare_cases(

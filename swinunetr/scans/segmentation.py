@@ -21,7 +21,8 @@ from swinunetr.data.geometry import voxel_volume_mm3
 from swinunetr.data.lists import organ_labels
 from swinunetr.data.modality import dicom_modality
 from swinunetr.data.organs import save_label_names
-from swinunetr.data.preprocessing import intensity_window, prepare_cases
+from swinunetr.data.preprocessing import prepare_cases
+from swinunetr.data.transforms import intensity_window
 from swinunetr.errors import Fault, InputError, WriteError
 from swinunetr.files import NOTE, claim_folder, replacing, require_note, sha256
 from swinunetr.hardware import Hardware, find_hardware
