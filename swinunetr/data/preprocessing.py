@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from swinunetr.data.cache import cache_file, read_cache, write_cache
 from swinunetr.data.geometry import voxel_volume_mm3
-from swinunetr.data.label_maps import clear_ignored, to_classes
+from swinunetr.data.label_maps import LabelMap, clear_ignored, to_classes
 from swinunetr.data.transforms import preprocessing
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
@@ -34,6 +34,35 @@ MAPPING_LIMIT = Path("/proc/sys/vm/max_map_count")
 SPARE_MAPPINGS = 10_000  # of Python, its libraries, their buffers and the other volumes of a run
 
 
+class Case(TypedDict, total=False):
+    """A preprocessed case. Without a label it has the first five keys, of which the last two are None.
+
+    Attributes:
+        name: Name, as in the list of the cases.
+        source: Path of the image file.
+        image: Image (1, X, Y, Z) on the training grid, float16 in 0..1, in RAS order with its affine in mm. Its
+            metadata have the scan's own grid: ``original_affine`` (4, 4) and ``spatial_shape``.
+        label_source: Path of the label file.
+        label_map: How ids of the label file become classes; None if they are the classes.
+        label: Classes (1, X, Y, Z) on the same grid, uint8; ``label_maps.IGNORED`` where a voxel does not count.
+        vanished_ids: Classes of the label file that have no voxel left on the training grid.
+        organ_voxels: Flat indices (N), int32, of possible crop centres in organs; see :func:`crop_centres`.
+        other_voxels: The same of the other voxels of the body.
+        balanced_voxels: The same in organs, as many of each organ.
+    """
+
+    name: str
+    source: str
+    image: MetaTensor
+    label_source: str | None
+    label_map: LabelMap | None
+    label: MetaTensor
+    vanished_ids: list[int]
+    organ_voxels: torch.Tensor
+    other_voxels: torch.Tensor
+    balanced_voxels: torch.Tensor
+
+
 def prepare_cases(
     entries: list[dict[str, Any]],
     recipe: CommonRecipe,
@@ -43,14 +72,16 @@ def prepare_cases(
     in_memory: bool = True,
     hardware: Hardware | None = None,
     content_of: Callable[[dict], str] | None = None,
-) -> list[dict]:
+) -> list[Case]:
     """Preprocess all cases in parallel and return them in the same order.
+
+    A warning names the cases that have lost classes on the training grid, their ``vanished_ids``.
 
     Args:
         entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label`` and, optionally, its
             ``label_map``.
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images; see :func:`preprocessing`.
+        modality: Modality of the images; see :func:`transforms.case_transforms`.
         description: Title of the progress bar; empty means no progress bar.
         cache_dir: Folder that stores preprocessed cases for later runs. A case is preprocessed again if the content of
             its files, the settings or ``PREPROCESSING_VERSION`` changed. None or empty means no cache.
@@ -61,13 +92,6 @@ def prepare_cases(
         content_of: Function that returns the hash of a case's content, by which the cache knows it, wherever its files
             are: ``content_of`` of the :class:`checks.DatasetReport`. None reads and hashes the files.
 
-    Returns:
-        Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``label_map``
-        (None without one), ``image`` and, if labelled, ``label``, the possible crop centres ``organ_voxels``,
-        ``other_voxels`` and ``balanced_voxels``, which are as many of each organ, and ``vanished_ids``: the classes of
-        the label file that have no voxel left on the training grid. A warning names the cases with such classes. A
-        voxel of ``label`` that does not count is ``label_maps.IGNORED``.
-
     Raises:
         InputError: A case, which the message names, cannot be read or preprocessed or has changed since it was checked,
             or there are more cases than files that the system can map.
@@ -77,7 +101,7 @@ def prepare_cases(
     if cache_dir and not in_memory:
         _require_mappings(len(entries))
 
-    def load_or_preprocess(entry: dict[str, str]) -> dict:
+    def load_or_preprocess(entry: dict[str, Any]) -> Case:
         file = _cache_file(entry, recipe, modality, cache_dir, content_of) if cache_dir else None
         keys = LABELLED_PARTS if "label" in entry else UNLABELLED_PARTS
         parts = read_cache(file, keys, in_memory) if file else None
@@ -89,7 +113,7 @@ def prepare_cases(
                     parts = read_cache(file, keys, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
         files = {"source": entry["image"], "label_source": entry.get("label"), "label_map": entry.get("label_map")}
-        return parts | volumes | {"name": entry["name"]} | files
+        return Case(name=entry["name"], **files, **parts | volumes)
 
     threads = most_workers(max((_bytes_to_preprocess(entry["image"], recipe) for entry in entries), default=0))
     if shared:
@@ -112,7 +136,7 @@ def _bytes_to_preprocess(file: str, recipe: CommonRecipe) -> float:
 
 
 def _prepare_share(
-    prepare: Callable[[dict], dict], entries: Sequence[dict], hardware: Hardware, description: str, threads: int
+    prepare: Callable[[dict], Case], entries: Sequence[dict], hardware: Hardware, description: str, threads: int
 ) -> None:
     """Prepare this rank's share of the cases, and wait until the other ranks have prepared theirs.
 
@@ -142,7 +166,7 @@ def _require_mappings(volumes: int) -> None:
         )
 
 
-def require_organs(cases: Sequence[dict], spacing_mm: Sequence[float], name: str) -> None:
+def require_organs(cases: Sequence[Case], spacing_mm: Sequence[float], name: str) -> None:
     """Raise an error if no case of a list has an organ left on the training grid.
 
     Args:
@@ -162,7 +186,7 @@ def require_organs(cases: Sequence[dict], spacing_mm: Sequence[float], name: str
         )
 
 
-def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
+def _vanished(cases: list[Case], spacing_mm: Sequence[float]) -> list[str]:
     """Return at most six lines of warnings on label ids that the training grid has lost."""
     grid = " x ".join(f"{mm:g}" for mm in spacing_mm)
     what = f"has no voxel left on the training grid of {grid} mm; a finer spacing_mm keeps it"
@@ -172,7 +196,7 @@ def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
 
 
 def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> dict:
-    """Return a preprocessed case as plain tensors, which the cache can store."""
+    """Return the parts of a case that the cache can store: plain tensors, numbers and lists."""
     keys = tuple(key for key in ("image", "label") if key in entry)
     label_map = entry.get("label_map")
     transforms = preprocessing(recipe, modality, keys)
