@@ -34,6 +34,7 @@ A folder imports from those above it in this list, never from those below; data/
                  calibration             a head with which organs have the right volume
                  pretraining             views of unlabelled volumes, and the tasks
     scans/       segmentation, finding   any folder of scans, with trained weights
+                 writers                 what is written for each scan: objects, pictures, uncertainty
                  results_folder          what the folder of the results has already
                  dicom, dicom_seg        DICOM series in, segmentation objects out
                  bundle                  a MONAI bundle of a trained model, which plain MONAI runs

@@ -30,7 +30,7 @@ from swinunetr.network.swinunetr import place_network
 from swinunetr.results import inference
 from swinunetr.results.evaluation import read_labels
 from swinunetr.results.inference import predict
-from swinunetr.scans import results_folder, segmentation
+from swinunetr.scans import results_folder, segmentation, writers
 from swinunetr.scans.dicom_seg import kind_of
 from swinunetr.scans.segmentation import SomeLeftOut, segment
 
@@ -578,8 +578,8 @@ def test_a_full_disk_stops_the_command_and_no_scan_is_called_bad(weights, scans,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(segmentation.plots, "plot_segmentation", lambda *_: Mock(savefig=lambda file, dpi: full()))
-    monkeypatch.setattr(segmentation.plt, "close", Mock())
+    monkeypatch.setattr(writers.plots, "plot_segmentation", lambda *_: Mock(savefig=lambda file, dpi: full()))
+    monkeypatch.setattr(writers.plt, "close", Mock())
     with pytest.raises(InputError, match=r"first\.png' could not be written .*No space left.*Free disk space") as error:
         segment(weights, scans, tmp_path / "out", pictures=True)
     assert not isinstance(error.value, SomeLeftOut) and not (tmp_path / "out/scans.json").exists()
