@@ -30,7 +30,7 @@ from swinunetr.network.checkpoints import (
     save_weights,
     training_note,
 )
-from swinunetr.network.legacy_merging import LegacyPatchMerging
+from swinunetr.network.swinunetr import LegacyPatchMerging
 
 
 def test_older_weights_are_refused_by_a_network_with_current_merging(originals, tmp_path):

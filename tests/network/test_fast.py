@@ -19,7 +19,7 @@ from swinunetr.network.fast import (
     speed_up,
     with_aligned_rows,
 )
-from swinunetr.network.legacy_merging import LegacyPatchMerging
+from swinunetr.network.swinunetr import LegacyPatchMerging
 
 
 def plain_and_fast(window: int = 4, **options) -> tuple[SwinUNETR, SwinUNETR]:

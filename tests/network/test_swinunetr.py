@@ -8,12 +8,14 @@ import pytest
 import torch
 from checkpoint_files import response
 from monai.networks.nets import SwinUNETR
+from torch import nn
 
 from swinunetr.errors import InputError
 from swinunetr.hardware import Hardware
 from swinunetr.network import swinunetr as network
 from swinunetr.network.checkpoints import build_swinunetr, load_pretrained
 from swinunetr.network.swinunetr import (
+    LegacyPatchMerging,
     describe_speed,
     place_network,
     training_bytes,
@@ -32,6 +34,14 @@ def test_current_merging_equals_monai_exactly_and_legacy_merging_differs(origina
     monai = response(originals["current"], "head")[0]
     assert torch.equal(outputs["current"], monai)
     assert (outputs["legacy"] - monai).abs().max() > 0.1 * monai.std()
+
+
+def test_legacy_merging_concatenates_the_eight_sub_volumes_in_the_documented_order():
+    merging = LegacyPatchMerging(dim=1)
+    merging.norm = merging.reduction = nn.Identity()
+    volume = torch.tensor([[[[100 * d + 10 * h + w] for w in (0, 1)] for h in (0, 1)] for d in (0, 1, 2)])[None]
+    merged = merging(volume)  # d has three slices, so the fourth is padding
+    assert merged.reshape(2, 8).tolist() == [[0, 100, 10, 1, 101, 10, 1, 111], [200, 0, 210, 201, 0, 210, 201, 0]]
 
 
 LOWEST = {  # the block, its input for a crop of 64 x 32 x 32 or 64 x 64 x 64, and a weight of it
