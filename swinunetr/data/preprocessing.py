@@ -189,9 +189,9 @@ def require_organs(cases: Sequence[Case], spacing_mm: Sequence[float], name: str
 def _vanished(cases: list[Case], spacing_mm: Sequence[float]) -> list[str]:
     """Return at most six lines of warnings on label ids that the training grid has lost."""
     grid = " x ".join(f"{mm:g}" for mm in spacing_mm)
-    what = f"has no voxel left on the training grid of {grid} mm; a finer spacing_mm keeps it"
+    problem = f"has no voxel left on the training grid of {grid} mm; a finer spacing_mm keeps it"
     lost = {case["name"]: ", ".join(map(str, case["vanished_ids"])) for case in cases if case.get("vanished_ids")}
-    lines = [f"warning: {name}: label {ids} {what}" for name, ids in lost.items()]
+    lines = [f"warning: {name}: label {ids} {problem}" for name, ids in lost.items()]
     return lines if len(lines) <= 6 else [*lines[:5], f"warning: the same in {len(lines) - 5} more cases"]
 
 

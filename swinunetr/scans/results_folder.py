@@ -83,12 +83,14 @@ class Results:
         with self._updating():
             if self.scans.pop(scan.name, None):
                 write_json(self.scans, self.notes)
-        for file, name in [(self.file(scan, kind.ending), f"{scan.name}{kind.ending}") for kind in WRITERS]:
-            if folded(name) not in self.segmentations:
-                try:
-                    file.unlink(missing_ok=True)
-                except OSError as error:  # a file has the name of its folder, or a folder that of the file
-                    raise not_written(file, error) from error
+        for writer in WRITERS:
+            file = self.file(scan, writer.ending)
+            if folded(f"{scan.name}{writer.ending}") in self.segmentations:
+                continue
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:  # a file has the name of its folder, or a folder that of the file
+                raise not_written(file, error) from error
 
     def add(self, scan: Scan, content: str, volumes: list[dict]) -> None:
         """Note that a scan has been segmented, and the volumes of its organs."""
