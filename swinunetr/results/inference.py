@@ -112,7 +112,7 @@ def segment_cases(
     folder: str | Path,
     classes: Sequence[str],
     ensemble: Sequence[Path] = (),
-) -> Iterator[tuple[Case, torch.Tensor, np.ndarray]]:
+) -> Iterator[tuple[dict, torch.Tensor, np.ndarray]]:
     """Segment cases and write ``<name>.nii.gz`` for each; yield each case with its labels from :func:`label_case`.
 
     ``recipe.largest_component`` applies to what is written, not to the labels that are yielded. On a GPU, the next case
@@ -133,7 +133,7 @@ def segment_cases(
     reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
     states = read_ensemble(ensemble, classes, merging_of(model)) if ensemble else ()
 
-    def segment(case: Case) -> tuple[Case, torch.Tensor, np.ndarray]:
+    def segment(case: dict) -> tuple[dict, torch.Tensor, np.ndarray]:
         labelled = label_case(model, case, recipe, hardware, states)
         written = largest_components(labelled.on_own_grid, reduced)
         save_prediction(written, case["source"], Path(folder) / f"{case['name']}.nii.gz")
@@ -143,7 +143,7 @@ def segment_cases(
 
 
 def segment_case(
-    model: torch.nn.Module, case: Case, recipe: Recipe, hardware: Hardware, path: str | Path
+    model: torch.nn.Module, case: dict, recipe: Recipe, hardware: Hardware, path: str | Path
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Segment one case, write the result to the file ``path``, and return its labels as :func:`label_case` does."""
     labelled = label_case(model, case, recipe, hardware)

@@ -33,7 +33,7 @@ from swinunetr.scans.dicom import write_nifti
 from swinunetr.scans.dicom_seg import Model
 from swinunetr.scans.finding import Scan, find_scans, read_content
 from swinunetr.scans.results_folder import Results
-from swinunetr.scans.writers import Segmented, Writer, asked_writers
+from swinunetr.scans.writers import SegmentedScan, Writer, asked_writers
 from swinunetr.threads import read_ahead
 from swinunetr.training.settings import noted_training, require_one_setup
 
@@ -282,7 +282,7 @@ class Job:
         self.results.clear(scan)
         save_prediction(labels, source, file)
         window = intensity_window(recipe, self.modality)
-        segmented = Segmented(scan, source, file, labels, labelled.uncertainty, classes, window, self.trained.model)
+        segmented = SegmentedScan(scan, source, file, labels, labelled.uncertainty, classes, window, self.trained.model)
         missing = []
         for writer in self.writers:
             try:

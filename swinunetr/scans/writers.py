@@ -22,7 +22,7 @@ from swinunetr.scans.dicom_seg import KINDS, Model, kind_of, write_segmentation
 from swinunetr.scans.finding import Scan
 
 
-class Segmented(NamedTuple):
+class SegmentedScan(NamedTuple):
     """A scan with its segmentation on its own grid, and what the segmentation was made with."""
 
     scan: Scan
@@ -63,7 +63,7 @@ class Writer(ABC):
         return file.is_file()
 
     @abstractmethod
-    def write(self, segmented: Segmented, file: Path) -> None:
+    def write(self, segmented: SegmentedScan, file: Path) -> None:
         """Write the file of a scan.
 
         Raises:
@@ -100,7 +100,7 @@ class DicomObject(Writer):
     def is_done(self, scan: Scan, file: Path) -> bool:
         return not scan.series or kind_of(file) == self.value
 
-    def write(self, segmented: Segmented, file: Path) -> None:
+    def write(self, segmented: SegmentedScan, file: Path) -> None:
         if series := segmented.scan.series:
             write_segmentation(segmented.labels, series, segmented.classes, file, segmented.model, self.value)
 
@@ -112,7 +112,7 @@ class Picture(Writer):
     option = "pictures"
     argument = {"action": "store_true", "help": "write a picture of each scan with its outlines"}
 
-    def write(self, segmented: Segmented, file: Path) -> None:
+    def write(self, segmented: SegmentedScan, file: Path) -> None:
         name, organs = segmented.scan.name, segmented.classes[1:]
         figure = plots.plot_segmentation(name, segmented.source, segmented.file, organs, segmented.window)
         with replacing(file) as picture:
@@ -131,7 +131,7 @@ class Uncertainty(Writer):
     }
     needs_uncertainty = True
 
-    def write(self, segmented: Segmented, file: Path) -> None:
+    def write(self, segmented: SegmentedScan, file: Path) -> None:
         save_prediction(segmented.uncertainty, segmented.source, file, 1 / 255)
 
 
