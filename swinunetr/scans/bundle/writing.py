@@ -26,7 +26,8 @@ from swinunetr.scans.bundle.texts import bundle_texts
 from swinunetr.training.settings import noted_training
 
 LICENSE = Path(__file__).parents[3] / "LICENSE"
-# Modules that import nothing of this project, by their names in a bundle, where inference.json loads classes from them.
+# Modules that import nothing of this project, by their names in a bundle. inference.json loads classes from them by
+# their paths, since programs that run bundles do not always have the bundle's folder on Python's path.
 SCRIPTS = {"nifti_reader.py": nifti_reader, "resampling.py": resampling}
 LEGACY_SCRIPT = {"legacy_patch_merging.py": legacy_merging}  # only for networks with the older order of merging
 KEPT_NOTES = ("recipe", "classes", "modality")  # in model.pt; without the names of cases, which may be private
