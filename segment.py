@@ -36,8 +36,8 @@ def _main() -> int:
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from swinunetr.errors import InputError
     from swinunetr.parameters import names
-    from swinunetr.scans.dicom_seg import KINDS
     from swinunetr.scans.segmentation import SomeLeftOut, segment
+    from swinunetr.scans.writers import WRITERS
 
     signal.signal(signal.SIGINT, before)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,18 +53,8 @@ def _main() -> int:
         metavar="ORGANS",
         help="organs of which only the largest connected piece is kept, with commas between them; all: every organ",
     )
-    parser.add_argument(
-        "--dicom-seg",
-        nargs="?",
-        choices=KINDS,
-        const=KINDS[0],
-        default="",
-        help="write a DICOM segmentation object for each series: LABELMAP (the default), or BINARY for older viewers",
-    )
-    parser.add_argument("--pictures", action="store_true", help="write a picture of each scan with its outlines")
-    parser.add_argument(
-        "--uncertainty", action="store_true", help="write how uncertain each voxel is, from 0 to 1, best of an ensemble"
-    )
+    for writer in WRITERS:
+        parser.add_argument(f"--{writer.option.replace('_', '-')}", **writer.argument)
     options = vars(parser.parse_args())
     if sys.stdout is None:  # a scheduler may have closed it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -16,7 +16,8 @@ A folder imports from those above it in this list, never from those below; data/
                  organs                  the colour of each organ
                  checks                  all problems of the files in one table
                  geometry, modality, hounsfield   one affine of a scan; whether it is CT, in Hounsfield units
-                 preprocessing, cache    the training grid, and preprocessed cases on disk
+                 transforms, nifti_reader   of a case, from its files to the training grid
+                 preprocessing, cache    cases on the training grid, and on disk
                  phantoms                synthetic CT where there are no data; varied_phantoms, to measure on
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoints             files of weights: found, read, recognised, loaded, saved
@@ -35,6 +36,7 @@ A folder imports from those above it in this list, never from those below; data/
                  calibration             a head with which organs have the right volume
                  pretraining             views of unlabelled volumes, and the tasks
     scans/       segmentation, finding   any folder of scans, with trained weights
+                 writers                 what is written for each scan: objects, pictures, uncertainty
                  results_folder          what the folder of the results has already
                  dicom, dicom_seg        DICOM series in, segmentation objects out
                  bundle                  a MONAI bundle of a trained model, which plain MONAI runs
@@ -57,7 +59,8 @@ from swinunetr.data.lists import (
 )
 from swinunetr.data.organs import save_label_names
 from swinunetr.data.phantoms import write_phantoms, write_unlabelled_phantoms
-from swinunetr.data.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing, require_organs
+from swinunetr.data.preprocessing import MOST_CENTRES, prepare_cases, require_organs
+from swinunetr.data.transforms import case_transforms, intensity_window, preprocessing
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing
 from swinunetr.hardware import find_hardware, parallel, versions

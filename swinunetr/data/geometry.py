@@ -6,28 +6,14 @@ The affine is nibabel's: the sform if it is set, else the qform, else the spacin
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from os import PathLike
 
 import nibabel as nib
 import numpy as np
-from monai.data import NibabelReader
-from monai.utils import ensure_tuple
 
 ROUNDING = 1e-3  # of a spacing in mm, which some programs store with three digits
 TURNED_DEGREES = 1.0  # of an axis in sform and qform; a float32 quaternion differs by less
 REVERSED_DEGREES = 45.0  # from which an axis points to another side of the patient
 TILT_DEGREES = 0.5  # of two axes from a right angle; an oblique affine with few digits differs by less
-
-
-class NiftiReader(NibabelReader):
-    """MONAI's reader without its correction of headers, which takes over a qform that is not set."""
-
-    def read(self, data: Sequence[PathLike | str] | PathLike | str, **kwargs) -> nib.Nifti1Pair | list[nib.Nifti1Pair]:
-        """Return the image of a file, or a list of those of several files; ``kwargs`` are of ``nibabel.load``."""
-        self.filenames = ensure_tuple(data)
-        images = [nib.load(file, **self.kwargs | kwargs) for file in self.filenames]
-        return images if len(images) > 1 else images[0]
 
 
 def voxel_volume_mm3(affine: np.ndarray) -> float:

@@ -1,35 +1,21 @@
-"""Preprocessing of a case, from its files to tensors on the training grid; the same for training and inference."""
+"""Preprocessing of cases, from files to tensors on the training grid; the same for training and inference."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import (
-    CastToTyped,
-    Compose,
-    CropForegroundd,
-    EnsureChannelFirstd,
-    LoadImaged,
-    Orientationd,
-    ScaleIntensityRanged,
-    ScaleIntensityRangePercentilesd,
-    Spacingd,
-    SpatialPadd,
-)
 from tqdm.auto import tqdm
 
 from swinunetr.data.cache import cache_file, read_cache, write_cache
-from swinunetr.data.geometry import NiftiReader, voxel_volume_mm3
-from swinunetr.data.label_maps import clear_ignored, to_classes
-from swinunetr.data.modality import is_ct
+from swinunetr.data.geometry import voxel_volume_mm3
+from swinunetr.data.label_maps import LabelMap, clear_ignored, to_classes
+from swinunetr.data.transforms import preprocessing
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
 from swinunetr.hardware import Hardware
@@ -37,11 +23,8 @@ from swinunetr.machine import most_workers
 from swinunetr.recipe import CommonRecipe
 from swinunetr.threads import in_threads
 
-# Where pydicom is installed, MONAI warns for each file that one more decoder of DICOM, which nothing here uses, is not.
-warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-
-PREPROCESSING_VERSION = 1  # raise it with every change of what a case becomes; tests/test_preprocessing.py notices one
+# Raise it with every change of what a case becomes; tests/data/test_preprocessing.py notices one.
+PREPROCESSING_VERSION = 1
 MOST_CENTRES = 2**16  # crop centres of each kind per case; all of a BTCV case need more memory than the case itself
 CENTRES_PER_ORGAN = 2**12  # of the centres that all organs have alike
 UNLABELLED_PARTS = ("image",)  # of a cached case
@@ -51,43 +34,33 @@ MAPPING_LIMIT = Path("/proc/sys/vm/max_map_count")
 SPARE_MAPPINGS = 10_000  # of Python, its libraries, their buffers and the other volumes of a run
 
 
-def preprocessing(recipe: CommonRecipe, modality: str, keys: tuple[str, ...] = ("image", "label")) -> Compose:
-    """Return the transforms from the files of a case to tensors on the training grid.
+class Case(TypedDict, total=False):
+    """A preprocessed case. Without a label it has the first five keys, of which the last two are None.
 
-    Args:
-        recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images. For CT, ``hu_window`` is mapped to 0..1; for others, the range from the 0.5th
-            to the 99.5th percentile is.
-        keys: Which of ``image`` and ``label`` a case has.
-
-    Returns:
-        Transforms of a dictionary. The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS
-        order with their affine.
+    Attributes:
+        name: Name, as in the list of the cases.
+        source: Path of the image file.
+        image: Image (1, X, Y, Z) on the training grid, float16 in 0..1, in RAS order with its affine in mm. Its
+            metadata have the scan's own grid: ``original_affine`` (4, 4) and ``spatial_shape``.
+        label_source: Path of the label file.
+        label_map: How ids of the label file become classes; None if they are the classes.
+        label: Classes (1, X, Y, Z) on the same grid, uint8; ``label_maps.IGNORED`` where a voxel does not count.
+        vanished_ids: Classes of the label file that have no voxel left on the training grid.
+        organ_voxels: Flat indices (N), int32, of possible crop centres in organs; see :func:`crop_centres`.
+        other_voxels: The same of the other voxels of the body.
+        balanced_voxels: The same in organs, as many of each organ.
     """
-    modes = ["bilinear" if key == "image" else "nearest" for key in keys]
-    window = intensity_window(recipe, modality)
-    to_unit = (
-        ScaleIntensityRanged("image", *window, 0.0, 1.0, clip=True)
-        if window
-        else ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
-    )
-    return Compose(
-        [
-            LoadImaged(keys, reader=NiftiReader, simple_keys=True),
-            EnsureChannelFirstd(keys),
-            Orientationd(keys, axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
-            Spacingd(keys, pixdim=recipe.spacing_mm, mode=modes, dtype=np.float32),
-            to_unit,
-            CropForegroundd(keys, source_key="image"),  # removes the air around the body
-            SpatialPadd(keys, spatial_size=recipe.crop_size),  # for scans smaller than a crop
-            CastToTyped(keys, dtype=[torch.float16 if key == "image" else torch.uint8 for key in keys]),
-        ]
-    )
 
-
-def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:
-    """Return the intensities in HU that become 0 and 1; None for other modalities than CT, which use percentiles."""
-    return recipe.hu_window if is_ct(modality) else None
+    name: str
+    source: str
+    image: MetaTensor
+    label_source: str | None
+    label_map: LabelMap | None
+    label: MetaTensor
+    vanished_ids: list[int]
+    organ_voxels: torch.Tensor
+    other_voxels: torch.Tensor
+    balanced_voxels: torch.Tensor
 
 
 def prepare_cases(
@@ -99,14 +72,16 @@ def prepare_cases(
     in_memory: bool = True,
     hardware: Hardware | None = None,
     content_of: Callable[[dict], str] | None = None,
-) -> list[dict]:
+) -> list[Case]:
     """Preprocess all cases in parallel and return them in the same order.
+
+    A warning names the cases that have lost classes on the training grid, their ``vanished_ids``.
 
     Args:
         entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label`` and, optionally, its
             ``label_map``.
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images; see :func:`preprocessing`.
+        modality: Modality of the images; see :func:`transforms.case_transforms`.
         description: Title of the progress bar; empty means no progress bar.
         cache_dir: Folder that stores preprocessed cases for later runs. A case is preprocessed again if the content of
             its files, the settings or ``PREPROCESSING_VERSION`` changed. None or empty means no cache.
@@ -117,13 +92,6 @@ def prepare_cases(
         content_of: Function that returns the hash of a case's content, by which the cache knows it, wherever its files
             are: ``content_of`` of the :class:`checks.DatasetReport`. None reads and hashes the files.
 
-    Returns:
-        Dictionaries with ``name``, the paths ``source`` and ``label_source`` (None without a label), ``label_map``
-        (None without one), ``image`` and, if labelled, ``label``, the possible crop centres ``organ_voxels``,
-        ``other_voxels`` and ``balanced_voxels``, which are as many of each organ, and ``vanished_ids``: the classes of
-        the label file that have no voxel left on the training grid. A warning names the cases with such classes. A
-        voxel of ``label`` that does not count is ``label_maps.IGNORED``.
-
     Raises:
         InputError: A case, which the message names, cannot be read or preprocessed or has changed since it was checked,
             or there are more cases than files that the system can map.
@@ -133,7 +101,7 @@ def prepare_cases(
     if cache_dir and not in_memory:
         _require_mappings(len(entries))
 
-    def load_or_preprocess(entry: dict[str, str]) -> dict:
+    def load_or_preprocess(entry: dict[str, Any]) -> Case:
         file = _cache_file(entry, recipe, modality, cache_dir, content_of) if cache_dir else None
         keys = LABELLED_PARTS if "label" in entry else UNLABELLED_PARTS
         parts = read_cache(file, keys, in_memory) if file else None
@@ -145,7 +113,7 @@ def prepare_cases(
                     parts = read_cache(file, keys, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
         files = {"source": entry["image"], "label_source": entry.get("label"), "label_map": entry.get("label_map")}
-        return parts | volumes | {"name": entry["name"]} | files
+        return Case(name=entry["name"], **files, **parts | volumes)
 
     threads = most_workers(max((_bytes_to_preprocess(entry["image"], recipe) for entry in entries), default=0))
     if shared:
@@ -168,7 +136,7 @@ def _bytes_to_preprocess(file: str, recipe: CommonRecipe) -> float:
 
 
 def _prepare_share(
-    prepare: Callable[[dict], dict], entries: Sequence[dict], hardware: Hardware, description: str, threads: int
+    prepare: Callable[[dict], Case], entries: Sequence[dict], hardware: Hardware, description: str, threads: int
 ) -> None:
     """Prepare this rank's share of the cases, and wait until the other ranks have prepared theirs.
 
@@ -198,7 +166,7 @@ def _require_mappings(volumes: int) -> None:
         )
 
 
-def require_organs(cases: Sequence[dict], spacing_mm: Sequence[float], name: str) -> None:
+def require_organs(cases: Sequence[Case], spacing_mm: Sequence[float], name: str) -> None:
     """Raise an error if no case of a list has an organ left on the training grid.
 
     Args:
@@ -218,17 +186,17 @@ def require_organs(cases: Sequence[dict], spacing_mm: Sequence[float], name: str
         )
 
 
-def _vanished(cases: list[dict], spacing_mm: Sequence[float]) -> list[str]:
+def _vanished(cases: list[Case], spacing_mm: Sequence[float]) -> list[str]:
     """Return at most six lines of warnings on label ids that the training grid has lost."""
     grid = " x ".join(f"{mm:g}" for mm in spacing_mm)
-    what = f"has no voxel left on the training grid of {grid} mm; a finer spacing_mm keeps it"
+    problem = f"has no voxel left on the training grid of {grid} mm; a finer spacing_mm keeps it"
     lost = {case["name"]: ", ".join(map(str, case["vanished_ids"])) for case in cases if case.get("vanished_ids")}
-    lines = [f"warning: {name}: label {ids} {what}" for name, ids in lost.items()]
+    lines = [f"warning: {name}: label {ids} {problem}" for name, ids in lost.items()]
     return lines if len(lines) <= 6 else [*lines[:5], f"warning: the same in {len(lines) - 5} more cases"]
 
 
 def _preprocess(entry: dict[str, Any], recipe: CommonRecipe, modality: str) -> dict:
-    """Return a preprocessed case as plain tensors, which the cache can store."""
+    """Return the parts of a case that the cache can store: plain tensors, numbers and lists."""
     keys = tuple(key for key in ("image", "label") if key in entry)
     label_map = entry.get("label_map")
     transforms = preprocessing(recipe, modality, keys)

@@ -17,6 +17,7 @@ from monai.transforms.utils import get_largest_connected_component_mask
 from scipy.ndimage import find_objects
 
 from swinunetr.data.lists import organ_labels
+from swinunetr.data.preprocessing import Case
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.hardware import Hardware, gpu_memory
@@ -87,21 +88,24 @@ def slide_window(
     model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware, stitch_on: torch.device
 ) -> torch.Tensor:
     """Return the float32 logits (classes, X, Y, Z) of images (1, 1, X, Y, Z), joined on the device ``stitch_on``."""
-    inferer = SlidingWindowInferer(
-        recipe.crop_size,
-        recipe.windows_per_batch,
-        recipe.overlap,
-        recipe.window_weights,
-        sw_device=hardware.device,
-        device=stitch_on,
-    )
+    inferer = SlidingWindowInferer(**sliding_window(recipe), sw_device=hardware.device, device=stitch_on)
     with evaluating(model), hardware.autocast():
         return inferer(batch.float(), model)[0].float()
 
 
+def sliding_window(recipe: Recipe) -> dict[str, object]:
+    """Return the arguments of MONAI's ``SlidingWindowInferer`` that a recipe sets, as values that JSON can store."""
+    return {
+        "roi_size": list(recipe.crop_size),
+        "sw_batch_size": recipe.windows_per_batch,
+        "overlap": recipe.overlap,
+        "mode": recipe.window_weights,
+    }
+
+
 def segment_cases(
     model: torch.nn.Module,
-    cases: Iterable[dict],
+    cases: Iterable[Case],
     recipe: Recipe,
     hardware: Hardware,
     folder: str | Path,
@@ -156,7 +160,7 @@ class Labelled(NamedTuple):
 
 def label_case(
     model: torch.nn.Module,
-    case: dict,
+    case: Case,
     recipe: Recipe,
     hardware: Hardware,
     ensemble: Sequence[Weights] = (),

@@ -16,6 +16,8 @@ from matplotlib.patheffects import withStroke
 
 from swinunetr.data.label_maps import to_classes
 from swinunetr.data.organs import organ_colours
+from swinunetr.data.preprocessing import Case
+from swinunetr.data.transforms import PERCENTILES
 from swinunetr.results.legends import add_legend, colour_map, organ_name, shown_name
 from swinunetr.results.viewer import view_scan as view_scan  # reached as plots.view_scan in the notebook
 
@@ -24,7 +26,7 @@ NEAR_MM = 30  # from the middle of an organ to the edge of the close view; for a
 OUTLINED = [withStroke(linewidth=1.5, foreground="black")]  # a number stays legible on any grey
 
 
-def plot_case(case: dict, organs: Sequence[str]) -> Figure:
+def plot_case(case: Case, organs: Sequence[str]) -> Figure:
     """Show a preprocessed case on three planes, without and with its labels, at the slices with the most organs.
 
     Args:
@@ -79,7 +81,7 @@ def plot_features(image: torch.Tensor, before: torch.Tensor, after: torch.Tensor
 
 
 def plot_contours(
-    case: dict, prediction: str | Path, organ: str, organs: Sequence[str], window: tuple[float, float] | None
+    case: Case, prediction: str | Path, organ: str, organs: Sequence[str], window: tuple[float, float] | None
 ) -> Figure:
     """Show ground truth and prediction as outlines on three planes through an organ, on the voxels of the scan.
 
@@ -98,7 +100,7 @@ def plot_contours(
     image, spacing = _upright(case["source"])
     truth = _organs_alone(to_classes(_upright(case["label_source"])[0], case.get("label_map")), organs)
     predicted = _upright(prediction)[0].astype(np.uint8)
-    low, high = window or np.percentile(image, (0.5, 99.5))
+    low, high = window or np.percentile(image, PERCENTILES)
     image = (np.clip(image, low, high) - low) / max(high - low, 1e-6)
     middle, first, last = _close_view(truth == organs.index(organ) + 1, spacing)
     figure, axes = plt.subplots(2, 3, figsize=(7.2, 5.8), layout="constrained")
@@ -140,7 +142,7 @@ def plot_segmentation(
     """
     image, spacing = _upright(scan)
     labels = _upright(segmentation)[0].astype(np.uint8)
-    low, high = window or np.percentile(image, (0.5, 99.5))
+    low, high = window or np.percentile(image, PERCENTILES)
     image = (np.clip(image, low, high) - low) / max(high - low, 1e-6)
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.6), layout="constrained")
     slices = [_fullest_slice(labels, axis) for _, axis in PLANES]
@@ -269,7 +271,7 @@ def _outline(ax: Axes, labels: np.ndarray, organs: int, style: str, numbers: boo
             ax.text(x, y, str(label), color=colour, fontsize=7, path_effects=OUTLINED, **place)
 
 
-def _volumes(case: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _volumes(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return image and label (X, Y, Z) and the voxel spacing of a preprocessed case."""
     image = case["image"]
     return image.as_tensor()[0].float().numpy(), case["label"].as_tensor()[0].numpy(), image.pixdim.numpy()

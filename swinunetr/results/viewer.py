@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from swinunetr.data.organs import organ_colours
+from swinunetr.data.transforms import PERCENTILES
 
 HEIGHT = 400  # pixels
 OPACITY = 0.5  # of the organs over the scan
@@ -48,7 +49,7 @@ def view_scan(
     from ipyniivue import NiiVue, Volume
     from ipywidgets import HTML, ToggleButtons, VBox
 
-    low, high = window or np.percentile(np.asarray(nib.load(scan).dataobj), (0.5, 99.5))
+    low, high = window or np.percentile(np.asarray(nib.load(scan).dataobj), PERCENTILES)
     volumes = [Volume(path=Path(scan), colormap="gray", cal_min=float(low), cal_max=float(high))]
     for file in labels.values():
         volumes.append(Volume(path=Path(file), opacity=0.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +15,15 @@ from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription, segread
 from highdicom.sr import CodedConcept
 from highdicom.utils import get_plane_positions_of_image, get_plane_positions_of_series
-from pydicom import Dataset, config, dcmread
-from pydicom.datadict import dictionary_has_tag, dictionary_VM, keyword_for_tag
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import Code, codes
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
-from pydicom.valuerep import validate_regex, validate_value
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from swinunetr.data.organs import organ_colours
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
-from swinunetr.scans.dicom import Series
+from swinunetr.scans.dicom import Series, read_sources
 
 # What most viewers open. LABELMAP: the common toolkits read RLE, and OHIF writes its own label maps with it; a scan of
 # 300 slices takes 2 MB instead of 79. BINARY: viewers read no RLE or JPEG of one bit per pixel, and several viewers and
@@ -58,23 +55,6 @@ REGIONS = {"portal and splenic veins": (codes.cid4.PortalVein, codes.cid4.Spleni
 PRIVATE_SCHEME = "99SWINUNETR"
 PROJECT = "SwinUNETR fine-tuning"
 LEAST_SERIES_NUMBER = 1000  # added to the number of the source, so that viewers list the segmentation after the images
-
-UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
-MAY_BE_EMPTY = (  # the standard allows these to be empty, and some files lack them
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-)
-ONE_OF_A_SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-IDENTITY = ("PatientID", "PatientName")  # never taken away, since an archive files by them
-TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UR")  # VRs to validate
-SEXES = ("", "M", "F", "O")
-GRID_TOLERANCE_MM = 1e-3  # positions that differ by more are replaced by those of the regular grid
 READ_TOLERANCE = 0.1  # voxels; orientations have rounded digits
 
 
@@ -151,7 +131,7 @@ def kind_of(path: str | Path) -> str:
 
 def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], model: Model, kind: str) -> Segmentation:
     try:
-        sources = _read_sources(series)
+        sources = read_sources(series)
         _check_labels(labels, series, classes, sources[0])
         return _build(labels, series, classes, sources, model, kind)
     except OSError as error:
@@ -166,116 +146,15 @@ def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], mo
         ) from error
 
 
-def _read_sources(series: Series) -> list[Dataset]:
-    """Return the images of a series without pixels, completed so that highdicom accepts them."""
-    # Without force, pydicom refuses files that lack the preamble.
-    sources = [dcmread(file, stop_before_pixels=True, force=True) for file in series.files]
-    _complete_uids(sources)
-    _check_uids(sources, series)
-    _correct(sources[0], series)  # highdicom copies from the first
-    for source in sources:
-        if series.frames:
-            _keep_frames(source, series.frames)
-        elif "ImageOrientationPatient" in source:  # highdicom takes no difference, not even of rounding
-            source.ImageOrientationPatient = sources[0].ImageOrientationPatient
-        # highdicom copies this where it is given, but scanners write other things in it; else it measures the distance.
-        source.pop("SpacingBetweenSlices", None)
-    _complete_grid(sources, series)
-    return sources
-
-
-def _check_uids(sources: list[Dataset], series: Series) -> None:
-    """Raise an error if UIDs are missing or invalid, or do not tell which images are of one series."""
-    remedy = "Export the series again, with new UIDs where it is anonymised, or use the NIfTI file."
-    for file, source in zip(series.files, sources, strict=True):
-        if empty := [name for name in UIDS if not source.get(name)]:
-            raise InputError(f"'{file}' has no {', '.join(empty)}, which a DICOM segmentation refers to. {remedy}")
-        if invalid := [name for name in UIDS if not _is_valid(source, name)]:
-            raise InputError(f"'{file}' has a {invalid[0]} that is no valid UID. {remedy}")
-    for name in ONE_OF_A_SERIES:
-        if (count := len({source[name].value for source in sources})) > 1:
-            raise InputError(f"{series.name}: its {len(sources)} files have {count} {name}s, expected one. {remedy}")
-    if (count := len({source.SOPInstanceUID for source in sources})) < len(sources):
-        raise InputError(
-            f"{series.name}: expected a SOPInstanceUID for each of its {len(sources)} files, found {count}, so that a "
-            f"segmentation would point at the wrong images. {remedy}"
-        )
-    if not series.distinct:
-        raise InputError(
-            f"{series.name}: another series has images of the same UIDs and other content, so that an archive could "
-            f"show the segmentation on those. {remedy}"
-        )
-
-
-def _is_valid(dataset: Dataset, tag: str | int) -> bool:
-    """Return whether the value of an attribute, and of all in its items, is one that the standard allows."""
-    try:
-        element = dataset[tag]
-        if element.VR == "SQ":
-            return all(_is_valid(item, inner.tag) for item in element.value for inner in item)
-        if element.VM > 1 and dictionary_has_tag(element.tag) and dictionary_VM(element.tag) == "1":
-            return False
-        for value in (element.value if element.VM > 1 else [element.value]) if element.VR in TEXTS else []:
-            validate_value(element.VR, "" if value is None else str(value), config.RAISE)
-    except Exception:  # values that pydicom cannot convert raise many types of error
-        return False
-    return True
-
-
-def _correct(source: Dataset, series: Series) -> None:
-    """Correct values that the standard forbids, or leave them out: dates with dashes, ages without a unit.
-
-    Raises:
-        InputError: It is the name or the ID of the patient, which the message does not tell.
-    """
-    for tag in list(source.keys()):
-        if _is_valid(source, tag):
-            continue
-        name = keyword_for_tag(tag)
-        if name in IDENTITY:
-            raise InputError(
-                f"{series.name}: the {name} of its files is longer than DICOM allows, has several values or forbidden "
-                "characters. Correct it, or use the NIfTI file."
-            )
-        raw = source.get_item(tag)
-        value = raw.value.decode("ascii", "ignore") if isinstance(raw.value, bytes) else str(raw.value)
-        del source[tag]
-        plain = re.sub("[-.]" if raw.VR == "DA" else ":", "", value.strip())
-        if raw.VR in ("DA", "TM") and validate_regex(raw.VR, plain)[0]:
-            source.add_new(tag, raw.VR, plain)
-    for name in MAY_BE_EMPTY:
-        if name not in source:
-            setattr(source, name, None)
-    if source.PatientSex not in (None, *SEXES):
-        source.PatientSex = None
-
-
-def _complete_grid(sources: list[Dataset], series: Series) -> None:
-    """Give the slices the equal distances of the series, where they are rounded, and a thickness where they lack it."""
-    affine = np.diag([-1, -1, 1, 1]) @ series.affine  # LPS, as in DICOM
-    count = len(series.frames or series.files)
-    grid = (affine @ [[0] * count, [0] * count, range(count), [1] * count])[:3].T
-    groups = sources[0].PerFrameFunctionalGroupsSequence if series.frames else []
-    planes = [group.PlanePositionSequence[0] for group in groups] or sources
-    positions = np.array([plane.ImagePositionPatient for plane in planes], float)
-    if np.abs(positions - grid).max() > GRID_TOLERANCE_MM:
-        for plane, position in zip(planes, grid, strict=True):
-            plane.ImagePositionPatient = [f"{value:.6f}" for value in position]
-    measures = sources[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence if series.frames else sources
-    for each in measures:
-        if not (each.get("SliceThickness") or 0) > 0:
-            each.SliceThickness = f"{np.linalg.norm(affine[:3, 2]):.6f}"
-
-
 def _compare(file: Path, labels: np.ndarray, series: Series) -> None:
     """Raise an error if an object, read as a volume, does not have the labels at the places of the series."""
     expected = (np.diag([-1, -1, 1, 1]) @ series.affine)[:, [2, 1, 0, 3]]  # from (slice, row, column) to LPS
     try:
         volume = segread(file).get_volume(combine_segments=True, skip_overlap_checks=True, dtype=np.uint8)
-        to_own = np.linalg.inv(expected) @ volume.affine  # from voxels of the object to those of the series
-        whole = np.round(to_own).astype(int)
+        to_series = np.linalg.inv(expected) @ volume.affine  # from voxels of the object to those of the series
+        whole = np.round(to_series).astype(int)
         corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.subtract(volume.shape, 1), 1]
-        same = np.abs(corners @ (to_own - whole).T).max() < READ_TOLERANCE
+        same = np.abs(corners @ (to_series - whole).T).max() < READ_TOLERANCE
         slices = whole[0, 0] * np.arange(len(volume.array)) + whole[0, 3]
         read = np.zeros_like(labels)
         read[..., slices] = volume.array.transpose(2, 1, 0)
@@ -287,36 +166,6 @@ def _compare(file: Path, labels: np.ndarray, series: Series) -> None:
             f"{series.name}: the segmentation object does not have the voxels and places of the segmentation when it "
             "is read. Use the NIfTI file instead."
         )
-
-
-def _complete_uids(sources: list[Dataset]) -> None:
-    """Give images without UIDs those of their file headers; others, such as the study's, follow from those."""
-    for source in sources:
-        for name, stored in (
-            ("SOPClassUID", "MediaStorageSOPClassUID"),
-            ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
-        ):
-            if not source.get(name) and source.file_meta.get(stored):
-                setattr(source, name, source.file_meta[stored].value)
-    instances = sorted(str(source.get("SOPInstanceUID", "")) for source in sources)
-    for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        made = generate_uid(entropy_srcs=[name, *instances])
-        for source in sources:
-            if not source.get(name):
-                setattr(source, name, made)
-
-
-def _keep_frames(source: Dataset, frames: Sequence[int]) -> None:
-    """Reduce a multi-frame object to some frames, in their order, with orientation and spacing in the shared groups."""
-    groups = [source.PerFrameFunctionalGroupsSequence[frame] for frame in frames]
-    shared = source.SharedFunctionalGroupsSequence[0]
-    for name in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
-        if name not in shared and name in groups[0]:
-            setattr(shared, name, groups[0][name].value)
-    for measures in shared.PixelMeasuresSequence:
-        measures.pop("SpacingBetweenSlices", None)
-    source.PerFrameFunctionalGroupsSequence = groups
-    source.NumberOfFrames = len(groups)
 
 
 def _check_labels(labels: np.ndarray, series: Series, classes: Sequence[str], source: Dataset) -> None:
@@ -369,7 +218,7 @@ def _build(
 def _encoding(source: Dataset, classes: Sequence[str]) -> str | None:
     """Return the character set of the source, which its archive can read, if it does for all; else UTF-8."""
     encoding = source.get("SpecificCharacterSet")
-    accepted = encoding is None or encoding in [one.value for one in SpecificCharacterSetValues]
+    accepted = encoding is None or encoding in [term.value for term in SpecificCharacterSetValues]
     return encoding if accepted and "".join(classes).isascii() else "ISO_IR 192"
 
 

@@ -12,9 +12,9 @@ from swinunetr.data.label_maps import named
 from swinunetr.errors import InputError
 from swinunetr.files import folded, locked, not_written, sha256, write_csv, write_json
 from swinunetr.scans.finding import Scan, read_content
+from swinunetr.scans.writers import WRITERS, Writer
 
 COLUMNS = ("scan", "organ", "ml", "touches_border")  # of volumes.csv
-UNCERTAINTY = "_uncertainty.nii.gz"  # ending of its file
 
 
 class Results:
@@ -36,12 +36,12 @@ class Results:
         """Return the file of a scan with this ending."""
         return self.folder / f"{scan.name}{ending}"
 
-    def require_own(self, scans: Sequence[Scan], uncertainty: bool) -> None:
+    def require_own(self, scans: Sequence[Scan], writers: Sequence[Writer]) -> None:
         """Check that no file of these scans would replace one of another scan.
 
         Raises:
             InputError: The folder has segmentations of other scans of the same name, from another folder; or a scan has
-                the name of the uncertainty of another.
+                the name of what is written beside the segmentation of another, such as its uncertainty.
         """
         if others := [scan.name for scan in scans if self._has_other(scan)]:
             raise InputError(
@@ -50,9 +50,12 @@ class Results:
                 "To segment several patients, give the folder above theirs as scans: names then hold the subfolder."
             )
         self.segmentations = {folded(f"{name}.nii.gz") for name in self.scans.keys() | {scan.name for scan in scans}}
-        files = [f"{scan.name}{UNCERTAINTY}" for scan in scans]
-        if uncertainty and (replaced := [file for file in files if folded(file) in self.segmentations]):
-            raise InputError(f"uncertainty: it would replace {named(replaced)} of another scan. Rename that scan.")
+        for writer in writers:
+            files = [f"{scan.name}{writer.ending}" for scan in scans]
+            if replaced := [file for file in files if folded(file) in self.segmentations]:
+                raise InputError(
+                    f"{writer.option}: it would replace {named(replaced)} of another scan. Rename that scan."
+                )
 
     def _has_other(self, scan: Scan) -> bool:
         noted = self.scans.get(scan.name, {})
@@ -80,12 +83,14 @@ class Results:
         with self._updating():
             if self.scans.pop(scan.name, None):
                 write_json(self.scans, self.notes)
-        for ending in (".dcm", ".png", UNCERTAINTY):
-            if folded(f"{scan.name}{ending}") not in self.segmentations:
-                try:
-                    self.file(scan, ending).unlink(missing_ok=True)
-                except OSError as error:  # a file has the name of its folder, or a folder that of the file
-                    raise not_written(self.file(scan, ending), error) from error
+        for writer in WRITERS:
+            file = self.file(scan, writer.ending)
+            if folded(f"{scan.name}{writer.ending}") in self.segmentations:
+                continue
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:  # a file has the name of its folder, or a folder that of the file
+                raise not_written(file, error) from error
 
     def add(self, scan: Scan, content: str, volumes: list[dict]) -> None:
         """Note that a scan has been segmented, and the volumes of its organs."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import nibabel as nib
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -21,20 +19,21 @@ from swinunetr.data.geometry import voxel_volume_mm3
 from swinunetr.data.lists import organ_labels
 from swinunetr.data.modality import dicom_modality
 from swinunetr.data.organs import save_label_names
-from swinunetr.data.preprocessing import intensity_window, prepare_cases
+from swinunetr.data.preprocessing import Case, prepare_cases
+from swinunetr.data.transforms import intensity_window
 from swinunetr.errors import Fault, InputError, WriteError
-from swinunetr.files import NOTE, claim_folder, replacing, require_note, sha256
+from swinunetr.files import NOTE, claim_folder, require_note, sha256
 from swinunetr.hardware import Hardware, find_hardware
 from swinunetr.network.checkpoints import Weights, build_swinunetr, find_checkpoint, load_pretrained, read_ensemble
 from swinunetr.network.placement import place_network
 from swinunetr.recipe import Recipe
-from swinunetr.results import plots
 from swinunetr.results.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.results.metrics import organ_volumes
 from swinunetr.scans.dicom import write_nifti
-from swinunetr.scans.dicom_seg import KINDS, Model, kind_of, write_segmentation
+from swinunetr.scans.dicom_seg import Model
 from swinunetr.scans.finding import Scan, find_scans, read_content
-from swinunetr.scans.results_folder import UNCERTAINTY, Results
+from swinunetr.scans.results_folder import Results
+from swinunetr.scans.writers import SegmentedScan, Writer, asked_writers
 from swinunetr.threads import read_ahead
 from swinunetr.training.settings import noted_training, require_one_setup
 
@@ -45,41 +44,6 @@ class SomeLeftOut(InputError):
     """Some scans were left out, or have no DICOM segmentation object; the message names each and says why."""
 
 
-class Prepared(NamedTuple):
-    """What was read of a scan."""
-
-    content: str  # hash of its content
-    case: dict | None  # preprocessed; None if its results are there
-
-
-class Segmented(NamedTuple):
-    """A scan with what the network found in it, on the scan's own grid."""
-
-    scan: Scan
-    source: str  # NIfTI file of the scan
-    labels: np.ndarray  # uint8, as they are written
-    uncertainty: np.ndarray | None  # in steps of 1/255; None if not asked for
-
-
-class Writer(NamedTuple):
-    """One kind of file that is written for each scan, beside its segmentation."""
-
-    ending: str
-    write: Callable[[Segmented, Path], None]
-    is_done: Callable[[Scan, Path], bool] = lambda scan, file: file.is_file()
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network or an ensemble, with what its training notes."""
-
-    network: torch.nn.Module
-    ensemble: Sequence[Weights]  # empty for one network
-    recipe: Recipe
-    classes: tuple[str, ...]
-    hardware: Hardware
-
-
 def segment(
     weights: str | Path | Sequence[str | Path],
     scans: str | Path,
@@ -88,9 +52,7 @@ def segment(
     modality: str | None = None,
     *,
     largest_component: Sequence[str] = (),
-    dicom_seg: str = "",
-    pictures: bool = False,
-    uncertainty: bool = False,
+    **outputs: str | bool,
 ) -> list[Path]:
     """Segment one scan or all scans in a folder, and return the paths of the segmentations.
 
@@ -105,10 +67,8 @@ def segment(
         flips: Whether to average over all eight combinations of axis flips.
         modality: Modality of the scans; None means that of the training.
         largest_component: Organs of which only the largest connected piece is kept; ``all`` means every organ.
-        dicom_seg: Kind of the DICOM segmentation object ``<name>.dcm`` of each series, one of ``dicom_seg.KINDS``;
-            empty means none.
-        pictures: Whether to write ``<name>.png``, a picture of each scan with the outlines of the organs.
-        uncertainty: Whether to write ``<name>_uncertainty.nii.gz``, from 0 to 1; see ``inference.resample_labels``.
+        outputs: What else is written for each scan, by the ``option`` of its :class:`swinunetr.scans.writers.Writer`,
+            such as ``pictures=True``.
 
     Raises:
         SomeLeftOut: Some scans could not be segmented or have no DICOM segmentation object, which the message lists
@@ -119,44 +79,72 @@ def segment(
     """
     # What is asked for: weights, options, scans.
     root, output = (Path(path).expanduser().resolve() for path in (scans, output))
-    files = [find_checkpoint(file) for file in ([weights] if isinstance(weights, str | Path) else weights)]
-    notes = {file: noted_training(file)[0] for file in files}
-    classes, trained_on = tuple(notes[files[0]]["classes"]), notes[files[0]]["modality"]
-    recipe = replace(require_one_setup(notes, flips), largest_component=tuple(largest_component))
-    reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
-    if dicom_seg and dicom_seg not in KINDS:
-        raise InputError(f"dicom_seg: expected one of {', '.join(KINDS)}, found {dicom_seg!r}.")
-    modality = modality or trained_on
+    training = _read_training([weights] if isinstance(weights, str | Path) else weights, flips, largest_component)
+    writers = asked_writers(outputs)
+    modality = modality or training.modality
     listed, problems = find_scans(root, output, modality)
     if not listed:
-        raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
-    if dicom_seg and not any(scan.series for scan in listed):
-        raise InputError(
-            f"dicom_seg: expected DICOM series in '{root}', found NIfTI files only. Leave out --dicom-seg."
-        )
+        raise _none_segmented(problems)
+    for writer in writers:
+        writer.require_scans(listed, root)
 
     # What the output folder has already.
-    hashes = [sha256(file) for file in files]
-    settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes, "test_time_flips": flips}
-    settings |= {"modality": modality} | ({"largest_component": list(largest_component)} if largest_component else {})
-    output = claim_folder(output, _plain(settings, classes[1:]), as_now=lambda noted: _plain(noted, classes[1:]))
-    results = Results(output)
-    results.require_own(listed, uncertainty)
-    save_label_names(output, classes)
+    hashes = [sha256(file) for file in training.files]
+    results = _open_results(output, training, hashes, modality)
+    results.require_own(listed, writers)
+    save_label_names(output, training.classes)
 
     # One scan after another.
-    model = _load(files, classes, recipe)
-    joined = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    origin = Model(" + ".join(file.name for file in files), joined if len(hashes) > 1 else hashes[0])
-    writers = _writers(model, modality, origin, dicom_seg, pictures, uncertainty)
-    total = len(listed) + len(problems)
-    done, left_out, without_object = _segment_all(listed, model, results, writers, modality, reduced)
+    done, left_out, incomplete = _segment_all(listed, _load(training, hashes), results, writers, modality)
     problems += left_out
     if not done:
-        raise InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
-    if problems or without_object:
-        raise SomeLeftOut(_describe_problems(problems, without_object, total))
+        raise _none_segmented(problems)
+    if problems or incomplete:
+        raise SomeLeftOut(_describe_problems(problems, incomplete, len(done) + len(problems)))
     return done
+
+
+class Training(NamedTuple):
+    """What the notes of weights say that were trained alike."""
+
+    files: list[Path]  # of the weights
+    recipe: Recipe
+    classes: tuple[str, ...]
+    modality: str
+
+
+class Trained(NamedTuple):
+    """A trained network or an ensemble, on its device."""
+
+    network: torch.nn.Module
+    ensemble: Sequence[Weights]  # empty for one network
+    recipe: Recipe
+    classes: tuple[str, ...]
+    hardware: Hardware
+    model: Model  # how DICOM names it
+
+
+def _read_training(weights: Sequence[str | Path], flips: bool, largest_component: Sequence[str]) -> Training:
+    """Return how weights were trained, with the options of inference in the recipe."""
+    files = [find_checkpoint(file) for file in weights]
+    notes = {file: noted_training(file)[0] for file in files}
+    classes, modality = tuple(notes[files[0]]["classes"]), notes[files[0]]["modality"]
+    recipe = replace(require_one_setup(notes, flips), largest_component=tuple(largest_component))
+    organ_labels(recipe.largest_component, classes[1:], "largest_component")  # raises an error for unknown organs
+    return Training(files, recipe, classes, modality)
+
+
+def _open_results(folder: Path, training: Training, hashes: Sequence[str], modality: str) -> Results:
+    """Return what the output folder has, after noting there what its segmentations are made with.
+
+    Raises:
+        InputError: It has those of other weights or options.
+    """
+    flips, reduced = training.recipe.test_time_flips, training.recipe.largest_component
+    settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else list(hashes), "test_time_flips": flips}
+    settings |= {"modality": modality} | ({"largest_component": list(reduced)} if reduced else {})
+    organs = training.classes[1:]
+    return Results(claim_folder(folder, _plain(settings, organs), as_now=lambda noted: _plain(noted, organs)))
 
 
 def _plain(settings: Mapping, organs: Sequence[str]) -> dict:
@@ -170,94 +158,155 @@ def _plain(settings: Mapping, organs: Sequence[str]) -> dict:
     return plain
 
 
+def _load(training: Training, hashes: Sequence[str]) -> Trained:
+    """Return the network of the weights, placed on the device; of several, the states of all on the CPU."""
+    files, recipe, classes, _ = training
+    hardware = find_hardware()
+    network = build_swinunetr(len(classes), files[0])
+    ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
+    if not ensemble:  # else its weights are loaded for each scan
+        load_pretrained(network, files[0], classes=classes)
+    joined = hashlib.sha256("".join(hashes).encode()).hexdigest() if len(hashes) > 1 else hashes[0]
+    model = Model(" + ".join(file.name for file in files), joined)
+    return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware, model)
+
+
 def _segment_all(
-    scans: Sequence[Scan],
-    model: Trained,
-    results: Results,
-    writers: Sequence[Writer],
-    modality: str,
-    reduced: Sequence[int],
+    scans: Sequence[Scan], trained: Trained, results: Results, writers: Sequence[Writer], modality: str
 ) -> tuple[list[Path], list[str], list[str]]:
     """Segment the scans that have no results yet, one after another, and write the results.
+
+    On a GPU the next scans are read, and the last one is written, while the network segments the present one.
 
     Returns:
         The segmentations, a line for each scan that cannot be segmented, and one for each without an asked file.
     """
     done, left_out, incomplete = [], [], []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # threads may write when interrupted
-        for scan, prepared, labelled in _labelled(scans, model, results, writers, modality, Path(temporary)):
-            if isinstance(prepared, InputError):
-                left_out.append(f"{scan.name}: {prepared}")
+        job = Job(trained, results, writers, modality, Path(temporary))
+        scans_read = read_ahead(job.read, scans, trained.hardware, threads=2)
+        scans_labelled = read_ahead(job.label, scans_read, trained.hardware)
+        for read, labelled in tqdm(scans_labelled, desc="Segmenting", total=len(scans)):
+            scan = read.scan
+            if read.error:
+                left_out.append(f"{scan.name}: {read.error}")
                 tqdm.write(f"left out: {left_out[-1]}")
                 continue
             if labelled:
-                labels = largest_components(labelled.on_own_grid, reduced)
-                segmented = Segmented(scan, prepared.case["source"], labels, labelled.uncertainty)
-                volumes, missing = _write(segmented, writers, results, model.classes[1:])
-                results.add(scan, prepared.content, volumes)
-                incomplete += (lines := [f"{scan.name}: {why}" for why in missing])
+                lines = [f"{scan.name}: {reason}" for reason in job.write(read, labelled)]
+                incomplete += lines
                 for line in lines:
                     tqdm.write(f"not written: {line}")
-                if scan.series:
-                    Path(segmented.source).unlink()
             else:
                 results.note_place(scan)
             done.append(results.file(scan))
     return done, left_out, incomplete
 
 
-def _writers(
-    model: Trained, modality: str, origin: Model, dicom_seg: str, pictures: bool, uncertainty: bool
-) -> list[Writer]:
-    """Return what is written for each scan beside its segmentation."""
+class ReadScan(NamedTuple):
+    """A scan as it was read."""
 
-    def save_object(segmented: Segmented, file: Path) -> None:
-        if segmented.scan.series:
-            write_segmentation(segmented.labels, segmented.scan.series, model.classes, file, origin, dicom_seg)
-
-    def has_object(scan: Scan, file: Path) -> bool:
-        return not scan.series or kind_of(file) == dicom_seg
-
-    def save_uncertainty(segmented: Segmented, file: Path) -> None:
-        save_prediction(segmented.uncertainty, segmented.source, file, 1 / 255)
-
-    def save_picture(segmented: Segmented, file: Path) -> None:
-        window = intensity_window(model.recipe, modality)
-        labels = file.with_name(f"{file.name.removesuffix('.png')}.nii.gz")
-        figure = plots.plot_segmentation(segmented.scan.name, segmented.source, labels, model.classes[1:], window)
-        with replacing(file) as picture:
-            figure.savefig(picture, dpi=110)
-        plt.close(figure)
-
-    writers = [
-        (dicom_seg, Writer(".dcm", save_object, has_object)),
-        (uncertainty, Writer(UNCERTAINTY, save_uncertainty)),
-        (pictures, Writer(".png", save_picture)),
-    ]
-    return [writer for asked, writer in writers if asked]
+    scan: Scan
+    content: str = ""  # hash of its content
+    case: Case | None = None  # preprocessed; None if its results are there
+    error: InputError | None = None  # why it cannot be segmented
 
 
-def _write(
-    segmented: Segmented, writers: Sequence[Writer], results: Results, organs: Sequence[str]
-) -> tuple[list[dict], list[str]]:
-    """Write the files of a scan; return the volumes of its organs, and why files are missing, if any are.
+@dataclass(frozen=True)
+class Job:
+    """What is done for a scan: it is read, labelled and written, each in a thread of its own on a GPU."""
 
-    Raises:
-        WriteError: The disk is full, or the folder is gone.
-    """
-    file, missing = results.file(segmented.scan), []
-    require_note(results.folder / NOTE)
-    results.clear(segmented.scan)
-    save_prediction(segmented.labels, segmented.source, file)
-    for writer in writers:
+    trained: Trained
+    results: Results
+    writers: Sequence[Writer]
+    modality: str
+    temporary: Path  # folder of the voxels of series
+
+    def read(self, scan: Scan) -> ReadScan:
+        """Read, check and preprocess a scan."""
         try:
-            writer.write(segmented, results.file(segmented.scan, writer.ending))
+            return self._read(scan)
         except WriteError:
             raise
         except InputError as error:
-            missing.append(str(error))
-    voxel_ml = voxel_volume_mm3(nib.load(file).affine) / 1000
-    return organ_volumes(segmented.labels, voxel_ml, organs), missing
+            return ReadScan(scan, error=error)
+
+    def _read(self, scan: Scan) -> ReadScan:
+        """Return a scan as it is read just before it is segmented.
+
+        Raises:
+            InputError: The scan cannot be read, or its voxels cannot be of this modality.
+        """
+        # Its content, by which its results are known.
+        content, faults = read_content(scan, self.modality)
+        _require_valid(faults)
+        files = [(writer, self.results.file(scan, writer.ending)) for writer in self.writers]
+        if self.results.has(scan, content) and all(writer.is_done(scan, file) for writer, file in files):
+            return ReadScan(scan, content)
+        self.results.require_unchanged(scan)
+
+        # Its voxels, those of a series in a NIfTI file.
+        source = scan.file
+        if scan.series:
+            source = self.temporary / f"{content}.nii"
+            write_nifti(scan.series, source)
+            faults = image_faults(source, self.modality, scan.series.padding)
+            _require_valid(faults)
+        for fault in faults:
+            tqdm.write(f"warning: {scan.name}: {fault.what}; {fault.remedy}")
+        entry = {"name": scan.name, "image": str(source)}
+        return ReadScan(scan, content, prepare_cases([entry], self.trained.recipe, self.modality, "")[0])
+
+    def label(self, read: ReadScan) -> tuple[ReadScan, Labelled | None]:
+        """Return a scan with its labels; without, if its results are there or it cannot be segmented."""
+        if read.case is None:
+            return read, None
+        trained, uncertainty = self.trained, any(writer.needs_uncertainty for writer in self.writers)
+        return read, label_case(
+            trained.network, read.case, trained.recipe, trained.hardware, trained.ensemble, uncertainty
+        )
+
+    def write(self, read: ReadScan, labelled: Labelled) -> list[str]:
+        """Write the files of a scan, note that it has been segmented, and return why files are missing, if any are.
+
+        Raises:
+            WriteError: The disk is full, or the folder is gone.
+        """
+        scan, source, file = read.scan, read.case["source"], self.results.file(read.scan)
+        recipe, classes = self.trained.recipe, self.trained.classes
+        reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
+        labels = largest_components(labelled.on_own_grid, reduced)
+
+        # The segmentation, then what belongs to it.
+        require_note(self.results.folder / NOTE)
+        self.results.clear(scan)
+        save_prediction(labels, source, file)
+        window = intensity_window(recipe, self.modality)
+        segmented = SegmentedScan(scan, source, file, labels, labelled.uncertainty, classes, window, self.trained.model)
+        missing = []
+        for writer in self.writers:
+            try:
+                writer.write(segmented, self.results.file(scan, writer.ending))
+            except WriteError:
+                raise
+            except InputError as error:
+                missing.append(str(error))
+
+        # Noted last, so that a scan whose files are not all there is segmented again.
+        voxel_ml = voxel_volume_mm3(nib.load(file).affine) / 1000
+        self.results.add(scan, read.content, organ_volumes(labels, voxel_ml, classes[1:]))
+        if scan.series:
+            Path(source).unlink()
+        return missing
+
+
+def _require_valid(faults: Sequence[Fault]) -> None:
+    if errors := [f"{fault.what}; {fault.remedy}" for fault in faults if fault.stops]:
+        raise InputError(errors[0])
+
+
+def _none_segmented(problems: Sequence[str]) -> InputError:
+    return InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
 
 
 def _describe_problems(problems: Sequence[str], without_object: Sequence[str], scans: int) -> str:
@@ -271,80 +320,5 @@ def _describe_problems(problems: Sequence[str], without_object: Sequence[str], s
 
 def _first(lines: Sequence[str], most: int = MOST_LINES) -> list[str]:
     """Return at most ``most`` lines, with a last one that counts the others."""
-    return [*lines[:most], *[f"... and {len(lines) - most} more, named above."] * (len(lines) > most)]
-
-
-def _load(files: Sequence[Path], classes: tuple[str, ...], recipe: Recipe) -> Trained:
-    """Return the network of the weights, placed on the device; of several, the states of all on the CPU."""
-    hardware = find_hardware()
-    network = build_swinunetr(len(classes), files[0])
-    ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
-    if not ensemble:  # else its weights are loaded for each scan
-        load_pretrained(network, files[0], classes=classes)
-    return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware)
-
-
-def _labelled(
-    scans: Sequence[Scan],
-    model: Trained,
-    results: Results,
-    writers: Sequence[Writer],
-    modality: str,
-    temporary: Path,
-) -> Iterator[tuple[Scan, Prepared | InputError, Labelled | None]]:
-    """Yield each scan as it was read, with its labels; the error in place of a scan that cannot be segmented.
-
-    A scan whose results are there has no labels. On a GPU the next scans are read, and the caller writes the last one,
-    while the network segments the present one.
-    """
-    uncertainty = any(writer.ending == UNCERTAINTY for writer in writers)
-
-    def prepare(scan: Scan) -> tuple[Scan, Prepared | InputError]:
-        try:
-            return scan, _prepare(scan, model.recipe, results, writers, modality, temporary)
-        except WriteError:
-            raise
-        except InputError as error:
-            return scan, error
-
-    def label(read: tuple[Scan, Prepared | InputError]) -> tuple[Scan, Prepared | InputError, Labelled | None]:
-        scan, prepared = read
-        if isinstance(prepared, InputError) or prepared.case is None:
-            return scan, prepared, None
-        case = prepared.case
-        labelled = label_case(model.network, case, model.recipe, model.hardware, model.ensemble, uncertainty)
-        return scan, prepared, labelled
-
-    prepared = read_ahead(prepare, scans, model.hardware, threads=2)
-    return tqdm(read_ahead(label, prepared, model.hardware), desc="Segmenting", total=len(scans))
-
-
-def _prepare(
-    scan: Scan, recipe: Recipe, results: Results, writers: Sequence[Writer], modality: str, temporary: Path
-) -> Prepared:
-    """Return a scan as it is read just before it is segmented; the voxels of a series are written to a NIfTI file.
-
-    Raises:
-        InputError: The scan cannot be read, or its voxels cannot be of this modality.
-    """
-    content, faults = read_content(scan, modality)
-    _require_valid(faults)
-    if results.has(scan, content) and all(
-        writer.is_done(scan, results.file(scan, writer.ending)) for writer in writers
-    ):
-        return Prepared(content, None)
-    results.require_unchanged(scan)
-    file = scan.file
-    if scan.series:
-        file = temporary / f"{content}.nii"
-        write_nifti(scan.series, file)
-        faults = image_faults(file, modality, scan.series.padding)
-        _require_valid(faults)
-    for fault in faults:
-        tqdm.write(f"warning: {scan.name}: {fault.what}; {fault.remedy}")
-    return Prepared(content, prepare_cases([{"name": scan.name, "image": str(file)}], recipe, modality, "")[0])
-
-
-def _require_valid(faults: Sequence[Fault]) -> None:
-    if errors := [f"{fault.what}; {fault.remedy}" for fault in faults if fault.stops]:
-        raise InputError(errors[0])
+    more = [f"... and {len(lines) - most} more, named above."] if len(lines) > most else []
+    return [*lines[:most], *more]

@@ -22,6 +22,7 @@ from monai.transforms import (
     RandShiftIntensityd,
 )
 
+from swinunetr.data.preprocessing import Case
 from swinunetr.hardware import Hardware, memory_bytes
 from swinunetr.network.placement import SPARE, training_bytes
 from swinunetr.recipe import AXES, Recipe
@@ -74,13 +75,13 @@ def augmentation(recipe: Recipe) -> Compose:
     return Compose(transforms)
 
 
-def next_case(cases: list[dict], seed: int, number: int) -> dict:
+def next_case(cases: list[Case], seed: int, number: int) -> Case:
     """Return the case at position ``number`` (from 1) of the training order, which is shuffled again in each epoch."""
     epoch, position = divmod(number - 1, len(cases))
     return cases[np.random.default_rng([seed, epoch]).permutation(len(cases))[position]]
 
 
-def place_cases(cases: list[dict], model: SwinUNETR, hardware: Hardware, batch_voxels: int) -> list[dict]:
+def place_cases(cases: list[Case], model: SwinUNETR, hardware: Hardware, batch_voxels: int) -> list[Case]:
     """Return the cases with image and label on the GPU, so that crops are made there; 30 of BTCV take 1.1 GB.
 
     On a CPU, or where they do not fit beside the training, the same cases are returned.
@@ -101,7 +102,7 @@ def place_cases(cases: list[dict], model: SwinUNETR, hardware: Hardware, batch_v
 
 
 def training_batches(
-    cases: list[dict], augment: Compose, seed: int, steps: Iterable[int], hardware: Hardware
+    cases: list[Case], augment: Compose, seed: int, steps: Iterable[int], hardware: Hardware
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
     """Yield the batch of each step on the device, as :func:`training_batch` makes it for this rank.
 
@@ -115,7 +116,7 @@ def training_batches(
 
 
 def training_batch(
-    cases: list[dict], augment: Compose, seed: int, step: int, device: torch.device | None = None
+    cases: list[Case], augment: Compose, seed: int, step: int, device: torch.device | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Return the batch of one step, which depends only on the arguments.
 

@@ -11,6 +11,7 @@ from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
 from swinunetr.data.label_maps import IGNORED
+from swinunetr.data.preprocessing import Case
 from swinunetr.hardware import Hardware
 from swinunetr.recipe import Recipe
 from swinunetr.results.inference import predict
@@ -24,7 +25,7 @@ MOST_LOGITS = 2**26  # of a case, 134 MB in half precision; of a larger case thi
 
 
 @contextmanager
-def calibrated(model: SwinUNETR, cases: Sequence[dict], recipe: Recipe, hardware: Hardware) -> Iterator[None]:
+def calibrated(model: SwinUNETR, cases: Sequence[Case], recipe: Recipe, hardware: Hardware) -> Iterator[None]:
     """Add :func:`volume_offsets` to the biases of the head within the context, and restore them afterwards.
 
     So the training goes on as if nothing had been changed, while what is scored and saved within is calibrated.
@@ -47,7 +48,7 @@ def calibrated(model: SwinUNETR, cases: Sequence[dict], recipe: Recipe, hardware
         bias.copy_(learned)
 
 
-def volume_offsets(model: SwinUNETR, cases: Sequence[dict], recipe: Recipe, hardware: Hardware) -> Tensor:
+def volume_offsets(model: SwinUNETR, cases: Sequence[Case], recipe: Recipe, hardware: Hardware) -> Tensor:
     """Return the offsets (classes,), float64, of the logits with which each class is found as large as it is.
 
     A loss that weights rare classes makes their logits too large, and so the organs. The offsets are those with which
@@ -86,7 +87,7 @@ def volume_offsets(model: SwinUNETR, cases: Sequence[dict], recipe: Recipe, hard
     return offsets
 
 
-def _voxels(model: SwinUNETR, case: dict, recipe: Recipe, hardware: Hardware) -> tuple[Tensor, Tensor]:
+def _voxels(model: SwinUNETR, case: Case, recipe: Recipe, hardware: Hardware) -> tuple[Tensor, Tensor]:
     """Return the logits (classes, voxels), float16, and the labels (voxels,) of the voxels of a case that count."""
     logits = predict(model, case["image"], recipe, hardware)
     labels = case["label"].as_tensor()[0].to(logits.device)

@@ -6,10 +6,11 @@ import torch
 from monai.losses import DiceCELoss
 
 from swinunetr.data.label_maps import IGNORED
+from swinunetr.data.preprocessing import Case
 from swinunetr.recipe import Recipe
 
 
-def class_weights(cases: list[dict], classes: int, recipe: Recipe) -> torch.Tensor | None:
+def class_weights(cases: list[Case], classes: int, recipe: Recipe) -> torch.Tensor | None:
     """Return the weight of each class in the loss, computed from the class frequencies.
 
     Ignored voxels are not counted. A class without voxels gets the weight of the rarest class that has some.

@@ -19,6 +19,7 @@ from monai.networks.nets import SwinUNETR
 from monai.transforms import Compose, RandCoarseDropout, RandCoarseShuffle, RandSpatialCrop
 from torch import Tensor, nn
 
+from swinunetr.data.preprocessing import Case
 from swinunetr.hardware import Hardware
 from swinunetr.recipe import TASKS, PretrainingRecipe
 from swinunetr.results.inference import evaluating
@@ -65,7 +66,7 @@ def masking(recipe: PretrainingRecipe) -> Compose:
 
 
 def pretraining_batches(
-    cases: list[dict], recipe: PretrainingRecipe, numbers: Iterable[int], hardware: Hardware
+    cases: list[Case], recipe: PretrainingRecipe, numbers: Iterable[int], hardware: Hardware
 ) -> Iterator[Views]:
     """Yield the views of each batch on the device; on a GPU, the next ones are made in a thread meanwhile.
 
@@ -78,7 +79,7 @@ def pretraining_batches(
     return read_ahead(lambda number: pretraining_batch(cases, recipe, number).to(hardware.device), numbers, hardware)
 
 
-def pretraining_batch(cases: list[dict], recipe: PretrainingRecipe, number: int) -> Views:
+def pretraining_batch(cases: list[Case], recipe: PretrainingRecipe, number: int) -> Views:
     """Return the views of one batch, as a pure function of ``recipe.seed`` and ``number``.
 
     Args:
@@ -171,7 +172,7 @@ def task_losses(outputs: dict[str, Tensor], views: Views, recipe: PretrainingRec
 
 
 def evaluate_tasks(
-    model: PretrainingNetwork, cases: list[dict], recipe: PretrainingRecipe, hardware: Hardware
+    model: PretrainingNetwork, cases: list[Case], recipe: PretrainingRecipe, hardware: Hardware
 ) -> dict[str, float]:
     """Return the mean loss per task on held-out cases, and ``rotation_accuracy``, the share of correct predictions.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from swinunetr.data.lists import Dataset, organ_labels
-from swinunetr.data.preprocessing import intensity_window
+from swinunetr.data.transforms import intensity_window
 from swinunetr.errors import InputError
 from swinunetr.files import sha256
 from swinunetr.network.checkpoints import (

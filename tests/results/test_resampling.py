@@ -5,7 +5,7 @@ import torch
 from conftest import write_case
 from monai.transforms import Activationsd, AsDiscreted, Compose, LoadImaged, ResampleToMatchd
 
-from swinunetr.data.preprocessing import preprocessing
+from swinunetr.data.transforms import preprocessing
 from swinunetr.results import resampling
 from swinunetr.results.resampling import LabelsOnScand
 from swinunetr.training.options import choose_recipe

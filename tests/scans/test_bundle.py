@@ -15,12 +15,11 @@ from conftest import PROJECT, write_case
 from monai.bundle import ConfigParser, verify_net_in_out
 
 import export
-from swinunetr.data.preprocessing import preprocessing
+from swinunetr.data.transforms import preprocessing
 from swinunetr.errors import InputError
 from swinunetr.network.checkpoints import build_swinunetr, load_pretrained, save_weights, training_note
 from swinunetr.results.evaluation import read_labels
-from swinunetr.scans import bundle
-from swinunetr.scans.bundle import inference_config, write_bundle
+from swinunetr.scans.bundle import texts, write_bundle, writing
 from swinunetr.scans.segmentation import segment
 from swinunetr.training.options import choose_recipe
 
@@ -67,7 +66,7 @@ def written(weights, tmp_path_factory):
 @pytest.fixture
 def no_export(monkeypatch):
     """Leave out the ``torch.export`` program, which takes the longest."""
-    monkeypatch.setattr(bundle, "export_program", lambda *_: None)
+    monkeypatch.setattr(writing, "export_program", lambda *_: None)
 
 
 def test_a_bundle_has_the_files_that_monai_expects(written):
@@ -124,7 +123,8 @@ def test_the_bundles_preprocessing_is_that_of_training(weights, written, tmp_pat
     stored.header["qform_code"] = 0
     nib.save(stored, tmp_path / "scan.nii")
     scan = {"image": str(tmp_path / "scan.nii"), "image_path": "a text, as MONAI Label has it"}
-    config = ConfigParser(inference_config(loaded(weights), modality, RECIPE))
+    files = texts.bundle_texts(loaded(weights), NOTE | {"modality": modality}, RECIPE)
+    config = ConfigParser(json.loads(files["configs/inference.json"]))
     config["bundle_root"] = str(written)
     expected = preprocessing(RECIPE, modality, ("image",))({"image": scan["image"]})["image"]
     found = config.get_parsed_content("preprocessing")(scan)["image"]
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_nothing(weights, tmp_path, monkeypatch, hidden):
                 raise RuntimeError("unexpected pos 1 vs 2")  # noqa: B904
             raise
 
-    monkeypatch.setattr(bundle, "export_program", full)
+    monkeypatch.setattr(writing, "export_program", full)
     with pytest.raises(InputError, match=r"could not be written .*No space left.*Nothing was left"):
         write_bundle(weights, tmp_path / "out" / "bundle")
     assert not list((tmp_path / "out").iterdir())

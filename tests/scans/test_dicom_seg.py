@@ -3,9 +3,7 @@
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,150 +11,37 @@ import SimpleITK as sitk
 from conftest import PROJECT
 from highdicom.color import CIELabColor
 from highdicom.seg import segread
-from nibabel.affines import from_matvec
-from pydicom import Dataset, FileMetaDataset, config, dcmread
+from pydicom import dcmread
 from pydicom.sr.codedict import codes
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+from segmentation_objects import (
+    AXIAL,
+    CLASSES,
+    COLUMNS,
+    KINDS,
+    MODEL,
+    OBLIQUE,
+    ROWS,
+    SLICES,
+    SPACING,
+    affine,
+    errors,
+    expected_points,
+    points,
+    positions,
+    some_labels,
+    source_groups,
+    write_enhanced,
+    write_series,
+)
 
 from swinunetr.data.organs import ORGAN_COLOURS
 from swinunetr.errors import InputError
-from swinunetr.scans.dicom import Series
-from swinunetr.scans.dicom_seg import ORGANS, Model, write_segmentation
-
-CLASSES = ("background", *ORGANS)
-KINDS = ("LABELMAP", "BINARY")
-MODEL = Model("best_model.pth", "0123456789abcdef" * 4)
-COLUMNS, ROWS, SLICES = 16, 12, 8
-SPACING = (0.7, 0.9)  # between rows, between columns
-AXIAL = (1, 0, 0, 0, 1, 0)
-OBLIQUE = (0.8, 0.6, 0, -0.48, 0.64, 0.6)  # not along any axis of the patient
-KNOWN_ONLY_TO_NEWER = (  # what versions of dciodvfy from before label maps report of every label map
-    "SegmentNumber not monotonically increasing",
-    "Information Object Not found",
-    "Unrecognized enumerated value <LABELMAP>",
-    "Value is zero for value 1 of attribute <Segment Number>",
-    "Element=<SegmentIdentificationSequence>",
-)
+from swinunetr.scans.dicom_seg import ORGANS, write_segmentation
 
 
 @pytest.fixture
 def labels():
-    """Return labels that no flip and no exchange of axes leaves as they are; most organs have no voxel."""
-    array = np.zeros((COLUMNS, ROWS, SLICES), np.uint8)
-    array[1:9, 2:4, 1:3], array[1:3, 2:9, 3], array[10, 5:7, 2:6] = 6, 1, 13
-    array[14, 10, 6] = 10
-    return array
-
-
-def positions(orientation=AXIAL) -> list[np.ndarray]:
-    """Return the position of each slice, in the order of SimpleITK: along the normal."""
-    row, column = np.reshape(orientation, (2, 3))
-    return [np.array([-20.0, -30.0, 50.0]) + 2.5 * number * np.cross(row, column) for number in range(SLICES)]
-
-
-def affine(orientation=AXIAL) -> tuple[tuple[float, ...], ...]:
-    """Return the matrix of a series, from voxels (column, row, slice) to mm in RAS."""
-    row, column = np.reshape(orientation, (2, 3))
-    first, second = positions(orientation)[:2]
-    lps = from_matvec(np.stack([row * SPACING[1], column * SPACING[0], second - first], axis=1), first)
-    return tuple(map(tuple, np.diag([-1, -1, 1, 1]) @ lps))
-
-
-def image(sop_class: str) -> Dataset:
-    """Return what all images of the tests have in common."""
-    source = Dataset()
-    source.file_meta = FileMetaDataset()
-    source.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = sop_class
-    source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    source.PatientName, source.PatientID, source.PatientSex, source.PatientBirthDate = "Doe^Jane", "P1", "F", "19500102"
-    source.StudyInstanceUID, source.SeriesInstanceUID, source.FrameOfReferenceUID = "1.2.3", "1.2.3.4", "1.2.3.5"
-    source.StudyID, source.StudyDate, source.StudyTime, source.AccessionNumber = "S1", "20200102", "101112", "A1"
-    source.ReferringPhysicianName, source.PositionReferenceIndicator = "", ""
-    source.SpecificCharacterSet = "ISO_IR 100"
-    source.Modality, source.Manufacturer, source.SeriesNumber, source.InstanceNumber = "CT", "Maker", 7, 1
-    source.Rows, source.Columns, source.SamplesPerPixel, source.PhotometricInterpretation = (
-        ROWS,
-        COLUMNS,
-        1,
-        "MONOCHROME2",
-    )
-    source.BitsAllocated = source.BitsStored = 16
-    source.HighBit, source.PixelRepresentation, source.ImageType = 15, 1, ["ORIGINAL", "PRIMARY", "AXIAL"]
-    return source
-
-
-def write_series(folder: Path, orientation=AXIAL, **changes) -> Series:
-    """Write one file per slice, with names in another order than the slices; None takes an attribute away."""
-    folder.mkdir(exist_ok=True)
-    files = []
-    for number, position in enumerate(positions(orientation)):
-        source = image(CTImageStorage)
-        source.ImagePositionPatient, source.ImageOrientationPatient = [f"{x:.6f}" for x in position], list(orientation)
-        source.PixelSpacing, source.SliceThickness, source.SpacingBetweenSlices = list(SPACING), 5, 99
-        source.PixelData = np.full((ROWS, COLUMNS), number, np.int16).tobytes()
-        for name, value in changes.items():
-            if value is None:
-                delattr(source, name)
-            else:
-                setattr(source, name, value)
-        files.append(folder / f"{(number * 5) % SLICES}.dcm")
-        source.save_as(files[-1], enforce_file_format=True)
-    return Series("series", tuple(files), (), "1.2.3.4", "CT", affine(orientation))
-
-
-def write_enhanced(folder: Path, frames: tuple[int, ...], per_frame: bool) -> Series:
-    """Write one multi-frame file in which slice k is frame ``frames[k]``; the frames between are of another volume."""
-    source = image(EnhancedCTImageStorage)
-    orientation, measures, shared = Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = list(OBLIQUE)
-    measures.PixelSpacing, measures.SliceThickness, measures.SpacingBetweenSlices = list(SPACING), 5, 99
-    groups = []
-    for number in range(max(frames) + 1):
-        place, group = Dataset(), Dataset()
-        here = positions(OBLIQUE)[frames.index(number)] if number in frames else positions(OBLIQUE)[number % SLICES]
-        place.ImagePositionPatient = [f"{x:.6f}" for x in here]
-        group.PlanePositionSequence = [place]
-        groups.append(group)
-    for group in groups if per_frame else [shared]:
-        group.PlaneOrientationSequence, group.PixelMeasuresSequence = [orientation], [measures]
-    source.SharedFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence = [shared], groups
-    source.NumberOfFrames = len(groups)
-    source.PixelData = np.zeros((len(groups), ROWS, COLUMNS), np.int16).tobytes()
-    folder.mkdir(exist_ok=True)
-    source.save_as(folder / "enhanced.dcm", enforce_file_format=True)
-    return Series("enhanced", (folder / "enhanced.dcm",), frames, "1.2.3.4", "CT", affine(OBLIQUE))
-
-
-def points(file: Path) -> list[tuple]:
-    """Return (label, x, y, z) of each voxel of a segmentation object, by pydicom and the positions of the frames."""
-    segmentation = dcmread(file)
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    row, column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float)
-    between_rows, between_columns = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
-    frames = segmentation.pixel_array.reshape(-1, ROWS, COLUMNS)
-    found = []
-    for frame, group in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        corner = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
-        for r, c in np.argwhere(frame):
-            binary = segmentation.SegmentationType == "BINARY"
-            label = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber if binary else frame[r, c]
-            found.append((int(label), *np.round(corner + c * between_columns * row + r * between_rows * column, 3)))
-    return sorted(found)
-
-
-def expected_points(labels: np.ndarray, index_to_point) -> list[tuple]:
-    """Return (label, x, y, z) of each labelled voxel."""
-    at = np.argwhere(labels).tolist()
-    return sorted((int(labels[tuple(index)]), *np.round(index_to_point(index), 3)) for index in at)
-
-
-def errors(file: Path) -> list[str]:
-    """Return the lines of dciodvfy that start with Error, without those that its age explains."""
-    ran = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True)
-    lines = [line for line in (ran.stdout + ran.stderr).splitlines() if line.startswith("Error")]
-    labelmap = dcmread(file).SegmentationType == "LABELMAP"
-    return [line for line in lines if not (labelmap and any(known in line for known in KNOWN_ONLY_TO_NEWER))]
+    return some_labels()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -208,10 +93,6 @@ def test_frames_of_a_multi_frame_object_are_found_by_their_numbers(labels, tmp_p
     for group in segmentation.PerFrameFunctionalGroupsSequence:
         number = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
         assert number - 1 in frames and group.PlanePositionSequence[0].ImagePositionPatient == place[number - 1]
-
-
-def source_groups(series: Series):
-    return dcmread(series.files[0]).PerFrameFunctionalGroupsSequence
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -343,27 +224,10 @@ def test_names_in_other_scripts_are_kept(labels, tmp_path, classes, encoding, na
     assert str(segmentation.PatientName) == name and segmentation.SegmentSequence[1].SegmentLabel == classes[1]
 
 
-def test_attributes_that_may_be_empty_may_be_missing(labels, tmp_path):
-    names = "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime SeriesNumber"
-    names += " ReferringPhysicianName SliceThickness PositionReferenceIndicator Manufacturer"
-    series = write_series(tmp_path / "scan", **dict.fromkeys(names.split()))
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
-    assert dcmread(tmp_path / "seg.dcm").PatientID == ""
-
-
 @pytest.mark.parametrize(("number", "new"), [(2**31 - 1, 147484647), (-2000, 3000), (None, 1000)])
 def test_the_series_number_is_one_that_dicom_allows(labels, tmp_path, number, new):
     write_segmentation(labels, write_series(tmp_path / "a", SeriesNumber=number), CLASSES, tmp_path / "s.dcm", MODEL)
     assert dcmread(tmp_path / "s.dcm").SeriesNumber == new
-
-
-def test_orientations_may_differ_by_rounding(labels, tmp_path):
-    series = write_series(tmp_path / "scan")
-    source = dcmread(series.files[3])
-    source.ImageOrientationPatient = [1, 0, 0, 0, 1, "0.0000001"]
-    source.save_as(series.files[3])
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
-    assert len(points(tmp_path / "seg.dcm")) == np.count_nonzero(labels)
 
 
 def test_what_cannot_be_written_is_refused_in_plain_words(labels, tmp_path):
@@ -384,115 +248,6 @@ def test_what_cannot_be_written_is_refused_in_plain_words(labels, tmp_path):
     with pytest.raises(InputError, match="could not be read"):
         write_segmentation(labels, series, CLASSES, file, MODEL)
     assert not file.parent.exists()
-
-
-def test_images_without_uids_get_those_of_their_file_headers_and_a_study_of_their_own(labels, tmp_path):
-    blank = dict.fromkeys(("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID", "SOPClassUID"), "")
-    series, found = write_series(tmp_path / "scan", **blank), []
-    instances = {str(dcmread(file).file_meta.MediaStorageSOPInstanceUID) for file in series.files}
-    for number in range(2):
-        write_segmentation(labels, series, CLASSES, tmp_path / f"{number}.dcm", MODEL)
-        found.append(dcmread(tmp_path / f"{number}.dcm"))
-    (listed,) = found[0].ReferencedSeriesSequence
-    assert {item.ReferencedSOPInstanceUID for item in listed.ReferencedInstanceSequence} == instances
-    assert found[0].StudyInstanceUID == found[1].StudyInstanceUID and found[0].StudyInstanceUID.is_valid
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("multi_frame", [False, True])
-def test_rounded_positions_give_the_regular_grid_of_the_nifti_file(labels, tmp_path, kind, multi_frame):
-    folder, matrix = tmp_path / "scan", np.array(affine())
-    series = write_enhanced(folder, tuple(range(SLICES)), False) if multi_frame else write_series(folder)
-    sources = [dcmread(file) for file in series.files]
-    planes = [group.PlanePositionSequence[0] for group in source_groups(series)] if multi_frame else sources
-    for number, plane in enumerate(planes):
-        plane.ImagePositionPatient = [-20, -30, round(50 + 1.25 * number, 1)]
-    if multi_frame:
-        groups = sources[0].PerFrameFunctionalGroupsSequence
-        for group, plane in zip(groups, planes, strict=True):
-            group.PlanePositionSequence = [plane]
-        sources[0].SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = list(AXIAL)
-    for file, source in zip(series.files, sources, strict=True):
-        source.save_as(file)
-    matrix[2, 2] = 1.25
-    series = replace(series, affine=tuple(map(tuple, matrix)))
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
-    volume = segread(tmp_path / "seg.dcm").get_volume(combine_segments=True, rtol=1e-6)
-    assert volume.spacing[0] == pytest.approx(1.25) and np.count_nonzero(volume.array) == np.count_nonzero(labels)
-    lps = np.diag([-1, -1, 1, 1]) @ matrix
-
-    def point(index):
-        return (lps @ [*index, 1])[:3]
-
-    np.testing.assert_allclose(points(tmp_path / "seg.dcm"), expected_points(labels, point), atol=2e-3)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_values_that_the_standard_forbids_are_corrected_or_left_out(labels, tmp_path, kind):
-    code = Dataset()
-    with config.disable_value_validation():
-        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = 20 * "x", "99LOCAL", "CT"
-        wrong = {"StudyDate": "2020-01-02", "StudyTime": "10:11:12", "PatientBirthDate": "unknown", "StudyID": 20 * "x"}
-        wrong |= {"PatientSex": "female", "PatientAge": "60", "ProcedureCodeSequence": [code], "SeriesNumber": 7}
-        series = write_series(tmp_path / "scan", **wrong)
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
-    written = dcmread(tmp_path / "seg.dcm")
-    assert (written.StudyDate, written.StudyTime, written.SeriesNumber) == ("20200102", "101112", 1007)
-    assert not (written.PatientBirthDate or written.PatientSex or written.StudyID)
-    assert "PatientAge" not in written and "ProcedureCodeSequence" not in written
-    if shutil.which("dciodvfy"):
-        assert errors(tmp_path / "seg.dcm") == []
-
-
-@pytest.mark.parametrize("sex", ["U", ""])
-def test_a_sex_that_the_standard_does_not_list_is_left_empty(labels, tmp_path, sex):
-    write_segmentation(labels, write_series(tmp_path, PatientSex=sex), CLASSES, tmp_path / "seg.dcm", MODEL)
-    assert not dcmread(tmp_path / "seg.dcm").PatientSex
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("multi_frame", [False, True])
-@pytest.mark.parametrize("thickness", ["", None, 0])
-def test_a_missing_slice_thickness_is_the_distance(labels, tmp_path, kind, multi_frame, thickness):
-    if multi_frame:
-        series = write_enhanced(tmp_path / "scan", tuple(range(SLICES)), False)
-        source = dcmread(series.files[0])
-        source.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = thickness
-        source.save_as(series.files[0])
-    else:
-        series = write_series(tmp_path / "scan", SliceThickness=thickness)
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
-    measures = dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    assert measures.SliceThickness == pytest.approx(2.5)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("SOPInstanceUID", lambda number: "1.2.3.9", "SOPInstanceUID for each of its 8 files, found 1"),
-        ("SeriesInstanceUID", lambda number: f"1.2.{number}", "8 files have 8 SeriesInstanceUIDs, expected one"),
-        ("FrameOfReferenceUID", lambda number: f"1.2.{number}", "8 files have 8 FrameOfReferenceUIDs, expected one"),
-        ("StudyInstanceUID", lambda number: "1.02.anonymous", "has a StudyInstanceUID that is no valid UID"),
-        ("PatientID", lambda number: 70 * "x", "the PatientID of its files is longer than DICOM allows"),
-        ("PatientID", lambda number: ["A", "B"], "the PatientID of its files .* has several values"),
-    ],
-)
-def test_identifiers_that_would_mislead_an_archive_are_named(labels, tmp_path, name, value, message):
-    series = write_series(tmp_path / "scan")
-    with config.disable_value_validation():
-        for number, file in enumerate(series.files):
-            source = dcmread(file)
-            setattr(source, name, value(number))
-            source.save_as(file)
-    with pytest.raises(InputError, match=message):
-        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
-    assert not (tmp_path / "seg.dcm").exists()
-
-
-def test_a_series_whose_uids_another_one_has_too_gets_no_object(labels, tmp_path):
-    series = replace(write_series(tmp_path / "scan"), distinct=False)
-    with pytest.raises(InputError, match="another series has images of the same UIDs"):
-        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
 
 
 @pytest.mark.parametrize("kind", KINDS)

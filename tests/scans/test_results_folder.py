@@ -9,6 +9,7 @@ import pytest
 from swinunetr.errors import InputError
 from swinunetr.scans.finding import Scan, read_content
 from swinunetr.scans.results_folder import Results
+from swinunetr.scans.writers import Uncertainty
 
 VOLUMES = [{"organ": "liver", "ml": 1500.0, "touches_border": True}]
 
@@ -53,9 +54,9 @@ def test_the_note_of_an_earlier_version_holds_the_content_alone(tmp_path):
 
 def test_another_scan_of_the_same_name_is_refused_and_a_moved_one_is_not(tmp_path):
     results = segmented(tmp_path / "out", scan_of(tmp_path / "a"))
-    results.require_own([scan_of(tmp_path / "moved")], uncertainty=False)
+    results.require_own([scan_of(tmp_path / "moved")], [])
     with pytest.raises(InputError, match="scans of the same name, from another folder: ct. Choose another"):
-        results.require_own([scan_of(tmp_path / "b", value=41)], uncertainty=False)
+        results.require_own([scan_of(tmp_path / "b", value=41)], [])
 
 
 def test_files_beside_a_segmentation_are_removed_unless_they_are_segmentations(tmp_path):
@@ -65,8 +66,8 @@ def test_files_beside_a_segmentation_are_removed_unless_they_are_segmentations(t
     for scans, kept in (([scan, other], ["_uncertainty.nii.gz"]), ([scan], [])):
         for ending in endings:
             results.file(scan, ending).write_bytes(b"")
-        results.require_own(scans, uncertainty=False)
+        results.require_own(scans, [])
         results.clear(scan)
         assert [ending for ending in endings if results.file(scan, ending).exists()] == kept
     with pytest.raises(InputError, match="would replace ct_uncertainty.nii.gz"):
-        results.require_own([scan, other], uncertainty=True)
+        results.require_own([scan, other], [Uncertainty(True)])

@@ -2,10 +2,11 @@
 
 `reading` opens the files, and `headers` makes an `instance` of what each says. `grouping` finds the instances of one
 series, and `geometry` whether their slices are a volume. `series` joins these four. `decoding` has the voxels of one
-file, and `voxels` those of a series.
+file, and `voxels` those of a series. `sources` has the headers to which a segmentation of a series refers.
 """
 
 from swinunetr.scans.dicom.series import LeftOut, Series, find_series, fingerprint
+from swinunetr.scans.dicom.sources import read_sources
 from swinunetr.scans.dicom.voxels import write_nifti
 
-__all__ = ["LeftOut", "Series", "find_series", "fingerprint", "write_nifti"]
+__all__ = ["LeftOut", "Series", "find_series", "fingerprint", "read_sources", "write_nifti"]

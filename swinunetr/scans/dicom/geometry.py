@@ -57,8 +57,7 @@ def position_problem(places: np.ndarray, files: Sequence[Path]) -> str:
     if problem := _repeated(places[:, 2], files):
         return problem
     if len(places) < LEAST_SLICES:
-        slices = f"{len(places)} slice{'s' * (len(places) > 1)}"
-        return f"{slices}, expected at least {LEAST_SLICES}; give the folder that holds all of them"
+        return f"{_slices(len(places))}, expected at least {LEAST_SLICES}; give the folder that holds all of them"
     return _shift(places) or _uneven(places[:, 2])
 
 
@@ -118,5 +117,9 @@ def _uneven(along: np.ndarray) -> str:
     holes = np.flatnonzero(steps > 1)
     where = ", ".join(f"{along[hole]:.1f} and {along[hole + 1]:.1f} mm" for hole in holes[:3])
     where += " and in other places" if len(holes) > 3 else ""
-    missing = int(steps.sum()) - len(steps)
-    return f"{missing} missing slice{'s' * (missing > 1)}, between {where}; copy or export the series again"
+    missing = _slices(int(steps.sum()) - len(steps), "missing ")
+    return f"{missing}, between {where}; copy or export the series again"
+
+
+def _slices(count: int, kind: str = "") -> str:
+    return f"{count} {kind}slice" if count == 1 else f"{count} {kind}slices"
