@@ -9,7 +9,6 @@ Run from the project's root:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -26,23 +25,23 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.losses import DiceCELoss
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.step import CLASSES, Training, batch_shape, make_network
 from swinunetr.data.preprocessing import crop_centres
 from swinunetr.errors import InputError
+from swinunetr.files import write_json
 from swinunetr.hardware import Hardware, find_hardware, versions
 from swinunetr.network import fast as fast_swin
-from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.swinunetr import place_network, training_bytes
+from swinunetr.network.swinunetr import training_bytes
 from swinunetr.recipe import Recipe
 from swinunetr.results import inference
+from swinunetr.results.resampling import resample_labels
 from swinunetr.training.batches import augmentation, place_cases, training_batch, training_batches
 from swinunetr.training.run_folder import RunFolder
-from swinunetr.training.stopping import require_finite
 
-CLASSES = 14
 CHECKS: dict[str, Callable[[Setup], dict]] = {}
+GPU_ONLY = ("attention_kernels", "float16", "little_memory")
 
 
 @dataclass(frozen=True)
@@ -62,20 +61,22 @@ class Setup:
     @property
     def voxels(self) -> int:
         """Voxels of a training batch."""
-        return self.recipe.crops_per_volume * math.prod(self.recipe.crop_size)
+        return math.prod(batch_shape(self.recipe))
 
-    def network(self, hardware: Hardware | None = None) -> torch.nn.Module:
+    def network(self) -> torch.nn.Module:
         """Return a network with random weights, the same in every call, placed as in training."""
-        torch.manual_seed(0)
-        model = build_swinunetr(CLASSES, feature_size=self.recipe.feature_size, window_size=self.recipe.window_size)
-        return place_network(model, hardware or self.hardware, self.voxels)
+        return make_network(self.recipe, self.hardware)
+
+    def training(self, model: torch.nn.Module | None = None) -> Training:
+        """Return a training of a network; None stands for that of :meth:`network`."""
+        return Training(model or self.network(), self.recipe, self.hardware)
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return random images and labels of a step on the device."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.recipe.crops_per_volume, 1, *self.recipe.crop_size)
+        generator, shape = torch.Generator().manual_seed(0), batch_shape(self.recipe)
         labels = torch.randint(0, CLASSES, shape, dtype=torch.uint8, generator=generator)
-        return tuple(part.to(self.hardware.device) for part in (torch.rand(shape, generator=generator), labels))
+        images = torch.rand(shape, generator=generator)
+        return images.to(self.hardware.device), labels.to(self.hardware.device)
 
     def case(self) -> dict:
         """Return a preprocessed case with random voxels and one organ."""
@@ -86,39 +87,6 @@ class Setup:
         meta = {"original_affine": affine, "spatial_shape": list(self.scan)}
         volumes = {"image": MetaTensor(image, affine, meta), "label": MetaTensor(label, affine)}
         return {"name": "random"} | volumes | crop_centres(image, label, label == 0)
-
-
-class Training:
-    """Training as in the notebook: the same calls in the same order.
-
-    Args:
-        setup: Sizes and device.
-        model: Network; ``forward`` is called in its place where given.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        model: torch.nn.Module,
-        hardware: Hardware | None = None,
-        forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        self.hardware, self.model, self.forward = hardware or setup.hardware, model.train(), forward or model
-        self.loss_function = DiceCELoss(to_onehot_y=True, softmax=True)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-5, fused=True)
-        self.scaler = self.hardware.scaler()
-
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        """Train one step and return its loss."""
-        with self.hardware.autocast():
-            logits = self.forward(images)
-        loss = self.loss_function(logits.float(), labels)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        value = require_finite(loss, self.model, 1, "random", self.hardware, self.scaler)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return value
 
 
 def wait() -> None:
@@ -139,7 +107,7 @@ def seconds(function: Callable[[], object], repeats: int, warm_up: int = 1) -> f
     return (time.perf_counter() - start) / repeats
 
 
-def measured_training(setup: Setup, training: Training) -> dict:
+def measured(setup: Setup, training: Training) -> dict:
     """Return milliseconds and peak memory of a step, and the loss of the last one."""
     images, labels = setup.batch()
     training.step(images, labels)
@@ -155,9 +123,6 @@ def check(function: Callable[[Setup], dict]) -> Callable[[Setup], dict]:
     """Add a function to the checks, which run in the order of this file."""
     CHECKS[function.__name__] = function
     return function
-
-
-# ----------------------------------------------------------------------------------------------------------- kernels
 
 
 @check
@@ -188,10 +153,8 @@ def convolution(setup: Setup) -> dict:
 @check
 def attention_kernels(setup: Setup) -> dict:
     """Kernels that PyTorch ran for attention, in training and in validation."""
-    if not setup.on_gpu:
-        return {"left out": "there is no GPU"}
     model, (images, labels), found = setup.network(), setup.batch(), {}
-    training = Training(setup, model)
+    training = setup.training(model)
     with profile(activities=[ProfilerActivity.CPU]) as both:
         training.step(images, labels)
     with profile(activities=[ProfilerActivity.CPU]) as forward, inference.evaluating(model), setup.hardware.autocast():
@@ -227,31 +190,26 @@ def attention_is_right(setup: Setup) -> dict:
 @check
 def agrees_with_the_cpu(setup: Setup) -> dict:
     """Relative difference of logits and gradients from those of the CPU, both in float32 without TF32."""
-    small = replace(setup, recipe=replace(setup.recipe, crops_per_volume=1, crop_size=(64, 64, 32)))
+    small = replace(setup.recipe, crops_per_volume=1, crop_size=(64, 64, 32))
     found = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for device in ("cpu", setup.hardware.device):
-            hardware = Hardware(torch.device(device), None, "float32")
-            model = small.network(hardware).train()
-            images, labels = (part.to(device) for part in small.batch())
-            logits = model(images)
-            DiceCELoss(to_onehot_y=True, softmax=True)(logits, labels).backward()
-            gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            side = replace(setup, recipe=small, hardware=Hardware(torch.device(device), None, "float32"))
+            training, (images, labels) = side.training(), side.batch()
+            logits = training.network(images)
+            training.loss_function(logits, labels).backward()
+            gradients = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
             found.append([part.detach().cpu().double() for part in (logits, gradients)])
     pairs = zip(("logits", "gradients"), *found, strict=True)
     return {name: float((a - b).norm() / a.norm()) for name, a, b in pairs}
 
 
-# ---------------------------------------------------------------------------------------------------------- training
-
-
 @check
 def step(setup: Setup) -> dict:
     """Time and memory of a step, with the estimate of the memory, and with the step's kernels alone."""
-    model = setup.network()
-    training = Training(setup, model)
-    found = measured_training(setup, training)
-    found["estimated_peak_gb"] = training_bytes(model, setup.voxels, setup.hardware) / 1e9
+    training = setup.training()
+    found = measured(setup, training)
+    found["estimated_peak_gb"] = training_bytes(training.model, setup.voxels, setup.hardware) / 1e9
     if setup.on_gpu:
         batch = setup.batch()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
@@ -266,33 +224,22 @@ def step(setup: Setup) -> dict:
     return found
 
 
-@contextmanager
-def cudnn_search():
-    """Let cuDNN try its kernels for each shape and keep the fastest."""
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = False
-
-
 @check
 def variants(setup: Setup) -> dict:
     """Time and memory of a step with what could make it faster; one that fails says why."""
 
     def searched() -> dict:
-        with cudnn_search():
-            return measured_training(setup, Training(setup, setup.network()))
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            return measured(setup, setup.training())
 
     def channels_last() -> dict:
-        model = setup.network().to(memory_format=torch.channels_last_3d)
-        return measured_training(setup, Training(setup, model))
+        return measured(setup, setup.training(setup.network().to(memory_format=torch.channels_last_3d)))
 
     def compiled(**options: object) -> dict:
         torch._dynamo.reset()
         model, start = setup.network(), time.perf_counter()
-        found = measured_training(setup, Training(setup, model, forward=torch.compile(model, **options)))
-        return found | {"with_compilation_s": time.perf_counter() - start}
+        model.compile(**options)
+        return measured(setup, setup.training(model)) | {"with_compilation_s": time.perf_counter() - start}
 
     tried = {"cudnn search": searched, "channels-last": channels_last}
     if setup.on_gpu:
@@ -315,7 +262,7 @@ def _found_or_error(function: Callable[[], dict]) -> dict:
 def host_time(setup: Setup) -> dict:
     """Milliseconds of a step that the host waits for its batch, launches kernels, and waits for the GPU."""
     model, recipe = setup.network(), setup.recipe
-    training, found, case, augment = Training(setup, model), {}, setup.case(), augmentation(recipe)
+    training, found, case, augment = setup.training(model), {}, setup.case(), augmentation(recipe)
     for name, cases in {
         "cases on the device": place_cases([case], model, setup.hardware, setup.voxels),
         "cases in main memory": [case],
@@ -351,11 +298,9 @@ def crops_are_the_same(setup: Setup) -> dict:
 @check
 def float16(setup: Setup) -> dict:
     """A step in float16 with scaled gradients, as on GPUs without bfloat16."""
-    if not setup.on_gpu:
-        return {"left out": "there is no GPU"}
-    half = replace(setup.hardware, autocast_dtype=torch.float16)
-    training = Training(setup, setup.network(half), half)
-    return measured_training(setup, training) | {"scale": training.scaler.get_scale()}
+    half = replace(setup, hardware=replace(setup.hardware, autocast_dtype=torch.float16))
+    training = half.training()
+    return measured(half, training) | {"scale": training.scaler.get_scale()}
 
 
 @check
@@ -365,8 +310,8 @@ def deterministic(setup: Setup) -> dict:
     try:
         ends = []
         for _ in range(2):
-            training = Training(setup, setup.network())
-            found = measured_training(setup, training)
+            training = setup.training()
+            found = measured(setup, training)
             ends.append([parameter.detach().cpu() for parameter in training.model.parameters()])
         return found | {"same_weights": all(torch.equal(a, b) for a, b in zip(*ends, strict=True))}
     finally:
@@ -380,7 +325,7 @@ def resume(setup: Setup) -> dict:
     settings = {"recipe": {"max_steps": 4, "learning_rate": 1e-4}}
 
     def train(folder: Path, last: int) -> Training:
-        training = Training(setup, setup.network())
+        training = setup.training()
         parts = {"model": training.model, "optimizer": training.optimizer, "scaler": training.scaler}
         run = RunFolder(folder, settings, setup.hardware)
         start = run.restore(**parts)
@@ -397,9 +342,6 @@ def resume(setup: Setup) -> dict:
     return {"largest_difference": difference}
 
 
-# --------------------------------------------------------------------------------------------------------- inference
-
-
 @check
 def validation(setup: Setup) -> dict:
     """Seconds to segment one case, to resample it to a grid of twice as many voxels per axis, and in main memory."""
@@ -410,15 +352,15 @@ def validation(setup: Setup) -> dict:
     logits = inference.predict(model, case["image"], setup.recipe, setup.hardware)
     predict_s = seconds(lambda: inference.predict(model, case["image"], setup.recipe, setup.hardware), 1, warm_up=0)
     probabilities = logits.softmax(0)
-    resample_s = seconds(lambda: inference.to_source_grid(probabilities, fine), 1)
-    labels = inference.to_source_grid(probabilities, fine)
+    resample_s = seconds(lambda: resample_labels(probabilities, fine)[0], 1)
+    labels = resample_labels(probabilities, fine)[0]
     on_cpu = inference.slide_window(model, case["image"][None], setup.recipe, setup.hardware, torch.device("cpu"))
     return {
         "logits_on": str(logits.device),
         "predict_s": predict_s,
         "resample_s": resample_s,
         "difference_in_main_memory": float((on_cpu.cpu() - logits.cpu()).norm() / logits.cpu().norm()),
-        "labels_differ_by_device": float((labels != inference.to_source_grid(probabilities.cpu(), fine)).mean()),
+        "labels_differ_by_device": float((labels != resample_labels(probabilities.cpu(), fine)[0]).mean()),
     }
 
 
@@ -437,8 +379,6 @@ def memory_limit(gigabytes: float):
 @check
 def little_memory(setup: Setup) -> dict:
     """What happens when memory is short: where logits are collected, the message, and training within 16 GB."""
-    if not setup.on_gpu:
-        return {"left out": "there is no GPU"}
     case, model, found = setup.case(), setup.network(), {}
     for gigabytes in (1.2, 1.6, 2.4, 3.2):
         with memory_limit(gigabytes):
@@ -449,14 +389,9 @@ def little_memory(setup: Setup) -> dict:
             except InputError as error:
                 found[f"prediction within {gigabytes} GB"] = str(error)
     del model
-    with memory_limit(16), patch("swinunetr.network.swinunetr.memory_bytes", lambda hardware: 16e9):
-        found["training within 16 GB"] = _found_or_error(
-            lambda: measured_training(setup, Training(setup, setup.network()))
-        )
+    with memory_limit(16), patch.object(torch.cuda, "mem_get_info", lambda device: (16e9, 16e9)):
+        found["training within 16 GB"] = _found_or_error(lambda: measured(setup, setup.training()))
     return found
-
-
-# -------------------------------------------------------------------------------------------------------------- main
 
 
 def show(found: dict, indent: str = "  ") -> Iterable[str]:
@@ -489,7 +424,8 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.perf_counter()
         print(f"{name}: {CHECKS[name].__doc__}", flush=True)
         try:
-            results[name] = CHECKS[name](setup)
+            left_out = name in GPU_ONLY and not setup.on_gpu
+            results[name] = {"left out": "there is no GPU"} if left_out else CHECKS[name](setup)
         except Exception as error:  # a check that fails must not keep the others from running
             failed += 1
             results[name] = {"error": f"{type(error).__name__}: {error}"}
@@ -498,7 +434,7 @@ def main(arguments: list[str] | None = None) -> int:
         if setup.on_gpu:
             torch.cuda.empty_cache()
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(results, args.json)
     return int(failed > 0)
 
 
