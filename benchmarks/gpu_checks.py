@@ -16,19 +16,17 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from monai.data import MetaTensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.step import CLASSES, Training, batch_shape, make_network
-from swinunetr.data.preprocessing import crop_centres
+from benchmarks.gpu_setup import Setup, measured, memory_limit, relative_error, seconds, wait
+from benchmarks.step import Training
 from swinunetr.errors import InputError
 from swinunetr.files import write_json
 from swinunetr.hardware import Hardware, find_hardware, versions
@@ -37,86 +35,11 @@ from swinunetr.network.swinunetr import training_bytes
 from swinunetr.recipe import Recipe
 from swinunetr.results import inference
 from swinunetr.results.resampling import resample_labels
-from swinunetr.training.batches import augmentation, place_cases, training_batch, training_batches
+from swinunetr.training.batches import augmentation, training_batch, training_batches
 from swinunetr.training.run_folder import RunFolder
 
 CHECKS: dict[str, Callable[[Setup], dict]] = {}
 GPU_ONLY = ("attention_kernels", "float16", "little_memory")
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is measured: the recipe's sizes, a scan, and the device."""
-
-    recipe: Recipe
-    hardware: Hardware
-    scan: tuple[int, int, int] = (250, 200, 200)  # voxels of a case of BTCV on the training grid
-    steps: int = 10  # timed ones
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether there is a GPU; some checks have no meaning without."""
-        return self.hardware.device.type == "cuda"
-
-    @property
-    def voxels(self) -> int:
-        """Voxels of a training batch."""
-        return math.prod(batch_shape(self.recipe))
-
-    def network(self) -> torch.nn.Module:
-        """Return a network with random weights, the same in every call, placed as in training."""
-        return make_network(self.recipe, self.hardware)
-
-    def training(self, model: torch.nn.Module | None = None) -> Training:
-        """Return a training of a network; None stands for that of :meth:`network`."""
-        return Training(model or self.network(), self.recipe, self.hardware)
-
-    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return random images and labels of a step on the device."""
-        generator, shape = torch.Generator().manual_seed(0), batch_shape(self.recipe)
-        labels = torch.randint(0, CLASSES, shape, dtype=torch.uint8, generator=generator)
-        images = torch.rand(shape, generator=generator)
-        return images.to(self.hardware.device), labels.to(self.hardware.device)
-
-    def case(self) -> dict:
-        """Return a preprocessed case with random voxels and one organ."""
-        image = torch.rand((1, *self.scan), generator=torch.Generator().manual_seed(0)).half()
-        label = torch.zeros((1, *self.scan), dtype=torch.uint8)
-        label[:, 30:70, 30:60, 30:60] = 5
-        affine = torch.diag(torch.tensor([1.5, 1.5, 2.0, 1.0], dtype=torch.float64))
-        meta = {"original_affine": affine, "spatial_shape": list(self.scan)}
-        volumes = {"image": MetaTensor(image, affine, meta), "label": MetaTensor(label, affine)}
-        return {"name": "random"} | volumes | crop_centres(image, label, label == 0)
-
-
-def wait() -> None:
-    """Wait until the GPU has finished."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def seconds(function: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
-    """Return the mean seconds of a call, after some that do not count."""
-    for _ in range(warm_up):
-        function()
-    wait()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        function()
-    wait()
-    return (time.perf_counter() - start) / repeats
-
-
-def measured(setup: Setup, training: Training) -> dict:
-    """Return milliseconds and peak memory of a step, and the loss of the last one."""
-    images, labels = setup.batch()
-    training.step(images, labels)
-    if setup.on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    losses: list[float] = []
-    taken = seconds(lambda: losses.append(training.step(images, labels)), setup.steps, warm_up=setup.steps // 3)
-    peak = {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if setup.on_gpu else {}
-    return {"ms": taken * 1e3, **peak, "last_loss": losses[-1]}
 
 
 def check(function: Callable[[Setup], dict]) -> Callable[[Setup], dict]:
@@ -153,8 +76,8 @@ def convolution(setup: Setup) -> dict:
 @check
 def attention_kernels(setup: Setup) -> dict:
     """Kernels that PyTorch ran for attention, in training and in validation."""
-    model, (images, labels), found = setup.network(), setup.batch(), {}
-    training = setup.training(model)
+    training, (images, labels), found = setup.training(), setup.batch(), {}
+    model = training.model
     with profile(activities=[ProfilerActivity.CPU]) as both:
         training.step(images, labels)
     with profile(activities=[ProfilerActivity.CPU]) as forward, inference.evaluating(model), setup.hardware.autocast():
@@ -182,7 +105,7 @@ def attention_is_right(setup: Setup) -> dict:
                 out = function(*parts[:3], parts[3][..., :tokens])
                 gradients = torch.autograd.grad(out.square().sum(), parts)
                 results.append([part.detach().double() for part in (out, *gradients)])
-            errors = [float((a - b).norm() / a.norm()) for a, b in zip(*results, strict=True)]
+            errors = map(relative_error, *results)
             found[f"{dtype}, {windows} window(s)"] = dict(zip(("out", "dq", "dk", "dv", "dbias"), errors, strict=True))
     return found
 
@@ -200,8 +123,7 @@ def agrees_with_the_cpu(setup: Setup) -> dict:
             training.loss_function(logits, labels).backward()
             gradients = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
             found.append([part.detach().cpu().double() for part in (logits, gradients)])
-    pairs = zip(("logits", "gradients"), *found, strict=True)
-    return {name: float((a - b).norm() / a.norm()) for name, a, b in pairs}
+    return dict(zip(("logits", "gradients"), map(relative_error, *found), strict=True))
 
 
 @check
@@ -209,7 +131,7 @@ def step(setup: Setup) -> dict:
     """Time and memory of a step, with the estimate of the memory, and with the step's kernels alone."""
     training = setup.training()
     found = measured(setup, training)
-    found["estimated_peak_gb"] = training_bytes(training.model, setup.voxels, setup.hardware) / 1e9
+    found["estimated_peak_gb"] = training_bytes(training.model, setup.batch()[0].numel(), setup.hardware) / 1e9
     if setup.on_gpu:
         batch = setup.batch()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
@@ -261,12 +183,9 @@ def _found_or_error(function: Callable[[], dict]) -> dict:
 @check
 def host_time(setup: Setup) -> dict:
     """Milliseconds of a step that the host waits for its batch, launches kernels, and waits for the GPU."""
-    model, recipe = setup.network(), setup.recipe
-    training, found, case, augment = setup.training(model), {}, setup.case(), augmentation(recipe)
-    for name, cases in {
-        "cases on the device": place_cases([case], model, setup.hardware, setup.voxels),
-        "cases in main memory": [case],
-    }.items():
+    training, case, augment, found = setup.training(), setup.case(), augmentation(setup.recipe), {}
+    placed = setup.placed(training.model)
+    for name, cases in {"cases on the device": [placed], "cases in main memory": [case]}.items():
         steps = range(1, setup.steps + 4)
         batches = training_batches(cases, augment, 0, steps, setup.hardware)
         took: list[tuple[float, float]] = []
@@ -287,10 +206,10 @@ def crops_are_the_same(setup: Setup) -> dict:
     """Whether crops made on the device equal those made on the CPU in every voxel."""
     recipe = replace(setup.recipe, flip_probability=0.5, rotate_probability=0.5)
     case, augment = setup.case(), augmentation(recipe)
-    (placed,) = place_cases([case], setup.network(), setup.hardware, setup.voxels)
+    placed = setup.placed(setup.network())
     equal = 0
     for number in range(1, setup.steps + 1):
-        there, here = (training_batch([one], augment, 0, number)[:2] for one in (placed, case))
+        there, here = (training_batch([volume], augment, 0, number)[:2] for volume in (placed, case))
         equal += all(torch.equal(a.cpu(), b) for a, b in zip(there, here, strict=True))
     return {"steps": setup.steps, "equal": equal, "made_on": str(there[0].device)}
 
@@ -352,28 +271,16 @@ def validation(setup: Setup) -> dict:
     logits = inference.predict(model, case["image"], setup.recipe, setup.hardware)
     predict_s = seconds(lambda: inference.predict(model, case["image"], setup.recipe, setup.hardware), 1, warm_up=0)
     probabilities = logits.softmax(0)
-    resample_s = seconds(lambda: resample_labels(probabilities, fine)[0], 1)
-    labels = resample_labels(probabilities, fine)[0]
+    resample_s = seconds(lambda: resample_labels(probabilities, fine), 1)
+    labels, from_cpu = (resample_labels(volume, fine)[0] for volume in (probabilities, probabilities.cpu()))
     on_cpu = inference.slide_window(model, case["image"][None], setup.recipe, setup.hardware, torch.device("cpu"))
     return {
         "logits_on": str(logits.device),
         "predict_s": predict_s,
         "resample_s": resample_s,
-        "difference_in_main_memory": float((on_cpu.cpu() - logits.cpu()).norm() / logits.cpu().norm()),
-        "labels_differ_by_device": float((labels != resample_labels(probabilities.cpu(), fine)[0]).mean()),
+        "difference_in_main_memory": relative_error(logits.cpu(), on_cpu.cpu()),
+        "labels_differ_by_device": float((labels != from_cpu).mean()),
     }
-
-
-@contextmanager
-def memory_limit(gigabytes: float):
-    """Let this process take so much memory of the GPU."""
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(gigabytes * 1e9 / torch.cuda.get_device_properties(0).total_memory)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        torch.cuda.empty_cache()
 
 
 @check
@@ -389,7 +296,7 @@ def little_memory(setup: Setup) -> dict:
             except InputError as error:
                 found[f"prediction within {gigabytes} GB"] = str(error)
     del model
-    with memory_limit(16), patch.object(torch.cuda, "mem_get_info", lambda device: (16e9, 16e9)):
+    with memory_limit(16), patch.object(torch.cuda, "mem_get_info", lambda device=None: (16e9, 16e9)):
         found["training within 16 GB"] = _found_or_error(lambda: measured(setup, setup.training()))
     return found
 
