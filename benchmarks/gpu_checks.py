@@ -52,14 +52,14 @@ def check(function: Callable[[Setup], dict]) -> Callable[[Setup], dict]:
 def software(setup: Setup) -> dict:
     """Versions, and what they are known to do wrong."""
     gpu = {"name": setup.hardware.name, "precision": str(setup.hardware.autocast_dtype)}
-    found = {**versions(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return found | gpu | {"warnings": list(setup.hardware.warnings)}
+    figures = {**versions(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return figures | gpu | {"warnings": list(setup.hardware.warnings)}
 
 
 @check
 def convolution(setup: Setup) -> dict:
     """Speed of the network's largest convolution by layout, and with cuDNN's own search for the fastest kernel."""
-    channels, found = setup.recipe.feature_size, {}
+    channels, figures = setup.recipe.feature_size, {}
     dtype = setup.hardware.autocast_dtype or torch.float32
     shape = (setup.recipe.crops_per_volume, channels, *setup.recipe.crop_size)
     for layout in (torch.contiguous_format, torch.channels_last_3d):
@@ -69,14 +69,14 @@ def convolution(setup: Setup) -> dict:
             with torch.backends.cudnn.flags(enabled=True, benchmark=search):
                 taken = seconds(lambda x=x, w=w: F.conv3d(x, w, padding=1), setup.steps)
             tflop_s = 2 * channels**2 * 27 * math.prod((shape[0], *shape[2:])) / taken / 1e12
-            found[f"{layout}, search={search}"] = {"ms": taken * 1e3, "tflop_s": tflop_s}
-    return found
+            figures[f"{layout}, search={search}"] = {"ms": taken * 1e3, "tflop_s": tflop_s}
+    return figures
 
 
 @check
 def attention_kernels(setup: Setup) -> dict:
     """Kernels that PyTorch ran for attention, in training and in validation."""
-    training, (images, labels), found = setup.training(), setup.batch(), {}
+    training, (images, labels), figures = setup.training(), setup.batch(), {}
     model = training.model
     with profile(activities=[ProfilerActivity.CPU]) as both:
         training.step(images, labels)
@@ -84,14 +84,14 @@ def attention_kernels(setup: Setup) -> dict:
         model(images)
     for name, profiled in (("training", both), ("validation", forward)):
         counts = {event.key: event.count for event in profiled.key_averages() if "_attention" in event.key}
-        found[name] = {key: count for key, count in counts.items() if key.startswith("aten::_scaled_dot_product")}
-    return found
+        figures[name] = {key: count for key, count in counts.items() if key.startswith("aten::_scaled_dot_product")}
+    return figures
 
 
 @check
 def attention_is_right(setup: Setup) -> dict:
     """Relative errors of fused attention and of its gradients against float64, for one mask and for one per window."""
-    tokens, channels, found = (343, 16, {}) if setup.on_gpu else (64, 8, {})
+    tokens, channels, figures = (343, 16, {}) if setup.on_gpu else (64, 8, {})
     types = (torch.float32, torch.bfloat16, torch.float16) if setup.on_gpu else (torch.float32, torch.bfloat16)
     for dtype in types:
         for windows in (1, 8):
@@ -105,16 +105,16 @@ def attention_is_right(setup: Setup) -> dict:
                 out = function(*parts[:3], parts[3][..., :tokens])
                 gradients = torch.autograd.grad(out.square().sum(), parts)
                 results.append([part.detach().double() for part in (out, *gradients)])
-            errors = map(relative_error, *results)
-            found[f"{dtype}, {windows} window(s)"] = dict(zip(("out", "dq", "dk", "dv", "dbias"), errors, strict=True))
-    return found
+            names = ("out", "dq", "dk", "dv", "dbias")
+            figures[f"{dtype}, {windows} window(s)"] = dict(zip(names, map(relative_error, *results), strict=True))
+    return figures
 
 
 @check
 def agrees_with_the_cpu(setup: Setup) -> dict:
     """Relative difference of logits and gradients from those of the CPU, both in float32 without TF32."""
     small = replace(setup.recipe, crops_per_volume=1, crop_size=(64, 64, 32))
-    found = []
+    figures = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for device in ("cpu", setup.hardware.device):
             side = replace(setup, recipe=small, hardware=Hardware(torch.device(device), None, "float32"))
@@ -122,28 +122,28 @@ def agrees_with_the_cpu(setup: Setup) -> dict:
             logits = training.network(images)
             training.loss_function(logits, labels).backward()
             gradients = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
-            found.append([part.detach().cpu().double() for part in (logits, gradients)])
-    return dict(zip(("logits", "gradients"), map(relative_error, *found), strict=True))
+            figures.append([part.detach().cpu().double() for part in (logits, gradients)])
+    return dict(zip(("logits", "gradients"), map(relative_error, *figures), strict=True))
 
 
 @check
 def step(setup: Setup) -> dict:
     """Time and memory of a step, with the estimate of the memory, and with the step's kernels alone."""
     training = setup.training()
-    found = measured(setup, training)
-    found["estimated_peak_gb"] = training_bytes(training.model, setup.batch()[0].numel(), setup.hardware) / 1e9
+    figures = measured(setup, training)
+    figures["estimated_peak_gb"] = training_bytes(training.model, setup.batch()[0].numel(), setup.hardware) / 1e9
     if setup.on_gpu:
         batch = setup.batch()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
             training.step(*batch)
             wait()
         kernels = [event for event in profiled.events() if str(event.device_type).endswith("CUDA")]
-        found |= {"kernels": len(kernels), "gpu_busy_ms": sum(event.device_time for event in kernels) / 1e3}
+        figures |= {"kernels": len(kernels), "gpu_busy_ms": sum(event.device_time for event in kernels) / 1e3}
         slowest = Counter()
         for event in kernels:
             slowest[event.name[:80]] += event.device_time / 1e3
-        found["slowest_kernels_ms"] = dict(slowest.most_common(12))
-    return found
+        figures["slowest_kernels_ms"] = dict(slowest.most_common(12))
+    return figures
 
 
 @check
@@ -183,7 +183,7 @@ def _found_or_error(function: Callable[[], dict]) -> dict:
 @check
 def host_time(setup: Setup) -> dict:
     """Milliseconds of a step that the host waits for its batch, launches kernels, and waits for the GPU."""
-    training, case, augment, found = setup.training(), setup.case(), augmentation(setup.recipe), {}
+    training, case, augment, figures = setup.training(), setup.case(), augmentation(setup.recipe), {}
     placed = setup.placed(training.model)
     for name, cases in {"cases on the device": [placed], "cases in main memory": [case]}.items():
         steps = range(1, setup.steps + 4)
@@ -196,9 +196,9 @@ def host_time(setup: Setup) -> dict:
             took.append((ready - begin, time.perf_counter() - ready))
             begin = time.perf_counter()
         waited, trained = (sum(part) / setup.steps * 1e3 for part in zip(*took[3:], strict=True))
-        found[name] = {"waiting_for_batch_ms": waited, "step_ms": trained}
+        figures[name] = {"waiting_for_batch_ms": waited, "step_ms": trained}
     alone = seconds(lambda: training_batch([case], augment, 0, 1), setup.steps)
-    return found | {"batch_alone_ms": alone * 1e3}
+    return figures | {"batch_alone_ms": alone * 1e3}
 
 
 @check
@@ -230,9 +230,9 @@ def deterministic(setup: Setup) -> dict:
         ends = []
         for _ in range(2):
             training = setup.training()
-            found = measured(setup, training)
+            figures = measured(setup, training)
             ends.append([parameter.detach().cpu() for parameter in training.model.parameters()])
-        return found | {"same_weights": all(torch.equal(a, b) for a, b in zip(*ends, strict=True))}
+        return figures | {"same_weights": all(torch.equal(a, b) for a, b in zip(*ends, strict=True))}
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -286,24 +286,24 @@ def validation(setup: Setup) -> dict:
 @check
 def little_memory(setup: Setup) -> dict:
     """What happens when memory is short: where logits are collected, the message, and training within 16 GB."""
-    case, model, found = setup.case(), setup.network(), {}
+    case, model, figures = setup.case(), setup.network(), {}
     for gigabytes in (1.2, 1.6, 2.4, 3.2):
         with memory_limit(gigabytes):
             try:
                 logits = inference.predict(model, case["image"], setup.recipe, setup.hardware)
-                found[f"prediction within {gigabytes} GB"] = f"logits on {logits.device}"
+                figures[f"prediction within {gigabytes} GB"] = f"logits on {logits.device}"
                 del logits
             except InputError as error:
-                found[f"prediction within {gigabytes} GB"] = str(error)
+                figures[f"prediction within {gigabytes} GB"] = str(error)
     del model
     with memory_limit(16), patch.object(torch.cuda, "mem_get_info", lambda device=None: (16e9, 16e9)):
-        found["training within 16 GB"] = _found_or_error(lambda: measured(setup, setup.training()))
-    return found
+        figures["training within 16 GB"] = _found_or_error(lambda: measured(setup, setup.training()))
+    return figures
 
 
-def show(found: dict, indent: str = "  ") -> Iterable[str]:
+def show(figures: dict, indent: str = "  ") -> Iterable[str]:
     """Yield what a check found as lines."""
-    for name, value in found.items():
+    for name, value in figures.items():
         if isinstance(value, dict):
             yield f"{indent}{name}:"
             yield from show(value, indent + "  ")
