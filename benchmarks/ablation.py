@@ -14,27 +14,25 @@ those of every run, such as another ``feature_size``.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.runs import defaults, is_done, notebook_parameters, run_notebook, share, spread, summary
+from benchmarks.sweep import begin, is_done, make_parser, parse, read_csv, run_notebook, spread, summary
 from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, write_csv
-from swinunetr.hardware import find_hardware, versions
+from swinunetr.files import write_csv
 from swinunetr.parameters import convert_parameters
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
 from swinunetr.tables import Table
+from swinunetr.training.options import PARAMETERS
 
 PUBLISHED = Recipe()
-OWN = ("recipe_name", "seed", "folds", "fold", "logdir", "evaluate_only")  # parameters that each run sets itself
+RESERVED = ("recipe_name", "seed", "folds", "fold", "logdir", "evaluate_only")  # parameters that each run sets itself
 FOLDS = 2
 TESTED = "tested"  # folder of the scores on other data
+SHOWN = ("mean_dice", "hd95_mm", "volume_ratio", "test_dice", "not_found")
 
 # Choices of the tuned recipe, what the published one has in their place, and the settings, which belong together.
 CHOICES = {
@@ -55,27 +53,22 @@ CANDIDATES = {
 }
 
 
-def changed(names: tuple[str, ...], recipe: Recipe) -> dict[str, object]:
-    """Return some settings of a recipe."""
-    return {name: getattr(recipe, name) for name in names}
-
-
 def variants() -> dict[str, tuple[str, dict[str, object]]]:
     """Return the name of each run without its seed, with its recipe and the settings that are changed in it."""
-    found = {"published": ("published", {}), "tuned": ("tuned", {})}
+    changes: dict[str, tuple[str, dict[str, object]]] = {"published": ("published", {}), "tuned": ("tuned", {})}
     for choice, (instead, names) in CHOICES.items():
-        found[f"tuned with {instead}"] = "tuned", changed(names, PUBLISHED)
-        found[f"published with {choice}"] = "published", changed(names, TUNED)
+        changes[f"tuned with {instead}"] = "tuned", {name: getattr(PUBLISHED, name) for name in names}
+        changes[f"published with {choice}"] = "published", {name: getattr(TUNED, name) for name in names}
     for recipe in ("tuned", "published"):
-        found |= {f"{recipe} with {name}": (recipe, settings) for name, settings in CANDIDATES.items()}
-    return found
+        changes |= {f"{recipe} with {name}": (recipe, settings) for name, settings in CANDIDATES.items()}
+    return changes
 
 
 def parameters(name: str, seed: int, given: dict[str, object]) -> dict[str, object]:
     """Return the parameters of the notebook for one run; ``given`` are those of every run."""
     recipe, settings = variants()[name]
-    scale = {name: value for name, value in DEMO_SCALE.items() if name in defaults()}
-    other = {name: value for name, value in DEMO_SCALE.items() if name not in defaults()}
+    scale = {name: value for name, value in DEMO_SCALE.items() if name in PARAMETERS}
+    other = {name: value for name, value in DEMO_SCALE.items() if name not in PARAMETERS}
     other |= given.get("other_settings", {})
     split = {"json_path": "json_files/btcv_12.json", "folds": FOLDS, "fold": seed % FOLDS}
     return {"recipe_name": recipe, "seed": seed, **split, **scale} | given | {"other_settings": other | settings}
@@ -99,44 +92,47 @@ def collect(folder: Path, given: dict[str, object], data: list[str] | None) -> l
         if not is_done(file.parent, parameters(name, int(seed), given)):
             print(f"{run}: left out, as it has not ended or is of other settings.")
             continue
-        found = summary(file.parent)
-        scores = {"mean_dice": found["mean_dice"], "hd95_mm": found["mean_hd95_mm_all"], "seconds": found["seconds"]}
-        scores |= {"volume_ratio": found.get("volume_ratio"), "test_dice": None}  # earlier versions noted no ratio
-        if data and is_done(tested := folder / TESTED / run, scoring_parameters(folder, run, data)):
-            scores["test_dice"] = summary(tested)["mean_dice_own_grid"]
-        distances = _distances(file.with_name("evaluation.csv"))
-        scores["not_found"] = sum(map(np.isnan, distances.values()))
-        organs = found["dice_per_organ"]
-        rows.append({"variant": name, "seed": int(seed)} | scores | organs | {"distances": distances})
+        results, distances = summary(file.parent), _distances(file.with_name("evaluation.csv"))
+        tested = folder / TESTED / run
+        is_tested = data and is_done(tested, scoring_parameters(folder, run, data))
+        scores = {
+            "mean_dice": results["mean_dice"],
+            "hd95_mm": results["mean_hd95_mm_all"],
+            "seconds": results["seconds"],
+            "volume_ratio": results.get("volume_ratio"),  # which earlier versions did not note
+            "test_dice": summary(tested)["mean_dice_own_grid"] if is_tested else None,
+            "not_found": sum(map(np.isnan, distances.values())),
+        }
+        rows.append({"variant": name, "seed": int(seed), **scores, **results["dice_per_organ"], "distances": distances})
     return rows
 
 
 def _distances(file: Path) -> dict[tuple[str, str], float]:
     """Return HD95 in mm by case and organ that the ground truth has; NaN where the organ was not found."""
-    with open(file, newline="", encoding="utf-8") as opened:
-        rows = [row for row in csv.DictReader(opened) if float(row["volume_true_ml"]) > 0]
+    rows = [row for row in read_csv(file) if float(row["volume_true_ml"]) > 0]
     return {(row["case"], row["organ"]): float(row["hd95_mm_all"] or "nan") for row in rows}
 
 
 def describe(rows: list[dict[str, object]]) -> Table:
     """Return a table of Dice and distance of each variant, and of the paired differences to its recipe."""
-    scores = {(row["variant"], row["seed"]): row for row in rows}
+    by_run = {(row["variant"], row["seed"]): row for row in rows}
     lines = []
     for name, (recipe, _) in variants().items():
-        own = [row for row in rows if row["variant"] == name]
-        if not own:
+        runs = [row for row in rows if row["variant"] == name]
+        if not runs:
             continue
-        pairs = [(row, base) for row in own if name != recipe and (base := scores.get((recipe, row["seed"])))]
-        names = ("mean_dice", "hd95_mm", "volume_ratio", "test_dice")
-        dice, hd95, ratio, tested = (_numbers(row[name] for row in own) for name in names)
-        gains = _numbers(row["mean_dice"] - base["mean_dice"] for row, base in pairs)
-        further = _numbers(_further(row["distances"], base["distances"]) for row, base in pairs)
-        differences = (spread(gains, 1), f"{further.mean():+.1f}") if pairs else ("", "")
-        missed = f"{np.mean([row['not_found'] for row in own]):.1f}"
-        on_test = spread(tested, 1) if np.isfinite(tested).all() else ""
-        distance = (missed, f"{hd95.mean():.1f}", differences[1])
+        # None, where a run has no such score, becomes NaN
+        scores = [np.array([row[key] for row in runs], dtype=float) for key in SHOWN]
+        dice, hd95, ratio, tested, missed = scores
+        pairs = [(row, base) for row in runs if name != recipe and (base := by_run.get((recipe, row["seed"])))]
+        gain = further = ""
+        if pairs:
+            gain = spread(np.array([row["mean_dice"] - base["mean_dice"] for row, base in pairs]), 1)
+            further = f"{np.mean([_further(row['distances'], base['distances']) for row, base in pairs]):+.1f}"
         volume = f"{ratio.mean():.2f}" if np.isfinite(ratio).all() else ""
-        lines.append((name, len(own), spread(dice, 1), differences[0], volume, *distance, on_test))
+        on_test = spread(tested, 1) if np.isfinite(tested).all() else ""
+        distance = (f"{missed.mean():.1f}", f"{hd95.mean():.1f}", further)
+        lines.append((name, len(runs), spread(dice, 1), gain, volume, *distance, on_test))
     heads = ("variant", "seeds", "Dice, %", "difference", "ml / true", "not found", "HD95, mm", "difference")
     heads += ("Dice on the test, %",)
     notes = [
@@ -153,50 +149,40 @@ def _further(distances: dict[tuple[str, str], float], base: dict[tuple[str, str]
     return float(np.mean(both_found)) if both_found else float("nan")
 
 
-def _numbers(values: Iterable[float | None]) -> np.ndarray:
-    """Return values as an array, in which None is NaN."""
-    return np.array(list(values), dtype=float)
-
-
 def _ranking(rows: list[dict[str, object]]) -> list[str]:
     """Return a sentence that says whether the test ranks the models as the validation does."""
     tested = [row for row in rows if row["test_dice"] is not None]
     if len(tested) < 3:
         return []
-    found = spearmanr([row["mean_dice"] for row in tested], [row["test_dice"] for row in tested])
+    correlation = spearmanr([row["mean_dice"] for row in tested], [row["test_dice"] for row in tested])
     return [
         f"Rank correlation (Spearman) of Dice in validation and on the test, over {len(tested)} models: "
-        f"{found.statistic:.2f}, p = {found.pvalue:.2g}."
+        f"{correlation.statistic:.2f}, p = {correlation.pvalue:.2g}."
     ]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, then show what there is; return 1 if a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser = make_parser(__doc__, "runs/ablation", seeds=3)
     parser.add_argument("--only", nargs="+", default=list(variants()), choices=variants(), metavar="VARIANT")
-    parser.add_argument("--share", type=share, default=(1, 1), help="part of the runs: 2/3 is the second of three")
-    parser.add_argument("--folder", type=Path, default=Path("runs/ablation"), help="of all runs")
     parser.add_argument("--test", nargs=2, metavar=("DATA_ROOT", "JSON_PATH"), help="score the models there too")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    args = parser.parse_args(arguments)
-    given: dict[str, object] = notebook_parameters(parser, args.parameters, OWN)
-    chosen = {name for _, settings in variants().values() for name in settings}
-    try:
-        if "other_settings" in given:
-            given |= convert_parameters({"other_settings": given["other_settings"]})
-            if taken := sorted(chosen & given["other_settings"].keys()):
-                raise InputError(f"other_settings: expected none that a variant changes, found {', '.join(taken)}.")
-        claim_folder(args.folder, {"parameters": given})
-        if args.test:
-            claim_folder(args.folder / TESTED, {"data": list(args.test)})
-    except InputError as error:
-        parser.error(str(error))
-    print(find_hardware(), versions(), flush=True)
-    part, parts = args.share
-    runs = [(name, seed) for seed in range(args.seeds) for name in args.only][part - 1 :: parts]
+    args = parse(parser, arguments, RESERVED)
+    given: dict[str, object] = args.parameters
+    if "other_settings" in given:
+        try:
+            given |= convert_parameters({"other_settings": given["other_settings"]}, PARAMETERS)
+        except InputError as error:
+            parser.error(str(error))
+        chosen = {name for _, settings in variants().values() for name in settings}
+        if taken := sorted(chosen & given["other_settings"].keys()):
+            parser.error(f"other_settings: expected none that a variant changes, found {', '.join(taken)}.")
+    folders: dict[Path, dict] = {args.folder: {"parameters": given}}
+    if args.test:
+        folders[args.folder / TESTED] = {"data": args.test}
+    begin(parser, folders)
+
     done = []
-    for name, seed in runs:
+    for name, seed in [(name, seed) for seed in range(args.seeds) for name in args.only][args.share]:
         run = f"{name} seed {seed}"
         done.append(run_notebook(args.folder / run, parameters(name, seed, given)))
         if args.test and done[-1]:

@@ -16,7 +16,6 @@ from benchmarks import fake_cuda
 fake_cuda.load()
 
 import argparse
-import json
 import math
 import sys
 from collections import Counter
@@ -29,24 +28,20 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.losses import DeepSupervisionLoss, DiceCELoss
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.step import CLASSES, Training, batch_shape
+from swinunetr.files import write_json
 from swinunetr.hardware import Hardware
-from swinunetr.network import placement
 from swinunetr.network.checkpoints import build_swinunetr
 from swinunetr.network.fast import shift_mask
 from swinunetr.network.placement import place_network, training_bytes
-from swinunetr.network.supervision import DeepSupervision
 from swinunetr.recipe import RECIPES, Recipe
-from swinunetr.training.averaging import average_weights
 from swinunetr.training.batches import augmentation, training_batch
-from swinunetr.training.stopping import require_finite
 
-CLASSES = 14
 SCAN = (250, 200, 200)  # voxels of a case of BTCV on the training grid
 FREE = ("empty", "new_empty", "_unsafe_view")  # operations that neither read nor write values
 # What PyTorch's memory-efficient attention asks of a mask (aten/src/ATen/native/transformers): its last stride is 1.
@@ -135,9 +130,9 @@ def fake_tensors():
         patch.object(FakeTensor, "item", read),
         patch.object(FakeTensor, "__float__", read),
         patch.object(FakeTensor, "tolist", read_all),
-        patch.object(torch.nn.Module, "to", lambda module, *args, **options: module),  # it is there already
+        patch.object(torch.nn.Module, "to", lambda module, *args, **options: without_values(module)),
         patch.object(F, "scaled_dot_product_attention", chosen_attention),
-        patch.object(placement, "memory_bytes", lambda hardware: 80 * 10**9),
+        patch.object(torch.cuda, "mem_get_info", lambda device: (80 * 10**9, 80 * 10**9)),
     ]
     with ExitStack() as stack:
         for change in changes:
@@ -161,47 +156,28 @@ def without_values(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def count_step(recipe: Recipe, recompute: bool = False) -> dict[str, object]:
-    """Return the counts of one training step in bfloat16, in the order of the notebook's loop.
+    """Return the counts of one training step in bfloat16.
 
     Args:
         recipe: Recipe with the sizes of network and crops, and with what a step consists of.
         recompute: Whether activations are computed twice to save memory.
     """
     hardware = Hardware(torch.device("cuda", 0), torch.bfloat16, "a CUDA GPU that computes in bfloat16")
+    shape = batch_shape(recipe)
     model = build_swinunetr(CLASSES, feature_size=recipe.feature_size, window_size=recipe.window_size)
-    shape = (recipe.crops_per_volume, 1, *recipe.crop_size)
-    voxels = math.prod(shape)
     with fake_tensors() as reads:
-        model = place_network(without_values(model), hardware, voxels).train()
+        model = place_network(model, hardware, math.prod(shape))
         for module in model.swinViT.modules():
             if hasattr(module, "use_checkpoint"):
                 module.use_checkpoint = recompute
-        trained = without_values(DeepSupervision(model, recipe.deep_supervision))
-        loss_function = DeepSupervisionLoss(DiceCELoss(to_onehot_y=True, softmax=True))
-        optimizer = torch.optim.AdamW(trained.parameters(), lr=recipe.learning_rate, fused=True)
-        averaged = average_weights(model, recipe)
-        scaler = torch.amp.GradScaler("cuda", enabled=False)
+        training = Training(model, recipe, hardware)
         images = torch.empty(shape, device="cuda")
         labels = torch.empty(shape, dtype=torch.uint8, device="cuda")
-
-        def step() -> None:
-            with hardware.autocast():
-                logits = trained(images)
-            loss = loss_function(logits, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            require_finite(loss, trained, 1, "case", hardware, scaler)
-            if recipe.clip_norm:
-                torch.nn.utils.clip_grad_norm_(trained.parameters(), recipe.clip_norm)
-            optimizer.step()
-            if averaged:
-                averaged.update_parameters(model)
-
-        step()  # makes the moments of the optimizer and the masks
+        training.step(images, labels)  # makes the moments of the optimizer and the masks
         reads.clear()
         with Counts() as counts:
-            step()
-        estimate = training_bytes(model, voxels, hardware)
+            training.step(images, labels)
+        estimate = training_bytes(model, math.prod(shape), hardware)
     return {
         "operations": sum(counts.operations.values()),
         "attention_kernels": dict(counts.kernels),
@@ -252,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
         for what, count in counts[name].items():
             print(f"  {what:20} {count:.4g}" if isinstance(count, float) else f"  {what:20} {count}")
     if args.json:
-        args.json.write_text(json.dumps(counts, indent=2) + "\n")
+        write_json(counts, args.json)
     return 0
 
 

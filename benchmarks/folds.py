@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import is_done, run_notebook, spread, summary
+from benchmarks.sweep import is_done, run_notebook, spread, summary
 from swinunetr.tables import Table
 
 TESTED_WITH = ("data_root", "json_path", "cache_dir", "largest_component", "test_time_flips")
 
 
-def trainings(logdir: Path, parameters: Mapping[str, object], folds: int) -> list[tuple[Path, dict]]:
-    """Return folder and parameters of the run of each fold; the folders begin with the name of ``logdir``."""
-    return [
-        (logdir.with_name(f"{logdir.name}_fold{fold}"), dict(parameters) | {"fold": fold, "folds": folds})
+def trainings(logdir: Path, parameters: Mapping[str, object], folds: int) -> dict[Path, dict[str, object]]:
+    """Return the parameters of the run of each fold by its folder, whose name begins with that of ``logdir``."""
+    return {
+        logdir.with_name(f"{logdir.name}_fold{fold}"): {**parameters, "fold": fold, "folds": folds}
         for fold in range(folds)
-    ]
+    }
 
 
 def test(logdir: Path, parameters: Mapping[str, object], folds: int) -> bool:
@@ -27,29 +27,25 @@ def test(logdir: Path, parameters: Mapping[str, object], folds: int) -> bool:
     The validation list has no case of any fold, so no model has seen its cases, and none was chosen by them.
     """
     runs = trainings(logdir, parameters, folds)
-    if not all(is_done(folder, own) for folder, own in runs):
+    if not all(is_done(folder, fold) for folder, fold in runs.items()):
         return False
-    trained = [folder for folder, _ in runs]
-    weights = [str(folder / "best_model.pth") for folder in trained]
-    tested = {f"{folder.name}_tested": [file] for folder, file in zip(trained, weights, strict=True)}
-    tested[f"{logdir.name}_ensemble"] = weights
+    weights = {f"{folder.name}_tested": str(folder / "best_model.pth") for folder in runs}
+    weights[f"{logdir.name}_ensemble"] = ",".join(weights.values())
     given = {name: parameters[name] for name in TESTED_WITH if name in parameters} | {"evaluate_only": True}
-    return all(
-        [
-            run_notebook(logdir.with_name(name), given | {"pretrained_checkpoint": ",".join(files)})
-            for name, files in tested.items()
-        ]
-    )
+    done = [
+        run_notebook(logdir.with_name(name), given | {"pretrained_checkpoint": files})
+        for name, files in weights.items()
+    ]
+    return all(done)
 
 
 def row(logdir: Path, folds: int) -> tuple:
     """Return the scores of a tested entry in percent."""
-    folders = [folder for folder, _ in trainings(logdir, {}, folds)]
-    alone = np.array([summary(folder.with_name(f"{folder.name}_tested"))["mean_dice"] for folder in folders])
+    trained = {folder: summary(folder) for folder in trainings(logdir, {}, folds)}
+    alone = np.array([summary(folder.with_name(f"{folder.name}_tested"))["mean_dice"] for folder in trained])
     together = summary(logdir.with_name(f"{logdir.name}_ensemble"))["mean_dice"]
-    own = [summary(folder) for folder in folders]
-    cases = [len(one["split"]["validation"]) for one in own]
-    crossed = np.average([one["mean_dice"] for one in own], weights=cases)
+    cases = [len(results["split"]["validation"]) for results in trained.values()]
+    crossed = np.average([results["mean_dice"] for results in trained.values()], weights=cases)
     gain = 100 * (together - alone.mean())
     return logdir.name, folds, spread(alone), f"{100 * together:.2f}", f"{gain:+.2f}", f"{100 * crossed:.2f}"
 

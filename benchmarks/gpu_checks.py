@@ -9,7 +9,6 @@ Run from the project's root:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -17,139 +16,30 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from monai.data import MetaTensor
-from monai.losses import DiceCELoss
 from torch.profiler import ProfilerActivity, profile
 
-from swinunetr.data.preprocessing import crop_centres
+from benchmarks.gpu_setup import Setup, measured, memory_limit, relative_error, seconds, wait
+from benchmarks.step import Training
 from swinunetr.errors import InputError
+from swinunetr.files import write_json
 from swinunetr.hardware import Hardware, find_hardware, versions
 from swinunetr.network import fast as fast_swin
-from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.placement import place_network, training_bytes
+from swinunetr.network.placement import training_bytes
 from swinunetr.recipe import Recipe
 from swinunetr.results import inference
 from swinunetr.results.resampling import resample_labels
-from swinunetr.training.batches import augmentation, place_cases, training_batch, training_batches
+from swinunetr.training.batches import augmentation, training_batch, training_batches
 from swinunetr.training.run_folder import RunFolder
-from swinunetr.training.stopping import require_finite
 
-CLASSES = 14
 CHECKS: dict[str, Callable[[Setup], dict]] = {}
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is measured: the recipe's sizes, a scan, and the device."""
-
-    recipe: Recipe
-    hardware: Hardware
-    scan: tuple[int, int, int] = (250, 200, 200)  # voxels of a case of BTCV on the training grid
-    steps: int = 10  # timed ones
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether there is a GPU; some checks have no meaning without."""
-        return self.hardware.device.type == "cuda"
-
-    @property
-    def voxels(self) -> int:
-        """Voxels of a training batch."""
-        return self.recipe.crops_per_volume * math.prod(self.recipe.crop_size)
-
-    def network(self, hardware: Hardware | None = None) -> torch.nn.Module:
-        """Return a network with random weights, the same in every call, placed as in training."""
-        torch.manual_seed(0)
-        model = build_swinunetr(CLASSES, feature_size=self.recipe.feature_size, window_size=self.recipe.window_size)
-        return place_network(model, hardware or self.hardware, self.voxels)
-
-    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return random images and labels of a step on the device."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.recipe.crops_per_volume, 1, *self.recipe.crop_size)
-        labels = torch.randint(0, CLASSES, shape, dtype=torch.uint8, generator=generator)
-        return tuple(part.to(self.hardware.device) for part in (torch.rand(shape, generator=generator), labels))
-
-    def case(self) -> dict:
-        """Return a preprocessed case with random voxels and one organ."""
-        image = torch.rand((1, *self.scan), generator=torch.Generator().manual_seed(0)).half()
-        label = torch.zeros((1, *self.scan), dtype=torch.uint8)
-        label[:, 30:70, 30:60, 30:60] = 5
-        affine = torch.diag(torch.tensor([1.5, 1.5, 2.0, 1.0], dtype=torch.float64))
-        meta = {"original_affine": affine, "spatial_shape": list(self.scan)}
-        volumes = {"image": MetaTensor(image, affine, meta), "label": MetaTensor(label, affine)}
-        return {"name": "random"} | volumes | crop_centres(image, label, label == 0)
-
-
-class Training:
-    """Training as in the notebook: the same calls in the same order.
-
-    Args:
-        setup: Sizes and device.
-        model: Network; ``forward`` is called in its place where given.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        model: torch.nn.Module,
-        hardware: Hardware | None = None,
-        forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        self.hardware, self.model, self.forward = hardware or setup.hardware, model.train(), forward or model
-        self.loss_function = DiceCELoss(to_onehot_y=True, softmax=True)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-5, fused=True)
-        self.scaler = self.hardware.scaler()
-
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        """Train one step and return its loss."""
-        with self.hardware.autocast():
-            logits = self.forward(images)
-        loss = self.loss_function(logits.float(), labels)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        value = require_finite(loss, self.model, 1, "random", self.hardware, self.scaler)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return value
-
-
-def wait() -> None:
-    """Wait until the GPU has finished."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def seconds(function: Callable[[], object], repeats: int, warm_up: int = 1) -> float:
-    """Return the mean seconds of a call, after some that do not count."""
-    for _ in range(warm_up):
-        function()
-    wait()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        function()
-    wait()
-    return (time.perf_counter() - start) / repeats
-
-
-def measured_training(setup: Setup, training: Training) -> dict:
-    """Return milliseconds and peak memory of a step, and the loss of the last one."""
-    images, labels = setup.batch()
-    training.step(images, labels)
-    if setup.on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    losses: list[float] = []
-    taken = seconds(lambda: losses.append(training.step(images, labels)), setup.steps, warm_up=setup.steps // 3)
-    peak = {"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if setup.on_gpu else {}
-    return {"ms": taken * 1e3, **peak, "last_loss": losses[-1]}
+GPU_ONLY = ("attention_kernels", "float16", "little_memory")
 
 
 def check(function: Callable[[Setup], dict]) -> Callable[[Setup], dict]:
@@ -158,21 +48,18 @@ def check(function: Callable[[Setup], dict]) -> Callable[[Setup], dict]:
     return function
 
 
-# ----------------------------------------------------------------------------------------------------------- kernels
-
-
 @check
 def software(setup: Setup) -> dict:
     """Versions, and what they are known to do wrong."""
     gpu = {"name": setup.hardware.name, "precision": str(setup.hardware.autocast_dtype)}
-    found = {**versions(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return found | gpu | {"warnings": list(setup.hardware.warnings)}
+    figures = {**versions(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return figures | gpu | {"warnings": list(setup.hardware.warnings)}
 
 
 @check
 def convolution(setup: Setup) -> dict:
     """Speed of the network's largest convolution by layout, and with cuDNN's own search for the fastest kernel."""
-    channels, found = setup.recipe.feature_size, {}
+    channels, figures = setup.recipe.feature_size, {}
     dtype = setup.hardware.autocast_dtype or torch.float32
     shape = (setup.recipe.crops_per_volume, channels, *setup.recipe.crop_size)
     for layout in (torch.contiguous_format, torch.channels_last_3d):
@@ -182,31 +69,29 @@ def convolution(setup: Setup) -> dict:
             with torch.backends.cudnn.flags(enabled=True, benchmark=search):
                 taken = seconds(lambda x=x, w=w: F.conv3d(x, w, padding=1), setup.steps)
             tflop_s = 2 * channels**2 * 27 * math.prod((shape[0], *shape[2:])) / taken / 1e12
-            found[f"{layout}, search={search}"] = {"ms": taken * 1e3, "tflop_s": tflop_s}
-    return found
+            figures[f"{layout}, search={search}"] = {"ms": taken * 1e3, "tflop_s": tflop_s}
+    return figures
 
 
 @check
 def attention_kernels(setup: Setup) -> dict:
     """Kernels that PyTorch ran for attention, in training and in validation."""
-    if not setup.on_gpu:
-        return {"left out": "there is no GPU"}
-    model, (images, labels), found = setup.network(), setup.batch(), {}
-    training = Training(setup, model)
+    training, (images, labels), figures = setup.training(), setup.batch(), {}
+    model = training.model
     with profile(activities=[ProfilerActivity.CPU]) as both:
         training.step(images, labels)
     with profile(activities=[ProfilerActivity.CPU]) as forward, inference.evaluating(model), setup.hardware.autocast():
         model(images)
     for name, profiled in (("training", both), ("validation", forward)):
         counts = {event.key: event.count for event in profiled.key_averages() if "_attention" in event.key}
-        found[name] = {key: count for key, count in counts.items() if key.startswith("aten::_scaled_dot_product")}
-    return found
+        figures[name] = {key: count for key, count in counts.items() if key.startswith("aten::_scaled_dot_product")}
+    return figures
 
 
 @check
 def attention_is_right(setup: Setup) -> dict:
     """Relative errors of fused attention and of its gradients against float64, for one mask and for one per window."""
-    tokens, channels, found = (343, 16, {}) if setup.on_gpu else (64, 8, {})
+    tokens, channels, figures = (343, 16, {}) if setup.on_gpu else (64, 8, {})
     types = (torch.float32, torch.bfloat16, torch.float16) if setup.on_gpu else (torch.float32, torch.bfloat16)
     for dtype in types:
         for windows in (1, 8):
@@ -220,61 +105,45 @@ def attention_is_right(setup: Setup) -> dict:
                 out = function(*parts[:3], parts[3][..., :tokens])
                 gradients = torch.autograd.grad(out.square().sum(), parts)
                 results.append([part.detach().double() for part in (out, *gradients)])
-            errors = [float((a - b).norm() / a.norm()) for a, b in zip(*results, strict=True)]
-            found[f"{dtype}, {windows} window(s)"] = dict(zip(("out", "dq", "dk", "dv", "dbias"), errors, strict=True))
-    return found
+            names = ("out", "dq", "dk", "dv", "dbias")
+            figures[f"{dtype}, {windows} window(s)"] = dict(zip(names, map(relative_error, *results), strict=True))
+    return figures
 
 
 @check
 def agrees_with_the_cpu(setup: Setup) -> dict:
     """Relative difference of logits and gradients from those of the CPU, both in float32 without TF32."""
-    small = replace(setup, recipe=replace(setup.recipe, crops_per_volume=1, crop_size=(64, 64, 32)))
-    found = []
+    small = replace(setup.recipe, crops_per_volume=1, crop_size=(64, 64, 32))
+    figures = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for device in ("cpu", setup.hardware.device):
-            hardware = Hardware(torch.device(device), None, "float32")
-            model = small.network(hardware).train()
-            images, labels = (part.to(device) for part in small.batch())
-            logits = model(images)
-            DiceCELoss(to_onehot_y=True, softmax=True)(logits, labels).backward()
-            gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-            found.append([part.detach().cpu().double() for part in (logits, gradients)])
-    pairs = zip(("logits", "gradients"), *found, strict=True)
-    return {name: float((a - b).norm() / a.norm()) for name, a, b in pairs}
-
-
-# ---------------------------------------------------------------------------------------------------------- training
+            side = replace(setup, recipe=small, hardware=Hardware(torch.device(device), None, "float32"))
+            training, (images, labels) = side.training(), side.batch()
+            logits = training.network(images)
+            training.loss_function(logits, labels).backward()
+            gradients = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
+            figures.append([part.detach().cpu().double() for part in (logits, gradients)])
+    return dict(zip(("logits", "gradients"), map(relative_error, *figures), strict=True))
 
 
 @check
 def step(setup: Setup) -> dict:
     """Time and memory of a step, with the estimate of the memory, and with the step's kernels alone."""
-    model = setup.network()
-    training = Training(setup, model)
-    found = measured_training(setup, training)
-    found["estimated_peak_gb"] = training_bytes(model, setup.voxels, setup.hardware) / 1e9
+    training = setup.training()
+    figures = measured(setup, training)
+    figures["estimated_peak_gb"] = training_bytes(training.model, setup.batch()[0].numel(), setup.hardware) / 1e9
     if setup.on_gpu:
         batch = setup.batch()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
             training.step(*batch)
             wait()
         kernels = [event for event in profiled.events() if str(event.device_type).endswith("CUDA")]
-        found |= {"kernels": len(kernels), "gpu_busy_ms": sum(event.device_time for event in kernels) / 1e3}
+        figures |= {"kernels": len(kernels), "gpu_busy_ms": sum(event.device_time for event in kernels) / 1e3}
         slowest = Counter()
         for event in kernels:
             slowest[event.name[:80]] += event.device_time / 1e3
-        found["slowest_kernels_ms"] = dict(slowest.most_common(12))
-    return found
-
-
-@contextmanager
-def cudnn_search():
-    """Let cuDNN try its kernels for each shape and keep the fastest."""
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = False
+        figures["slowest_kernels_ms"] = dict(slowest.most_common(12))
+    return figures
 
 
 @check
@@ -282,18 +151,17 @@ def variants(setup: Setup) -> dict:
     """Time and memory of a step with what could make it faster; one that fails says why."""
 
     def searched() -> dict:
-        with cudnn_search():
-            return measured_training(setup, Training(setup, setup.network()))
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            return measured(setup, setup.training())
 
     def channels_last() -> dict:
-        model = setup.network().to(memory_format=torch.channels_last_3d)
-        return measured_training(setup, Training(setup, model))
+        return measured(setup, setup.training(setup.network().to(memory_format=torch.channels_last_3d)))
 
     def compiled(**options: object) -> dict:
         torch._dynamo.reset()
         model, start = setup.network(), time.perf_counter()
-        found = measured_training(setup, Training(setup, model, forward=torch.compile(model, **options)))
-        return found | {"with_compilation_s": time.perf_counter() - start}
+        model.compile(**options)
+        return measured(setup, setup.training(model)) | {"with_compilation_s": time.perf_counter() - start}
 
     tried = {"cudnn search": searched, "channels-last": channels_last}
     if setup.on_gpu:
@@ -315,12 +183,9 @@ def _found_or_error(function: Callable[[], dict]) -> dict:
 @check
 def host_time(setup: Setup) -> dict:
     """Milliseconds of a step that the host waits for its batch, launches kernels, and waits for the GPU."""
-    model, recipe = setup.network(), setup.recipe
-    training, found, case, augment = Training(setup, model), {}, setup.case(), augmentation(recipe)
-    for name, cases in {
-        "cases on the device": place_cases([case], model, setup.hardware, setup.voxels),
-        "cases in main memory": [case],
-    }.items():
+    training, case, augment, figures = setup.training(), setup.case(), augmentation(setup.recipe), {}
+    placed = setup.placed(training.model)
+    for name, cases in {"cases on the device": [placed], "cases in main memory": [case]}.items():
         steps = range(1, setup.steps + 4)
         batches = training_batches(cases, augment, 0, steps, setup.hardware)
         took: list[tuple[float, float]] = []
@@ -331,9 +196,9 @@ def host_time(setup: Setup) -> dict:
             took.append((ready - begin, time.perf_counter() - ready))
             begin = time.perf_counter()
         waited, trained = (sum(part) / setup.steps * 1e3 for part in zip(*took[3:], strict=True))
-        found[name] = {"waiting_for_batch_ms": waited, "step_ms": trained}
+        figures[name] = {"waiting_for_batch_ms": waited, "step_ms": trained}
     alone = seconds(lambda: training_batch([case], augment, 0, 1), setup.steps)
-    return found | {"batch_alone_ms": alone * 1e3}
+    return figures | {"batch_alone_ms": alone * 1e3}
 
 
 @check
@@ -341,10 +206,10 @@ def crops_are_the_same(setup: Setup) -> dict:
     """Whether crops made on the device equal those made on the CPU in every voxel."""
     recipe = replace(setup.recipe, flip_probability=0.5, rotate_probability=0.5)
     case, augment = setup.case(), augmentation(recipe)
-    (placed,) = place_cases([case], setup.network(), setup.hardware, setup.voxels)
+    placed = setup.placed(setup.network())
     equal = 0
     for number in range(1, setup.steps + 1):
-        there, here = (training_batch([one], augment, 0, number)[:2] for one in (placed, case))
+        there, here = (training_batch([volume], augment, 0, number)[:2] for volume in (placed, case))
         equal += all(torch.equal(a.cpu(), b) for a, b in zip(there, here, strict=True))
     return {"steps": setup.steps, "equal": equal, "made_on": str(there[0].device)}
 
@@ -352,11 +217,9 @@ def crops_are_the_same(setup: Setup) -> dict:
 @check
 def float16(setup: Setup) -> dict:
     """A step in float16 with scaled gradients, as on GPUs without bfloat16."""
-    if not setup.on_gpu:
-        return {"left out": "there is no GPU"}
-    half = replace(setup.hardware, autocast_dtype=torch.float16)
-    training = Training(setup, setup.network(half), half)
-    return measured_training(setup, training) | {"scale": training.scaler.get_scale()}
+    half = replace(setup, hardware=replace(setup.hardware, autocast_dtype=torch.float16))
+    training = half.training()
+    return measured(half, training) | {"scale": training.scaler.get_scale()}
 
 
 @check
@@ -366,10 +229,10 @@ def deterministic(setup: Setup) -> dict:
     try:
         ends = []
         for _ in range(2):
-            training = Training(setup, setup.network())
-            found = measured_training(setup, training)
+            training = setup.training()
+            figures = measured(setup, training)
             ends.append([parameter.detach().cpu() for parameter in training.model.parameters()])
-        return found | {"same_weights": all(torch.equal(a, b) for a, b in zip(*ends, strict=True))}
+        return figures | {"same_weights": all(torch.equal(a, b) for a, b in zip(*ends, strict=True))}
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -381,7 +244,7 @@ def resume(setup: Setup) -> dict:
     settings = {"recipe": {"max_steps": 4, "learning_rate": 1e-4}}
 
     def train(folder: Path, last: int) -> Training:
-        training = Training(setup, setup.network())
+        training = setup.training()
         parts = {"model": training.model, "optimizer": training.optimizer, "scaler": training.scaler}
         run = RunFolder(folder, settings, setup.hardware)
         start = run.restore(**parts)
@@ -398,9 +261,6 @@ def resume(setup: Setup) -> dict:
     return {"largest_difference": difference}
 
 
-# --------------------------------------------------------------------------------------------------------- inference
-
-
 @check
 def validation(setup: Setup) -> dict:
     """Seconds to segment one case, to resample it to a grid of twice as many voxels per axis, and in main memory."""
@@ -411,58 +271,39 @@ def validation(setup: Setup) -> dict:
     logits = inference.predict(model, case["image"], setup.recipe, setup.hardware)
     predict_s = seconds(lambda: inference.predict(model, case["image"], setup.recipe, setup.hardware), 1, warm_up=0)
     probabilities = logits.softmax(0)
-    resample_s = seconds(lambda: resample_labels(probabilities, fine)[0], 1)
-    labels = resample_labels(probabilities, fine)[0]
+    resample_s = seconds(lambda: resample_labels(probabilities, fine), 1)
+    labels, from_cpu = (resample_labels(volume, fine)[0] for volume in (probabilities, probabilities.cpu()))
     on_cpu = inference.slide_window(model, case["image"][None], setup.recipe, setup.hardware, torch.device("cpu"))
     return {
         "logits_on": str(logits.device),
         "predict_s": predict_s,
         "resample_s": resample_s,
-        "difference_in_main_memory": float((on_cpu.cpu() - logits.cpu()).norm() / logits.cpu().norm()),
-        "labels_differ_by_device": float((labels != resample_labels(probabilities.cpu(), fine)[0]).mean()),
+        "difference_in_main_memory": relative_error(logits.cpu(), on_cpu.cpu()),
+        "labels_differ_by_device": float((labels != from_cpu).mean()),
     }
-
-
-@contextmanager
-def memory_limit(gigabytes: float):
-    """Let this process take so much memory of the GPU."""
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(gigabytes * 1e9 / torch.cuda.get_device_properties(0).total_memory)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        torch.cuda.empty_cache()
 
 
 @check
 def little_memory(setup: Setup) -> dict:
     """What happens when memory is short: where logits are collected, the message, and training within 16 GB."""
-    if not setup.on_gpu:
-        return {"left out": "there is no GPU"}
-    case, model, found = setup.case(), setup.network(), {}
+    case, model, figures = setup.case(), setup.network(), {}
     for gigabytes in (1.2, 1.6, 2.4, 3.2):
         with memory_limit(gigabytes):
             try:
                 logits = inference.predict(model, case["image"], setup.recipe, setup.hardware)
-                found[f"prediction within {gigabytes} GB"] = f"logits on {logits.device}"
+                figures[f"prediction within {gigabytes} GB"] = f"logits on {logits.device}"
                 del logits
             except InputError as error:
-                found[f"prediction within {gigabytes} GB"] = str(error)
+                figures[f"prediction within {gigabytes} GB"] = str(error)
     del model
-    with memory_limit(16), patch("swinunetr.network.placement.memory_bytes", lambda hardware: 16e9):
-        found["training within 16 GB"] = _found_or_error(
-            lambda: measured_training(setup, Training(setup, setup.network()))
-        )
-    return found
+    with memory_limit(16), patch.object(torch.cuda, "mem_get_info", lambda device=None: (16e9, 16e9)):
+        figures["training within 16 GB"] = _found_or_error(lambda: measured(setup, setup.training()))
+    return figures
 
 
-# -------------------------------------------------------------------------------------------------------------- main
-
-
-def show(found: dict, indent: str = "  ") -> Iterable[str]:
+def show(figures: dict, indent: str = "  ") -> Iterable[str]:
     """Yield what a check found as lines."""
-    for name, value in found.items():
+    for name, value in figures.items():
         if isinstance(value, dict):
             yield f"{indent}{name}:"
             yield from show(value, indent + "  ")
@@ -490,7 +331,8 @@ def main(arguments: list[str] | None = None) -> int:
         start = time.perf_counter()
         print(f"{name}: {CHECKS[name].__doc__}", flush=True)
         try:
-            results[name] = CHECKS[name](setup)
+            left_out = name in GPU_ONLY and not setup.on_gpu
+            results[name] = {"left out": "there is no GPU"} if left_out else CHECKS[name](setup)
         except Exception as error:  # a check that fails must not keep the others from running
             failed += 1
             results[name] = {"error": f"{type(error).__name__}: {error}"}
@@ -499,7 +341,7 @@ def main(arguments: list[str] | None = None) -> int:
         if setup.on_gpu:
             torch.cuda.empty_cache()
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(results, args.json)
     return int(failed > 0)
 
 

@@ -22,10 +22,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.step import CLASSES
 from swinunetr.hardware import versions
 from swinunetr.network.checkpoints import build_swinunetr, load_pretrained, save_weights
-
-CLASSES = 14
 
 
 def resident_bytes() -> int:

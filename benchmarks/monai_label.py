@@ -41,10 +41,8 @@ def readme_commands(bundle: Path, scans: Path) -> str:
     """
     text = (bundle / "docs/README.md").read_text(encoding="utf-8")
     (commands,) = re.findall(r"^## 3D Slicer and MONAI Label\n.*?^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    served = commands.replace("/data/scans", str(scans)).replace(
-        "monailabel start_server", "exec monailabel start_server"
-    )
-    return "set -e\n" + served
+    commands = commands.replace("monailabel start_server", "exec monailabel start_server")
+    return "set -e\n" + commands.replace("/data/scans", str(scans))
 
 
 def labels_of_server(script: str, folder: Path, name: str) -> nib.Nifti1Image:
@@ -89,12 +87,11 @@ def compare(weights: Path, scan: Path, folder: Path) -> bool:
         (file,) = segmentation.segment(weights, folder / "scans", folder / "expected")
     expected = nib.load(file)
     started = time.monotonic()
-    found = labels_of_server(readme_commands(bundle, folder / "scans"), folder, scan.name.split(".nii")[0])
-    differing = int((np.asanyarray(found.dataobj) != np.asanyarray(expected.dataobj)).sum())
-    same_place = np.allclose(found.affine, expected.affine, atol=1e-4)
-    print(
-        f"{differing} of {np.prod(found.shape)} voxels differ, the affine is {'the same' if same_place else 'another'}."
-    )
+    served = labels_of_server(readme_commands(bundle, folder / "scans"), folder, scan.name.split(".nii")[0])
+    differing = int((np.asanyarray(served.dataobj) != np.asanyarray(expected.dataobj)).sum())
+    same_place = np.allclose(served.affine, expected.affine, atol=1e-4)
+    affine = "the same" if same_place else "another"
+    print(f"{differing} of {np.prod(served.shape)} voxels differ, the affine is {affine}.")
     print(f"Installing, starting the server and segmenting took {(time.monotonic() - started) / 60:.1f} minutes.")
     return differing == 0 and same_place
 

@@ -15,9 +15,9 @@ from monai.losses import DiceCELoss
 from monai.metrics import DiceMetric
 from monai.networks.nets import SwinUNETR
 
+from benchmarks.step import CLASSES
 from swinunetr.recipe import Recipe
 
-CLASSES = 14
 KEYS = ("image", "label")
 
 

@@ -11,9 +11,8 @@ phantoms and the demo recipe fill the table.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
+from argparse import Namespace
 from itertools import product
 from pathlib import Path
 
@@ -21,24 +20,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import folds
-from benchmarks.runs import is_done, notebook_parameters, run_notebook, share, spread, summary
-from swinunetr.errors import InputError
-from swinunetr.files import claim_folder, replacing
-from swinunetr.hardware import find_hardware, versions
+from benchmarks.sweep import begin, is_done, make_parser, parse, read_csv, run_notebook, spread, summary
+from swinunetr.files import replacing, write_csv
 
 STARTS = ("random", "pretrained")
 COLOURS, MARKERS = ("#0057B7", "#D55E00"), ("o", "s")
 HEAD = """| training volumes | validation volumes | seeds | random init | pre-trained | difference | relative |
 |---|---|---|---|---|---|---|
 """
-OWN = ("json_path", "seed", "pretrained_checkpoint", "logdir", "fold", "folds", "evaluate_only")  # parameters
+RESERVED = ("json_path", "seed", "pretrained_checkpoint", "logdir", "fold", "folds", "evaluate_only")
 FIELDS = ("volumes", "start", "seed", "mean_dice", "mean_dice_own_grid", "best_step", "seconds")
 
 
-def given(volumes: int, start: str, seed: int, weights: str, parameters: dict[str, str]) -> dict[str, object]:
-    """Return the parameters of the notebook for one entry of the table."""
-    chosen = {"json_path": f"json_files/btcv_{volumes}.json", "seed": seed}
-    return chosen | ({"pretrained_checkpoint": weights} if start == "pretrained" else {}) | parameters
+def entries_of(args: Namespace) -> dict[Path, dict[str, object]]:
+    """Return the parameters of the notebook for each entry of the table, by its folder."""
+    entries = {}
+    for seed, volumes, start in product(range(args.seeds), args.volumes, STARTS):
+        entry = {"json_path": f"json_files/btcv_{volumes}.json", "seed": seed}
+        if start == "pretrained":
+            entry["pretrained_checkpoint"] = args.weights
+        entries[args.folder / f"{volumes}_{start}_{seed}"] = entry | args.parameters
+    return entries
 
 
 def collect(entries: dict[Path, dict[str, object]]) -> list[dict]:
@@ -48,20 +50,19 @@ def collect(entries: dict[Path, dict[str, object]]) -> list[dict]:
         if not is_done(logdir, parameters):
             continue
         volumes, start, seed = logdir.name.split("_")
-        found = summary(logdir) | {"volumes": int(volumes), "start": start, "seed": int(seed)}
-        with open(logdir / "metrics.csv", newline="", encoding="utf-8") as metrics:
-            curve = {int(line["step"]): float(line["mean_dice"]) for line in csv.DictReader(metrics)}
-        cases = len(found["split"]["validation"])
-        rows.append({name: found[name] for name in FIELDS} | {"cases": cases, "curve": curve})
+        results = summary(logdir) | {"volumes": int(volumes), "start": start, "seed": int(seed)}
+        curve = {int(line["step"]): float(line["mean_dice"]) for line in read_csv(logdir / "metrics.csv")}
+        cases = len(results["split"]["validation"])
+        rows.append({name: results[name] for name in FIELDS} | {"cases": cases, "curve": curve})
     return rows
 
 
 def paired(rows: list[dict]) -> dict[int, list[tuple[dict, dict]]]:
     """Return, by number of volumes, the random and the pre-trained run of every seed that has both."""
-    found = {(row["volumes"], row["start"], row["seed"]): row for row in rows}
+    runs = {(row["volumes"], row["start"], row["seed"]): row for row in rows}
     groups: dict[int, list[tuple[dict, dict]]] = {}
     for volumes, seed in sorted({(row["volumes"], row["seed"]) for row in rows}):
-        pair = tuple(found.get((volumes, start, seed)) for start in STARTS)
+        pair = tuple(runs.get((volumes, start, seed)) for start in STARTS)
         if all(pair):
             groups.setdefault(volumes, []).append(pair)
     return groups
@@ -129,10 +130,7 @@ def show(folder: Path, entries: dict[Path, dict[str, object]]) -> None:
         return
     with replacing(folder / "table.md") as temporary:
         temporary.write_text(markdown(groups), encoding="utf-8")
-    with replacing(folder / "runs.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv([{name: row[name] for name in FIELDS} for row in rows], folder / "runs.csv")
     with replacing(folder / "results.png") as temporary:
         draw(groups).savefig(temporary, dpi=150)
     minutes = sum(row["seconds"] for row in rows) / 60
@@ -142,33 +140,23 @@ def show(folder: Path, entries: dict[Path, dict[str, object]]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, then show what there is; return 1 if a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "runs/results", seeds=2)
     parser.add_argument("--weights", required=True, help="checkpoint of the pre-trained runs, or ssl_50k")
     parser.add_argument("--volumes", type=int, nargs="+", default=[6, 12, 24], choices=[6, 12, 24])
-    parser.add_argument("--seeds", type=int, default=2, help="how many")
     parser.add_argument("--folds", type=int, help="train a model per fold of each training list, and test the ensemble")
-    parser.add_argument("--share", type=share, default=(1, 1), help="part of the runs: 2/3 is the second of three")
-    parser.add_argument("--folder", type=Path, default=Path("runs/results"), help="of all runs")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    args = parser.parse_args(arguments)
-    part, parts = args.share
-    parameters = notebook_parameters(parser, args.parameters, OWN)
-    try:
-        settings = {"weights": args.weights, "parameters": parameters}
-        claim_folder(args.folder, settings | ({"folds": args.folds} if args.folds else {}))
-    except InputError as error:
-        parser.error(str(error))
-    print(find_hardware(), versions(), flush=True)
-    entries = {
-        args.folder / f"{volumes}_{start}_{seed}": given(volumes, start, seed, args.weights, parameters)
-        for seed, volumes, start in product(range(args.seeds), args.volumes, STARTS)
-    }
-    runs = list(entries.items())
+    args = parse(parser, arguments, RESERVED)
+    settings = {"weights": args.weights, "parameters": args.parameters}
     if args.folds:
-        runs = [one for logdir, own in runs for one in folds.trainings(logdir, own, args.folds)]
-    done = [run_notebook(logdir, own) for logdir, own in runs[part - 1 :: parts]]
+        settings["folds"] = args.folds
+    begin(parser, {args.folder: settings})
+
+    entries = entries_of(args)
+    runs: dict[Path, dict[str, object]] = {}
+    for logdir, entry in entries.items():
+        runs |= folds.trainings(logdir, entry, args.folds) if args.folds else {logdir: entry}
+    done = [run_notebook(logdir, parameters) for logdir, parameters in list(runs.items())[args.share]]
     if args.folds:
-        tested = [logdir for logdir, own in entries.items() if folds.test(logdir, own, args.folds)]
+        tested = [logdir for logdir, entry in entries.items() if folds.test(logdir, entry, args.folds)]
         done.append(len(tested) == len(entries))
         print(folds.describe(tested, args.folds))
     else:

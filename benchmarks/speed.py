@@ -10,7 +10,6 @@ Run from the project's root; takes about an hour on two cores:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -28,16 +27,15 @@ import numpy as np
 import psutil
 import torch
 from monai.data.utils import dense_patch_slices
-from monai.losses import DiceCELoss
 from monai.networks.utils import one_hot
 from monai.transforms import CenterSpatialCrop
 
-from benchmarks.published_recipe import CLASSES, KEYS, PublishedRecipe
+from benchmarks.published_recipe import KEYS, PublishedRecipe
+from benchmarks.step import CLASSES, Training, batch_shape, make_network
 from swinunetr.data.phantoms import write_phantom
 from swinunetr.data.preprocessing import prepare_cases
+from swinunetr.files import write_json
 from swinunetr.hardware import find_hardware, versions
-from swinunetr.network.checkpoints import build_swinunetr
-from swinunetr.network.placement import place_network
 from swinunetr.recipe import Recipe
 from swinunetr.results.evaluation import score_case
 from swinunetr.results.inference import predict, save_prediction
@@ -46,7 +44,6 @@ from swinunetr.results.resampling import resample_labels
 from swinunetr.tables import Table
 from swinunetr.training.batches import augmentation, place_cases, training_batch
 from swinunetr.training.options import choose_recipe
-from swinunetr.training.stopping import require_finite
 
 SIDES = ("published", "ours")
 TRAINING_CASES, VALIDATION_CASES = 24, 6  # of the whole run
@@ -80,39 +77,26 @@ class Ours:
     """This project, with the notebook's calls; the methods are those of ``PublishedRecipe``."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.recipe, self.folder, self.hardware, self.step = recipe, folder, find_hardware(), 0
-        self.batch_voxels = recipe.crops_per_volume * math.prod(recipe.crop_size)
-        model = build_swinunetr(CLASSES, feature_size=recipe.feature_size, window_size=recipe.window_size)
-        self.model = place_network(model, self.hardware, self.batch_voxels).train()
-        self.loss_function = DiceCELoss(to_onehot_y=True, softmax=True).to(self.hardware.device)
-        options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), **options, fused=True)
-        self.scaler = self.hardware.scaler()
+        self.recipe, self.folder, self.hardware, self.number = recipe, folder, find_hardware(), 0
+        self.model = make_network(recipe, self.hardware)
+        self.training = Training(self.model, recipe, self.hardware)
         self.augment = augmentation(recipe)
 
     def prepare_case(self, entry: dict[str, str]) -> None:
         cases = prepare_cases([entry], self.recipe, "CT", description="", cache_dir=self.folder)
-        self.training = place_cases(cases, self.model, self.hardware, self.batch_voxels)
+        self.cases = place_cases(cases, self.model, self.hardware, math.prod(batch_shape(self.recipe)))
 
     def prepare_validation(self, entry: dict[str, str]) -> list[np.ndarray]:
         (self.validation,) = prepare_cases([entry], self.recipe, "CT", description="", cache_dir=self.folder)
         return [self.validation[key].as_tensor().float().numpy() for key in KEYS]
 
     def sample_step(self) -> None:
-        self.step += 1
-        device = self.hardware.device
-        self.batch = training_batch(self.training, self.augment, self.recipe.seed, self.step, device)
+        self.number += 1
+        self.batch = training_batch(self.cases, self.augment, self.recipe.seed, self.number, self.hardware.device)
 
     def train_step(self, crops: int) -> None:
         images, labels, name = self.batch
-        with self.hardware.autocast():
-            logits = self.model(images[:crops])
-        loss = self.loss_function(logits.float(), labels[:crops])
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        require_finite(loss, self.model, self.step, name, self.hardware, self.scaler)  # reads the loss
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.training.step(images[:crops], labels[:crops], self.number, name)
 
     def logits(self, image: np.ndarray, float32: bool = False) -> torch.Tensor:
         hardware = replace(self.hardware, autocast_dtype=None) if float32 else self.hardware
@@ -340,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
     cells = [(row["stage"], *(f"{row[key]:{digits}}" for key, digits in FIGURES.items())) for row in rows]
     print(Table(("stage", *FIGURES), cells, notes))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(rows, args.json)
     return 0
 
 

@@ -7,10 +7,11 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from benchmarks import ablation, runs
+from benchmarks import ablation, sweep
 from swinunetr.files import sha256
 from swinunetr.network.checkpoints import build_swinunetr, save_weights
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
+from swinunetr.training.options import read_parameters
 
 DICE = {"published": 0.5, "tuned": 0.8, "tuned with flips": 0.7}
 
@@ -25,8 +26,8 @@ def test_the_choices_are_all_that_the_tuned_recipe_changes_but_the_number_of_val
 def test_a_variant_differs_from_its_recipe_by_its_choice_alone(name):
     recipe_name, settings = ablation.variants()[name]
     for given in ({}, {"other_settings": {"feature_size": 24}, "max_steps": "9"}):
-        options, recipe = runs.recipe_of(ablation.parameters(name, 3, given))
-        _, base = runs.recipe_of(ablation.parameters(recipe_name, 3, given))
+        options, recipe = read_parameters(ablation.parameters(name, 3, given))
+        _, base = read_parameters(ablation.parameters(recipe_name, 3, given))
         differing = {f.name for f in fields(Recipe) if getattr(recipe, f.name) != getattr(base, f.name)}
         assert differing == settings.keys() and (options.fold, options.folds, recipe.seed) == (1, 2, 3)
         scale = DEMO_SCALE | ({"feature_size": 24, "max_steps": 9} if given else {})
@@ -41,9 +42,9 @@ def without_papermill(monkeypatch, tmp_path):
 
     def instead_of_papermill(command, **_):
         given = dict(zip(command[command.index("-p") + 1 :: 3], command[command.index("-p") + 2 :: 3], strict=True))
-        logdir = runs.Path(given.pop("logdir"))
+        logdir = sweep.Path(given.pop("logdir"))
         logdir.mkdir(parents=True)
-        _, recipe = runs.recipe_of(given)
+        _, recipe = read_parameters(given)
         found = {"recipe": asdict(recipe), "pretrained_sha256": "", "seconds": 1}
         if "evaluate_only" in given:  # a test; the model is in its name
             model = tmp_path / logdir.name / "best_model.pth"
@@ -65,7 +66,7 @@ def without_papermill(monkeypatch, tmp_path):
         (logdir / "summary.json").write_text(json.dumps(found))
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
+    monkeypatch.setattr(sweep.subprocess, "run", instead_of_papermill)
 
 
 def shown(folder, capsys, *more):

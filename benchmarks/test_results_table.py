@@ -7,9 +7,10 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks import results_table, runs
+from benchmarks import results_table, sweep
 from swinunetr.files import sha256
 from swinunetr.network.checkpoints import build_swinunetr, save_weights, training_note
+from swinunetr.training.options import read_parameters
 
 DICE = {  # best of the run, by start and seed
     ("random", 0): 0.40,
@@ -23,7 +24,7 @@ def finish(given, dice):
     """Leave what a finished run of the notebook with these parameters leaves, as far as the table reads it."""
     logdir = results_table.Path(given["logdir"])
     logdir.mkdir(parents=True, exist_ok=True)
-    options, recipe = runs.recipe_of(given)
+    options, recipe = read_parameters(given)
     hashes = [sha256(file) for file in options.ensemble or filter(None, [options.checkpoint])]
     scores = {"mean_dice": dice, "mean_dice_own_grid": dice, "best_step": 20, "seconds": 30}
     scores |= {"recipe": asdict(recipe), "pretrained_sha256": hashes[0] if hashes else ""}
@@ -46,7 +47,7 @@ def started(monkeypatch):
         finish(given, DICE[start, int(given["seed"])])
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
+    monkeypatch.setattr(sweep.subprocess, "run", instead_of_papermill)
     return folders
 
 
@@ -126,7 +127,7 @@ def test_parameters_that_the_table_sets_are_refused(started, tmp_path, capsys, n
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):
     failed = subprocess.CompletedProcess([], 1, "", "InputError: data_root: no such folder")
-    monkeypatch.setattr(runs.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: failed)
     assert fill(tmp_path, "--seeds", "1") == 1
     shown = capsys.readouterr().out
     assert "6_random_0: InputError: data_root" in shown and "6_pretrained_0: InputError" in shown
@@ -143,11 +144,11 @@ def test_folds_are_trained_and_tested_alone_and_together_on_the_validation_list(
         weights = given.get("pretrained_checkpoint", "")
         dice = 0.9 if "," in weights else alone[int(logdir.name.split("fold")[1][0])]
         finish(given, dice)
-        note = {"recipe": asdict(runs.recipe_of(given)[1]), "classes": ("background", "liver"), "modality": "CT"}
+        note = {"recipe": asdict(read_parameters(given)[1]), "classes": ("background", "liver"), "modality": "CT"}
         save_weights(build_swinunetr(2, feature_size=12, window_size=4), logdir / "best_model.pth", note=note)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(runs.subprocess, "run", instead_of_papermill)
+    monkeypatch.setattr(sweep.subprocess, "run", instead_of_papermill)
     given = ("--folds", "2", "--seeds", "1", "-p", "max_steps", "9", "-p", "data_root", "/data")
     assert fill(tmp_path / "out", *given) == 0
     assert started["6_random_0_fold1"]["fold"] == "1" and started["6_random_0_fold1"]["folds"] == "2"
@@ -173,7 +174,7 @@ def test_a_run_that_has_not_ended_is_continued_and_not_counted(tmp_path, started
     finish(entry | {"logdir": str(logdir)}, 0.1)
     content = json.loads((logdir / "summary.json").read_text())
     (logdir / "summary.json").write_text(json.dumps(content | {"finished": True}))
-    assert runs.is_done(logdir, entry) and runs.run_notebook(logdir, entry) and started == []
+    assert sweep.is_done(logdir, entry) and sweep.run_notebook(logdir, entry) and started == []
     (logdir / "summary.json").write_text(json.dumps(content | {"finished": False}))
-    assert not runs.is_done(logdir, entry) and results_table.collect({logdir: entry}) == []
-    assert runs.run_notebook(logdir, entry) and started == ["6_random_0"]
+    assert not sweep.is_done(logdir, entry) and results_table.collect({logdir: entry}) == []
+    assert sweep.run_notebook(logdir, entry) and started == ["6_random_0"]

@@ -1,4 +1,4 @@
-"""Runs of the notebooks for their tests: by papermill, in two processes, and cell by cell."""
+"""Runs of the notebooks for their tests and `benchmarks/kill_and_resume.py`: by papermill, killed, and cell by cell."""
 
 import shlex
 import subprocess
@@ -10,9 +10,9 @@ from pathlib import Path
 import nbformat
 import psutil
 import torch
-from conftest import PROJECT
 from nbclient import NotebookClient
 
+PROJECT = Path(__file__).parent.parent
 NOTEBOOK, PRETRAINING = PROJECT / "swinunetr_finetune.ipynb", PROJECT / "ssl_train.ipynb"
 SMALL_RUN = {"recipe_name": "demo", "max_steps": 2, "eval_every": 2, "save_every": 0}
 
@@ -35,17 +35,32 @@ def papermill(output, notebook=NOTEBOOK, **parameters) -> subprocess.CompletedPr
     return subprocess.run(call, cwd=PROJECT, capture_output=True, text=True, timeout=500)
 
 
-def killed_after(file, output, notebook=NOTEBOOK, **parameters) -> None:
-    """Start a notebook, and kill papermill and its kernel as soon as ``file`` is there."""
-    process = subprocess.Popen(command(output, notebook, **parameters), cwd=PROJECT, stderr=subprocess.DEVNULL)
+def start(output, notebook=NOTEBOOK, **parameters) -> subprocess.Popen:
+    """Start a notebook in a process of its own."""
+    return subprocess.Popen(command(output, notebook, **parameters), cwd=PROJECT, stderr=subprocess.DEVNULL)
+
+
+def wait_for(file, process) -> None:
+    """Wait until ``file`` is there, or the process has ended."""
     while not file.exists() and process.poll() is None:
         time.sleep(0.01)
-    assert process.poll() is None
+
+
+def kill(process) -> None:
+    """Stop papermill and its kernel with SIGKILL, which no process can handle."""
     processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for victim in processes:
         victim.kill()
     psutil.wait_procs(processes)
     process.wait()
+
+
+def killed_after(file, output, notebook=NOTEBOOK, **parameters) -> None:
+    """Start a notebook, and kill it as soon as ``file`` is there."""
+    process = start(output, notebook, **parameters)
+    wait_for(file, process)
+    assert process.poll() is None
+    kill(process)
 
 
 def weights(file) -> dict[str, torch.Tensor]:
@@ -81,15 +96,13 @@ def kernel(path, **parameters):
         yield cells, run
 
 
-def results(folder, weights_name) -> list:
-    files = [
-        folder / "metrics.csv",
-        *sorted(folder.glob("evaluation.csv")),
-        *sorted(folder.glob("predictions/*.nii.gz")),
-    ]
-    return [file.read_bytes() for file in files] + [
-        {name: tensor.numpy().tobytes() for name, tensor in weights(folder / weights_name).items()}
-    ]
+def results(folder, *weights_files) -> dict[str, bytes]:
+    """Return what equal runs agree on by name: the bytes of tables and predictions, and of each tensor of weights."""
+    files = [folder / "metrics.csv", *folder.glob("evaluation.csv"), *sorted(folder.glob("predictions/*.nii.gz"))]
+    found = {file.name: file.read_bytes() for file in files}
+    for file in weights_files:
+        found |= {f"{file} {name}": tensor.numpy().tobytes() for name, tensor in weights(folder / file).items()}
+    return found
 
 
 def run_cells_again(
