@@ -14,13 +14,12 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from swinunetr.errors import CheckpointError, InputError
-from swinunetr.files import claim_folder, sha256, stamp
+from swinunetr.files import claim_folder, sha256
 from swinunetr.hardware import find_hardware, versions
 from swinunetr.recipe import Recipe
 from swinunetr.training.options import PARAMETERS, read_parameters
@@ -117,19 +116,13 @@ def differing(logdir: Path, parameters: Mapping[str, object]) -> list[str]:
         options, recipe = read_parameters(parameters)
     except CheckpointError:
         return []
-    hashes = [_hash(stamp(file)) for file in options.weights]
+    hashes = [sha256(file) for file in options.weights]
     expected = {"recipe": asdict(recipe), "pretrained_sha256": hashes[0] if hashes else ""}
     if options.ensemble:
         expected["ensemble_sha256"] = hashes
     before = {key: summary(logdir).get(key, value) for key, value in expected.items()}
     before["recipe"] = asdict(Recipe()) | before["recipe"]  # a setting that it does not name was not there
     return differences(*(json.loads(json.dumps(settings)) for settings in (before, expected)))
-
-
-@cache
-def _hash(stamp_of_file: tuple) -> str:
-    """Return the hash of a file, which many runs are compared with; it is read again only if it has changed."""
-    return sha256(stamp_of_file[0])
 
 
 def summary(logdir: Path) -> dict:
