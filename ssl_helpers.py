@@ -8,14 +8,15 @@ The loss function, the optimizer and the training loop are in the notebooks them
 
 A folder imports from those above it in this list, never from those below; data/ and network/ do not need each other.
 
-    swinunetr/   errors, files, tables   messages without a traceback; files written whole or not at all; tables
+    swinunetr/   errors, words, tables   messages without a traceback, lists cut short in them; tables
+                 files                   files written whole or not at all
                  machine, hardware       cores and memory; GPU or CPU, precision, processes that train together
                  threads                 items made at the same time, or while a GPU computes
                  recipe, parameters      settings of a run and their bounds; notebook parameters by type
     data/        lists, label_maps       JSON and folders; partial labels, and label files that number organs otherwise
                  organs                  the colour of each organ
-                 checks                  all problems of the files in one table
-                 geometry, modality, hounsfield   one affine of a scan; whether it is CT, in Hounsfield units
+                 checks                  all problems of headers and voxels, Hounsfield units among them, in one table
+                 geometry, modality      one affine of a scan; whether it is CT
                  preprocessing, cache    the training grid, and preprocessed cases on disk
                  phantoms                synthetic CT where there are no data; varied_phantoms, to measure on
     network/     layouts                 how each public checkpoint names its tensors

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from swinunetr.errors import InputError
+from swinunetr.words import short
 
 MOST_FAULTS = 8  # lines of an error message
 
@@ -141,15 +142,10 @@ def convert_parameters(given: Mapping[str, object]) -> dict[str, object]:
         try:
             converted[name] = convert(value)
         except (ValueError, TypeError, OverflowError):
-            faults.append(f"{name}: expected {expected}, found {_short(value)}.")
+            faults.append(f"{name}: expected {expected}, found {short(value, 60)}.")
     if len(faults) > 1:
         more = [f"... and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
         raise InputError("\n".join(["Some parameters are of the wrong type:", *faults[:MOST_FAULTS], *more]))
     if faults:
         raise InputError(faults[0])
     return converted
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from swinunetr.errors import InputError
+from swinunetr.words import named, short
 
 IGNORED = 255  # label of a voxel that does not count
 LAST_ID = 65_535  # largest id in a label file with a map
 IGNORE, OTHER = "ignore", "other"  # words of the JSON: in place of a class, and in place of an id
 STORAGE_ERROR, MOST_STORAGE_ERROR = 1e-3, 0.05  # of a whole number; the larger one in integers with a slope
-MOST_NAMED = 8  # ids or classes in one message
 
 Volume = TypeVar("Volume", np.ndarray, torch.Tensor)
 
@@ -135,7 +135,7 @@ def read_label_maps(content: Mapping, classes: Sequence[str], form: str) -> dict
     maps = {}
     if ignore is not None:
         if not isinstance(ignore, int) or isinstance(ignore, bool) or not 0 <= ignore <= LAST_ID:
-            raise InputError(f"{form}ignore: expected a whole number from 0 to {LAST_ID}, found {ignore!r:.200}.")
+            raise InputError(f"{form}ignore: expected a whole number from 0 to {LAST_ID}, found {short(ignore)}.")
         if ignore < len(classes):
             what = f"expected an id that is no class, found {ignore}, which is '{classes[ignore]}'"
             raise InputError(f"{form}ignore: {what}. To ignore a class of some label files, use label_maps.")
@@ -143,7 +143,7 @@ def read_label_maps(content: Mapping, classes: Sequence[str], form: str) -> dict
     if given is not None:
         example = 'as in {"msd_spleen": {"0": "ignore", "1": "spleen"}}'
         if not isinstance(given, dict) or not given or "" in given:
-            raise InputError(f"{form}label_maps: expected maps by name, {example}, found {given!r:.200}.")
+            raise InputError(f"{form}label_maps: expected maps by name, {example}, found {short(given)}.")
         maps |= {name: _read_map(name, ids, classes, f"{form}label_maps: '{name}': ") for name, ids in given.items()}
     if maps and len(classes) > IGNORED:
         what = f"with ignore or label_maps at most {IGNORED} classes, since labels are stored as uint8"
@@ -155,17 +155,17 @@ def _read_map(name: str, ids: object, classes: Sequence[str], form: str) -> Labe
     """Return one map of the JSON; ``form`` is the start of an error message."""
     if not isinstance(ids, dict) or not ids:
         what = 'expected a class for each id of the label files, such as {"0": "background", "5": "liver"}'
-        raise InputError(f"{form}{what}, found {ids!r:.200}.")
+        raise InputError(f"{form}{what}, found {short(ids)}.")
     labels = {**{name: label for label, name in enumerate(classes)}, IGNORE: IGNORED}
     found: dict[str, int] = {}
     for i, target in ids.items():
         whole = i.isascii() and i.isdecimal() and str(int(i)) == i and int(i) <= LAST_ID
         if not (whole or i == OTHER):
             what = f'expected ids of the label files before the colon, whole numbers from 0 to {LAST_ID} or "{OTHER}"'
-            raise InputError(f"{form}{what}, found {i!r:.200}.")
+            raise InputError(f"{form}{what}, found {short(i)}.")
         if not isinstance(target, str) or target not in labels:
             what = f'expected for id {i} a class of "labels" ({named(classes)}) or "{IGNORE}"'
-            raise InputError(f"{form}{what}, found {target!r:.200}.")
+            raise InputError(f"{form}{what}, found {short(target)}.")
         found[i] = labels[target]
     other = found.pop(OTHER, None)
     return LabelMap(name, tuple(sorted((int(i), label) for i, label in found.items())), other)
@@ -186,9 +186,3 @@ def unlabelled_organs(label_map: LabelMap, classes: Sequence[str]) -> list[str]:
     """
     targets = label_map.targets
     return [organ for label, organ in enumerate(classes) if label not in targets] if 0 in targets else []
-
-
-def named(values: Sequence[object]) -> str:
-    """Return values separated by commas, with dots if there are more than ``MOST_NAMED``."""
-    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    return ", ".join(texts[:MOST_NAMED]) + ", ..." * (len(texts) > MOST_NAMED)

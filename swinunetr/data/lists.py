@@ -13,10 +13,11 @@ from typing import Any
 
 from monai.data import partition_dataset
 
-from swinunetr.data.label_maps import IGNORE, IGNORED, LabelMap, named, read_label_maps
+from swinunetr.data.label_maps import IGNORE, IGNORED, LabelMap, read_label_maps
 from swinunetr.data.modality import is_ct
 from swinunetr.errors import InputError
 from swinunetr.files import distinct_names, folded, safe_name, walk_files
+from swinunetr.words import named, short
 
 SECTIONS = ("training", "validation", "test")
 
@@ -178,7 +179,7 @@ def _set_label_maps(cases: list[dict[str, Any]], maps: dict[str, LabelMap]) -> N
         name = case.pop("label_map", "")
         if not isinstance(name, str) or (name and name not in maps):
             known = ", ".join(filter(None, maps)) or "none"
-            what = f'expected the name of a map in "label_maps" ({known}), found {name!r:.200}'
+            what = f'expected the name of a map in "label_maps" ({known}), found {short(name)}'
             raise InputError(f"json_path: label_map of '{case['image']}': {what}. Correct the name, or add the map.")
         used.add(name)
         if name in maps and "label" in case:
@@ -192,12 +193,12 @@ def _class_names(labels: object, form: str) -> tuple[str, ...]:
     """Return the names of the classes in order of their ids; ``form`` is the start of an error message."""
     if not isinstance(labels, dict) or len(labels) < 2 or set(labels) != {str(i) for i in range(len(labels))}:
         what = 'Expected "labels" to map "0" (background), "1", "2", ... to names, without gaps, '
-        raise InputError(form + what + f"found {labels!r:.200}.")
+        raise InputError(form + what + f"found {short(labels)}.")
     if len(labels) > MOST_CLASSES:
         raise InputError(f"{form}labels: at most {MOST_CLASSES} classes, found {len(labels)}. Join or remove some.")
     names = tuple(labels[str(i)] for i in range(len(labels)))
     if unnamed := [i for i, name in enumerate(names) if not (isinstance(name, str) and name.strip())]:
-        raise InputError(f'{form}Expected a name for each id in "labels", found {labels[str(unnamed[0])]!r:.200}.')
+        raise InputError(f'{form}Expected a name for each id in "labels", found {short(labels[str(unnamed[0])])}.')
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{form}Expected a different name for each id in \"labels\", found '{repeated[0]}' twice.")
     if broken := [name for name in names if BROKEN.search(name)]:
@@ -237,14 +238,14 @@ def _entries(
     if entries is None:
         return []
     if not isinstance(entries, list):
-        raise InputError(f'{form}Expected a list of cases under "{section}", found {entries!r:.200}.')
+        raise InputError(f'{form}Expected a list of cases under "{section}", found {short(entries)}.')
     cases = []
     for entry in entries:
         given = {"image": entry} if isinstance(entry, str) else entry if isinstance(entry, dict) else {}
         case = {key: given.get(key) for key in (*needed, *optional) if key in needed or given.get(key) is not None}
         if not all(isinstance(file, str) and file.strip() for file in case.values()):
             what = 'a file name or "image"' if needed == ("image",) else '"image" and "label"'
-            raise InputError(f'{form}Expected {what} in each case of "{section}", found {entry!r:.200}.')
+            raise InputError(f'{form}Expected {what} in each case of "{section}", found {short(entry)}.')
         named = {"label_map": given["label_map"]} if "label" in case and given.get("label_map") is not None else {}
         cases.append(case | named)
     return cases
@@ -258,7 +259,7 @@ def _modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> st
             continue
         name = next(iter(given.values())) if isinstance(given, dict) else given
         if not (isinstance(name, str) and name.strip()):
-            raise InputError(f'json_path: expected "{key}" in \'{json_path}\' as {{"0": "CT"}}, found {given!r:.200}.')
+            raise InputError(f'json_path: expected "{key}" in \'{json_path}\' as {{"0": "CT"}}, found {short(given)}.')
         try:
             is_ct(name)
         except InputError as error:  # the name is of two modalities

@@ -83,7 +83,7 @@ def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
     if scan.series:
         return fingerprint(scan.series), []
     image = check_image(scan.file, modality)
-    return "".join(fingerprints([image]).values()), image.faults
+    return "".join(fingerprints([image]).values()), list(image.faults)
 
 
 def _check_root(root: Path, output: Path) -> None:

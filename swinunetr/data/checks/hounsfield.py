@@ -21,7 +21,7 @@ USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extend
 LEAST_PADDING = 1e-3  # of all voxels that have one value below air, with no other value near it
 PADDING_GAP = 50  # HU to the next value
 
-# Shares of the voxels that are not padding. What they were chosen on stands in tests/test_hounsfield.py.
+# Shares of the voxels that are not padding. What they were chosen on stands in tests/data/checks/test_hounsfield.py.
 WRAPPED, MOST_WRAPPED = 40_000, 1e-3  # of negative values that became large ones in unsigned pixels
 METAL, MOST_METAL = 3000, 0.05
 DENSE_BONE, MOST_DENSE_BONE = (850, 1300), 0.15  # where soft tissue is without the rescale intercept
