@@ -13,7 +13,8 @@ A folder imports from those above it in this list, never from those below; data/
                  machine, hardware       cores and memory; GPU or CPU, precision, processes that train together
                  threads                 items made at the same time, or while a GPU computes
                  recipe, parameters      settings of a run and their bounds; notebook parameters by type
-    data/        lists, label_maps       JSON and folders; partial labels, and label files that number organs otherwise
+    data/        lists, folders          cases of a JSON, and files of a folder
+                 label_maps              partial labels, and label files that number organs otherwise
                  organs                  the colour of each organ
                  checks                  all problems of headers and voxels, Hounsfield units among them, in one table
                  geometry, modality      one affine of a scan; whether it is CT
@@ -41,18 +42,8 @@ A folder imports from those above it in this list, never from those below; data/
 # ruff: noqa: F401
 
 from swinunetr.data.checks import check_dataset
-from swinunetr.data.lists import (
-    NOT_A_LIST,
-    SECTIONS,
-    SYNAPSE_FOLDERS,
-    Dataset,
-    case_name,
-    find_volumes,
-    locate,
-    read_dataset,
-    read_json,
-    read_unlabelled,
-)
+from swinunetr.data.folders import SYNAPSE_FOLDERS, case_name, find_volumes, locate
+from swinunetr.data.lists import NOT_A_LIST, SECTIONS, Dataset, read_dataset, read_json, read_unlabelled
 from swinunetr.data.organs import save_label_names
 from swinunetr.data.phantoms import write_phantoms, write_unlabelled_phantoms
 from swinunetr.data.preprocessing import MOST_CENTRES, intensity_window, prepare_cases, preprocessing, require_organs

@@ -6,8 +6,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from swinunetr.data.folders import case_name
 from swinunetr.data.label_maps import LabelMap
-from swinunetr.data.lists import Dataset, case_name
+from swinunetr.data.lists import Dataset
 
 SPACING = (1.5, 1.5, 2.0)  # mm, of the cases in this file
 

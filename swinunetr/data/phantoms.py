@@ -24,7 +24,8 @@ from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 from tqdm.auto import tqdm
 
-from swinunetr.data.lists import case_name, read_datalist
+from swinunetr.data.folders import case_name
+from swinunetr.data.lists import read_datalist
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
 

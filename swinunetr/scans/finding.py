@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swinunetr.data.checks import check_headers, check_image, describe_images, fingerprints
-from swinunetr.data.lists import case_name, is_nifti, list_volumes
+from swinunetr.data.folders import case_name, is_nifti, list_volumes
 from swinunetr.errors import Fault, InputError
 from swinunetr.files import distinct_names, holds_results
 from swinunetr.scans.dicom import LeftOut, Series, find_series, fingerprint

@@ -21,7 +21,7 @@ from dicom_files import slice_positions, write_series
 from scipy.ndimage import label as scipy_label
 
 import segment as command_line
-from swinunetr.data.lists import case_name
+from swinunetr.data.folders import case_name
 from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.errors import InputError
 from swinunetr.hardware import find_hardware

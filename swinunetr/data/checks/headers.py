@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from swinunetr.data.checks.reading import missing, open_unpacked
+from swinunetr.data.folders import is_nifti
 from swinunetr.data.geometry import (
     REVERSED_DEGREES,
     TILT_DEGREES,
@@ -20,7 +21,6 @@ from swinunetr.data.geometry import (
     turned_degrees,
     voxel_volume_mm3,
 )
-from swinunetr.data.lists import is_nifti
 from swinunetr.errors import Fault
 from swinunetr.files import stamp
 from swinunetr.recipe import SPACING_LIMITS_MM

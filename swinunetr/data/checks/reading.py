@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from swinunetr.data.lists import case_name, is_nifti
+from swinunetr.data.folders import case_name, is_nifti
 from swinunetr.errors import Fault
 from swinunetr.files import stand_in
 
