@@ -19,7 +19,7 @@ A folder imports from those above it in this list, never from those below; data/
                  checks                  all problems of headers and voxels, Hounsfield units among them, in one table
                  geometry, modality      one affine of a scan; whether it is CT
                  preprocessing, cache    the training grid, and preprocessed cases on disk
-                 phantoms                synthetic CT where there are no data; varied_phantoms, to measure on
+                 phantoms                synthetic CT where there are no data; varied ones, to measure on
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoint_reading      what a file holds, without running code from it
                  checkpoints             recognised, loaded, saved
