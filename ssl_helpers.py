@@ -15,7 +15,7 @@ A folder imports from those above it in this list, never from those below; data/
                  recipe, parameters      settings of a run and their bounds; notebook parameters by type
     data/        lists, folders          cases of a JSON, and files of a folder
                  label_maps              partial labels, and label files that number organs otherwise
-                 organs                  the colour of each organ
+                 organs                  colour and DICOM code of each organ
                  checks                  all problems of headers and voxels, Hounsfield units among them, in one table
                  geometry, modality      one affine of a scan; whether it is CT
                  preprocessing, cache    the training grid, and preprocessed cases on disk
