@@ -16,9 +16,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from swinunetr.data.checks.files import CheckedFile, check_voxels, list_files
-from swinunetr.data.checks.headers import Header, check_header, compare_grids
+from swinunetr.data.checks.headers import Header, check_header, compare_grids, unreadable
 from swinunetr.data.checks.hounsfield import STEPS, WHOLE_RANGE
-from swinunetr.data.checks.reading import unreadable
 from swinunetr.data.checks.report import DatasetReport, error_table, make_report
 from swinunetr.data.checks.voxels import Voxels
 from swinunetr.data.lists import Dataset
@@ -98,8 +97,12 @@ def check_image(path: str | Path, modality: str, padding: Collection[float] = ()
     is_ct(modality)
     dataset = Dataset(("background",), modality, [], [], [{"name": Path(path).name, "image": str(path)}])
     (image,) = list_files(dataset)
-    image = _with_result(image, header=_header(image))
-    return _with_result(image, voxels=_voxels(image, dataset, padding)) if image.valid else image
+    header = _header(image)
+    image = replace(image, header=header).with_faults(*header.faults)
+    if not image.valid:
+        return image
+    voxels = _voxels(image, dataset, padding)
+    return replace(image, voxels=voxels).with_faults(*voxels.faults)
 
 
 def check_headers(cases: Sequence[dict[str, str]]) -> list[CheckedFile]:
@@ -121,23 +124,14 @@ def _voxels(file: CheckedFile, dataset: Dataset, padding: Collection[float] = ()
         return Voxels((unreadable(file.path, error),))
 
 
-def _with_result(file: CheckedFile, **result: Header | Voxels) -> CheckedFile:
-    """Return a file with the result of a check, ``header`` or ``voxels``, and with its problems."""
-    (found,) = result.values()
-    return replace(file, **result, faults=(*file.faults, *found.faults))
-
-
 def _with_faults(files: Sequence[CheckedFile], faults: Mapping[int, Fault]) -> list[CheckedFile]:
     """Return all files, those of some numbers with another problem."""
-    return [
-        replace(file, faults=(*file.faults, faults[number])) if number in faults else file
-        for number, file in enumerate(files)
-    ]
+    return [file.with_faults(faults[number]) if number in faults else file for number, file in enumerate(files)]
 
 
 def _with_headers(files: Sequence[CheckedFile], workers: int | None) -> list[CheckedFile]:
     headers = in_threads(_header, files, "Checking headers", workers)
-    return [_with_result(file, header=header) for file, header in zip(files, headers, strict=True)]
+    return [replace(file, header=h).with_faults(*h.faults) for file, h in zip(files, headers, strict=True)]
 
 
 def _with_voxels(
@@ -153,12 +147,11 @@ def _with_voxels(
     threads = workers or most_workers(CHECKED_COPIES * largest)
     results = in_threads(lambda file: _voxels(file, dataset), share, "Checking voxels", threads)
     by_key = [(file.key, voxels) for file, voxels in zip(share, results, strict=True)]
-    voxels, first = dict(hardware.gather(by_key) if hardware else by_key), set(readable)
-    return [
-        # The problems of a file that several cases share are shown once.
-        _with_result(file, voxels=voxels[file.key]) if number in first else replace(file, voxels=voxels.get(file.key))
-        for number, file in enumerate(files)
-    ]
+    voxels = dict(hardware.gather(by_key) if hardware else by_key)
+    read = [replace(file, voxels=voxels.get(file.key)) for file in files]
+    for number in readable:  # so that the problems of a file that several cases share are shown once
+        read[number] = read[number].with_faults(*read[number].voxels.faults)
+    return read
 
 
 def _agreed(files: Sequence[CheckedFile], hardware: Hardware) -> list[CheckedFile]:

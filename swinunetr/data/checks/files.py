@@ -46,6 +46,10 @@ class CheckedFile:
         """Whether its voxels could be read."""
         return self.voxels is not None and bool(self.voxels.digest)
 
+    def with_faults(self, *faults: Fault) -> CheckedFile:
+        """Return the file with more problems."""
+        return replace(self, faults=(*self.faults, *faults))
+
     @property
     def content(self) -> tuple:
         """Voxels and geometry as plain values, whatever the file's name, folder, time and compression."""

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 import nibabel as nib
 import numpy as np
 
-from swinunetr.data.checks.headers import dimensions
+from swinunetr.data.checks.headers import dimensions, open_unpacked
 from swinunetr.data.checks.hounsfield import STEPS, WHOLE_RANGE, histogram, hounsfield_faults, other_faults
-from swinunetr.data.checks.reading import open_unpacked
 from swinunetr.data.label_maps import LabelMap, class_counts, whole_ids
 from swinunetr.data.modality import is_ct
 from swinunetr.errors import Fault
@@ -49,7 +48,7 @@ def check_intensities(path: str, modality: str, padding: Collection[float] = ())
         padding: Intensities that stand for no measurement, such as DICOM's padding value after rescale.
 
     Raises:
-        Exception: Of any type, as damaged files raise; see :func:`swinunetr.data.checks.reading.unreadable`.
+        Exception: Of any type, as damaged files raise; see :func:`headers.unreadable`.
     """
     voxels, scaling, faults = _read(path)
     digest = _digest(voxels)

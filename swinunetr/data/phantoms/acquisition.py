@@ -12,10 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from swinunetr.data.phantoms.anatomy import make_tissue_map
-from swinunetr.data.phantoms.patient import draw_patient
-from swinunetr.data.phantoms.shapes import smooth_field
-from swinunetr.data.phantoms.tissues import TISSUES
+from swinunetr.data.phantoms.anatomy import make_tissue_map, smooth_field
+from swinunetr.data.phantoms.patient import TISSUES, draw_patient
 
 
 class Grid(NamedTuple):

@@ -23,8 +23,7 @@ from swinunetr.data.phantoms.acquisition import (
     textured_hu,
 )
 from swinunetr.data.phantoms.anatomy import make_tissue_map
-from swinunetr.data.phantoms.patient import BEND_BOX_MM, GROUP_SHIFT_MM, TUBES, Patient, draw_small_bowel
-from swinunetr.data.phantoms.tissues import CODE, TISSUES
+from swinunetr.data.phantoms.patient import BEND_BOX_MM, CODE, GROUP_SHIFT_MM, TISSUES, TUBES, Patient, draw_small_bowel
 from swinunetr.data.phantoms.writing import main
 
 # HU that contrast medium adds, by tissue: unenhanced, late arterial, portal-venous, delayed (some minutes). Typical

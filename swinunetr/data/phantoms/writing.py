@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from swinunetr.data.folders import case_name
 from swinunetr.data.lists import read_datalist
 from swinunetr.data.phantoms.acquisition import GRIDS, Phantom, make_phantom
-from swinunetr.data.phantoms.tissues import ORGAN_VOLUMES_ML
+from swinunetr.data.phantoms.patient import ORGAN_VOLUMES_ML
 from swinunetr.errors import InputError
 from swinunetr.files import replacing, write_json
 

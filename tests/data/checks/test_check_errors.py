@@ -267,7 +267,7 @@ def test_folder_that_cannot_be_entered_is_one_row(good, monkeypatch):
         return is_file(path)
 
     monkeypatch.setattr(Path, "is_file", refuse)
-    monkeypatch.setattr(checks.reading, "stand_in", Mock(side_effect=PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(checks.headers, "stand_in", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(DatasetError, match="1 problem(.|\n)*no permission to read the file"):
         check_dataset(good, SPACING)
 

@@ -6,10 +6,8 @@ import pytest
 
 from swinunetr.data.phantoms import Phantom, acquisition, make_phantom
 from swinunetr.data.phantoms.acquisition import GRIDS, Grid
-from swinunetr.data.phantoms.anatomy import Canvas
-from swinunetr.data.phantoms.patient import draw_patient
-from swinunetr.data.phantoms.shapes import capsule, smooth_field
-from swinunetr.data.phantoms.tissues import CODE, ORGAN_VOLUMES_ML
+from swinunetr.data.phantoms.anatomy import Canvas, capsule, smooth_field
+from swinunetr.data.phantoms.patient import CODE, ORGAN_VOLUMES_ML, draw_patient
 
 ORGANS = [  # BTCV ids 1 to 13
     "spleen",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from swinunetr.data.phantoms import make_phantom, varied
-from swinunetr.data.phantoms.tissues import CODE
+from swinunetr.data.phantoms.patient import CODE
 from swinunetr.data.phantoms.varied import (
     LESIONS,
     add_lesions,
