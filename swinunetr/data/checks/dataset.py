@@ -220,13 +220,9 @@ def _firsts(keys: Mapping[int, Hashable]) -> dict[int, int]:
 
 
 def _repeats(files: Sequence[CheckedFile], firsts: Mapping[int, int], same: str, same_list: bool) -> dict[int, Fault]:
-    """Return a problem of each file that repeats an earlier one.
+    """Return a problem of each file that repeats an earlier one, whose number ``firsts`` gives; ``same`` says in what.
 
-    Args:
-        files: All files.
-        firsts: Number of the first file that is the same, by number; its own if there is none before it.
-        same: What is the same.
-        same_list: Whether training and validation are the same list, so that repeats between them are allowed.
+    With ``same_list``, training and validation are the same list, and repeats between them are allowed.
     """
     faults = {}
     for number, first in firsts.items():

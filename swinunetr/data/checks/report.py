@@ -93,13 +93,7 @@ class DatasetReport(Shown):
 
 
 def make_report(files: Sequence[CheckedFile], dataset: Dataset, spacing_mm: Sequence[float]) -> DatasetReport:
-    """Return the contents of a data set.
-
-    Args:
-        files: Its files without errors, in order.
-        dataset: The data set.
-        spacing_mm: Voxel spacing of the training grid in mm along x, y, z.
-    """
+    """Return the contents of a data set, from its files without errors; ``spacing_mm`` is of the training grid."""
     images = [file for file in files if file.kind == "image"]
     headers = [image.header for image in images]
     cache_bytes = CACHED_BYTES * sum(_training_voxels(i.header, spacing_mm) for i in images if i.split != "test")
