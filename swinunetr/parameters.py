@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from swinunetr.errors import InputError
-from swinunetr.words import short
 
 MOST_FAULTS = 8  # lines of an error message
 
@@ -142,10 +141,15 @@ def convert_parameters(given: Mapping[str, object]) -> dict[str, object]:
         try:
             converted[name] = convert(value)
         except (ValueError, TypeError, OverflowError):
-            faults.append(f"{name}: expected {expected}, found {short(value, 60)}.")
+            faults.append(f"{name}: expected {expected}, found {_short(value)}.")
     if len(faults) > 1:
         more = [f"... and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
         raise InputError("\n".join(["Some parameters are of the wrong type:", *faults[:MOST_FAULTS], *more]))
     if faults:
         raise InputError(faults[0])
     return converted
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
