@@ -8,17 +8,19 @@ The loss function, the optimizer and the training loop are in the notebooks them
 
 A folder imports from those above it in this list, never from those below; data/ and network/ do not need each other.
 
-    swinunetr/   errors, files, tables   messages without a traceback; files written whole or not at all; tables
+    swinunetr/   errors, words, tables   messages without a traceback, lists cut short in them; tables
+                 files                   files written whole or not at all
                  machine, hardware       cores and memory; GPU or CPU, precision, processes that train together
                  threads                 items made at the same time, or while a GPU computes
                  recipe, parameters      settings of a run and their bounds; notebook parameters by type
-    data/        lists, label_maps       JSON and folders; partial labels, and label files that number organs otherwise
-                 organs                  the colour of each organ
-                 checks                  all problems of the files in one table
-                 geometry, modality, hounsfield   one affine of a scan; whether it is CT, in Hounsfield units
+    data/        lists, folders          cases of a JSON, and files of a folder
+                 label_maps              partial labels, and label files that number organs otherwise
+                 organs                  colour and DICOM code of each organ
+                 checks                  all problems of headers and voxels, Hounsfield units among them, in one table
+                 geometry, modality      one affine of a scan; whether it is CT
                  transforms, nifti_reader   of a case, from its files to the training grid
                  preprocessing, cache    cases on the training grid, and on disk
-                 phantoms                synthetic CT where there are no data; varied_phantoms, to measure on
+                 phantoms                synthetic CT where there are no data; varied ones, to measure on
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoints             files of weights: found, read, recognised, loaded, saved
                  merging, design         its two orders of patch merging; its size, seen in the tensors
@@ -45,18 +47,8 @@ A folder imports from those above it in this list, never from those below; data/
 # ruff: noqa: F401
 
 from swinunetr.data.checks import check_dataset
-from swinunetr.data.lists import (
-    NOT_A_LIST,
-    SECTIONS,
-    SYNAPSE_FOLDERS,
-    Dataset,
-    case_name,
-    find_volumes,
-    locate,
-    read_dataset,
-    read_json,
-    read_unlabelled,
-)
+from swinunetr.data.folders import SYNAPSE_FOLDERS, case_name, find_volumes, locate
+from swinunetr.data.lists import NOT_A_LIST, SECTIONS, Dataset, read_dataset, read_json, read_unlabelled
 from swinunetr.data.organs import save_label_names
 from swinunetr.data.phantoms import write_phantoms, write_unlabelled_phantoms
 from swinunetr.data.preprocessing import MOST_CENTRES, prepare_cases, require_organs

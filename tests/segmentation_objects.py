@@ -10,8 +10,9 @@ from nibabel.affines import from_matvec
 from pydicom import Dataset, FileMetaDataset, dcmread
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from swinunetr.data.organs import ORGANS
 from swinunetr.scans.dicom import Series
-from swinunetr.scans.dicom_seg import ORGANS, Model
+from swinunetr.scans.dicom_seg import Model
 
 CLASSES = ("background", *ORGANS)
 KINDS = ("LABELMAP", "BINARY")

@@ -49,7 +49,7 @@ def train(hardware: Hardware, samples_per_step: int) -> list[float]:
 
 def prepare(hardware: Hardware, json_path: str, folder: Path) -> dict[str, object]:
     """Check and prepare the training cases; return what this rank read and preprocessed, and a sum of all voxels."""
-    voxels = record(checks, "check_voxels", lambda scan, dataset: Path(scan.path).name)
+    voxels = record(checks.dataset, "check_voxels", lambda file, *_: Path(file.path).name)
     cases = record(preprocessing, "_preprocess", lambda entry, recipe, modality: entry["name"])
     dataset = read_dataset(json_path, Path(json_path).parent)
     report = checks.check_dataset(dataset, SMALL.spacing_mm, hardware=hardware)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from swinunetr.errors import InputError
+from swinunetr.words import named, short
 
 IGNORED = 255  # label of a voxel that does not count
 LAST_ID = 65_535  # largest id in a label file with a map
 IGNORE, OTHER = "ignore", "other"  # words of the JSON: in place of a class, and in place of an id
 STORAGE_ERROR, MOST_STORAGE_ERROR = 1e-3, 0.05  # of a whole number; the larger one in integers with a slope
-MOST_NAMED = 8  # ids or classes in one message
 
 Volume = TypeVar("Volume", np.ndarray, torch.Tensor)
 
@@ -97,10 +97,10 @@ def class_counts(counts: Mapping[float, int], label_map: LabelMap | None) -> dic
     """Return the number of voxels by class, without the ignored ones, from the numbers by id of a label file."""
     if label_map is None:
         return dict(counts)
-    known, found = dict(label_map.classes), Counter()
+    known, by_class = dict(label_map.classes), Counter()
     for i, number in counts.items():
-        found[known.get(i, label_map.other)] += number
-    return {label: number for label, number in found.items() if label != IGNORED}
+        by_class[known.get(i, label_map.other)] += number
+    return {label: number for label, number in by_class.items() if label != IGNORED}
 
 
 def clear_ignored(label_map: LabelMap | None, truth: Volume, *predictions: Volume) -> list[Volume]:
@@ -128,23 +128,23 @@ def read_label_maps(content: Mapping, classes: Sequence[str], form: str) -> dict
     Raises:
         InputError: ``ignore`` or a map is malformed, or there are too many classes.
     """
-    ignore, given = content.get("ignore"), content.get("label_maps")
+    ignore, listed = content.get("ignore"), content.get("label_maps")
     if called := [name for name in classes if name.strip().lower() == IGNORE]:
         what = f'\'{called[0]}\' is not a class. Remove it, and give its id beside "labels", as "ignore": 255'
         raise InputError(f"{form}labels: {what}.")
     maps = {}
     if ignore is not None:
         if not isinstance(ignore, int) or isinstance(ignore, bool) or not 0 <= ignore <= LAST_ID:
-            raise InputError(f"{form}ignore: expected a whole number from 0 to {LAST_ID}, found {ignore!r:.200}.")
+            raise InputError(f"{form}ignore: expected a whole number from 0 to {LAST_ID}, found {short(ignore)}.")
         if ignore < len(classes):
             what = f"expected an id that is no class, found {ignore}, which is '{classes[ignore]}'"
             raise InputError(f"{form}ignore: {what}. To ignore a class of some label files, use label_maps.")
         maps[""] = LabelMap("", (*((i, i) for i in range(len(classes))), (ignore, IGNORED)))
-    if given is not None:
+    if listed is not None:
         example = 'as in {"msd_spleen": {"0": "ignore", "1": "spleen"}}'
-        if not isinstance(given, dict) or not given or "" in given:
-            raise InputError(f"{form}label_maps: expected maps by name, {example}, found {given!r:.200}.")
-        maps |= {name: _read_map(name, ids, classes, f"{form}label_maps: '{name}': ") for name, ids in given.items()}
+        if not isinstance(listed, dict) or not listed or "" in listed:
+            raise InputError(f"{form}label_maps: expected maps by name, {example}, found {short(listed)}.")
+        maps |= {name: _read_map(name, ids, classes, f"{form}label_maps: '{name}': ") for name, ids in listed.items()}
     if maps and len(classes) > IGNORED:
         what = f"with ignore or label_maps at most {IGNORED} classes, since labels are stored as uint8"
         raise InputError(f"{form}labels: {what} and {IGNORED} marks ignored voxels; found {len(classes)}. Join some.")
@@ -155,20 +155,20 @@ def _read_map(name: str, ids: object, classes: Sequence[str], form: str) -> Labe
     """Return one map of the JSON; ``form`` is the start of an error message."""
     if not isinstance(ids, dict) or not ids:
         what = 'expected a class for each id of the label files, such as {"0": "background", "5": "liver"}'
-        raise InputError(f"{form}{what}, found {ids!r:.200}.")
+        raise InputError(f"{form}{what}, found {short(ids)}.")
     labels = {**{name: label for label, name in enumerate(classes)}, IGNORE: IGNORED}
-    found: dict[str, int] = {}
+    classes_by_id: dict[str, int] = {}
     for i, target in ids.items():
         whole = i.isascii() and i.isdecimal() and str(int(i)) == i and int(i) <= LAST_ID
         if not (whole or i == OTHER):
             what = f'expected ids of the label files before the colon, whole numbers from 0 to {LAST_ID} or "{OTHER}"'
-            raise InputError(f"{form}{what}, found {i!r:.200}.")
+            raise InputError(f"{form}{what}, found {short(i)}.")
         if not isinstance(target, str) or target not in labels:
             what = f'expected for id {i} a class of "labels" ({named(classes)}) or "{IGNORE}"'
-            raise InputError(f"{form}{what}, found {target!r:.200}.")
-        found[i] = labels[target]
-    other = found.pop(OTHER, None)
-    return LabelMap(name, tuple(sorted((int(i), label) for i, label in found.items())), other)
+            raise InputError(f"{form}{what}, found {short(target)}.")
+        classes_by_id[i] = labels[target]
+    other = classes_by_id.pop(OTHER, None)
+    return LabelMap(name, tuple(sorted((int(i), label) for i, label in classes_by_id.items())), other)
 
 
 def merged_ids(label_map: LabelMap, classes: Sequence[str]) -> list[str]:
@@ -186,9 +186,3 @@ def unlabelled_organs(label_map: LabelMap, classes: Sequence[str]) -> list[str]:
     """
     targets = label_map.targets
     return [organ for label, organ in enumerate(classes) if label not in targets] if 0 in targets else []
-
-
-def named(values: Sequence[object]) -> str:
-    """Return values separated by commas, with dots if there are more than ``MOST_NAMED``."""
-    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    return ", ".join(texts[:MOST_NAMED]) + ", ..." * (len(texts) > MOST_NAMED)

@@ -1,10 +1,12 @@
-"""Names of modalities: whether one is CT, whose intensities are Hounsfield units, and DICOM's name of it."""
+"""Names of modalities: that of a list, whether it is CT, with intensities in Hounsfield units, and DICOM's name."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from swinunetr.errors import InputError
+from swinunetr.words import short
 
 CT = re.compile(r"ct.*|(nc|ne|ce|cb|hr|ld|uld|md|ms|de|pc|sd|q)ct(a|pa)?")  # CT scan, CTA, NCCT, CECT, CBCT, ...
 OTHERS = {  # words that name another modality, by DICOM's name of it
@@ -45,6 +47,34 @@ def dicom_modality(modality: str) -> str:
         return "CT"
     words = _words(modality)
     return next((name for name, others in OTHERS.items() if words & others), modality.strip().upper())
+
+
+def listed_modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> str:
+    """Return the modality that a list gives, as a name or by channel.
+
+    Args:
+        content: The JSON.
+        json_path: Its file, for the message.
+        otherwise: Modality if the list gives none.
+
+    Raises:
+        InputError: The list gives something else than a name, or the name is of CT and of another modality.
+    """
+    for key in ("modality", "channel_names"):  # the names of Decathlon and of nnU-Net
+        channels = content.get(key)
+        if channels is None or channels == {}:
+            continue
+        name = next(iter(channels.values())) if isinstance(channels, dict) else channels
+        if not (isinstance(name, str) and name.strip()):
+            raise InputError(
+                f'json_path: expected "{key}" in \'{json_path}\' as {{"0": "CT"}}, found {short(channels)}.'
+            )
+        try:
+            is_ct(name)
+        except InputError as error:  # the name is of two modalities
+            raise InputError(f"json_path: '{json_path}': {error}") from None
+        return name.strip()
+    return otherwise
 
 
 def _words(modality: str) -> set[str]:

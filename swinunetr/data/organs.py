@@ -1,33 +1,60 @@
-"""The colour of each organ, in figures and in the label files of viewers."""
+"""What is known of each organ: its colour in figures and viewers, and its code in DICOM segmentation objects."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from swinunetr.files import replacing
 
-# Adjacent organs differ in lightness as well as in hue, for readers who cannot distinguish red from green.
-ORGAN_COLOURS = (
-    "#CC79A7",  # spleen
-    "#F0E442",  # right kidney
-    "#B8860B",  # left kidney
-    "#009E73",  # gallbladder
-    "#FF00FF",  # esophagus
-    "#A6611A",  # liver
-    "#56B4E9",  # stomach
-    "#D7191C",  # aorta
-    "#0057B7",  # inferior vena cava
-    "#00E5EE",  # portal and splenic veins
-    "#FDAE61",  # pancreas
-    "#7CFC00",  # right adrenal gland
-    "#B266FF",  # left adrenal gland
-)
+
+class Concept(NamedTuple):
+    """A concept of SNOMED CT, or of another scheme of codes."""
+
+    value: str
+    meaning: str
+    scheme: str = "SCT"
+
+
+class Organ(NamedTuple):
+    """Colour and code of an organ."""
+
+    colour: str  # as an HTML code
+    code: Concept  # property type, from context group 7151 of DICOM
+    side: Concept | None = None  # laterality, from 244
+    regions: tuple[Concept, ...] = ()  # anatomic regions, from 4, of what has no code of its own
+
+
+RIGHT, LEFT = Concept("24028007", "Right"), Concept("7771000", "Left")
+KIDNEY, ADRENAL_GLAND = Concept("64033007", "Kidney"), Concept("23451007", "Adrenal gland")
+PORTAL_VEIN, SPLENIC_VEIN = Concept("32764006", "Portal vein"), Concept("35819009", "Splenic vein")
+
+# In the order of BTCV's labels. Adjacent organs differ in lightness as well as in hue, for readers who cannot
+# distinguish red from green. There is no code for one kidney or one adrenal gland, so the side is a modifier, as PS3.3,
+# C.8.20.4.1 provides. Nor is there one for the two veins together, and that of either vein would be wrong for the
+# voxels of the other: the type is Vein, and both are anatomic regions, as the same section provides.
+ORGANS = {
+    "spleen": Organ("#CC79A7", Concept("78961009", "Spleen")),
+    "right kidney": Organ("#F0E442", KIDNEY, RIGHT),
+    "left kidney": Organ("#B8860B", KIDNEY, LEFT),
+    "gallbladder": Organ("#009E73", Concept("28231008", "Gallbladder")),
+    "esophagus": Organ("#FF00FF", Concept("32849002", "Esophagus")),
+    "liver": Organ("#A6611A", Concept("10200004", "Liver")),
+    "stomach": Organ("#56B4E9", Concept("69695003", "Stomach")),
+    "aorta": Organ("#D7191C", Concept("15825003", "Aorta")),
+    "inferior vena cava": Organ("#0057B7", Concept("64131007", "Inferior vena cava")),
+    "portal and splenic veins": Organ("#00E5EE", Concept("29092000", "Vein"), regions=(PORTAL_VEIN, SPLENIC_VEIN)),
+    "pancreas": Organ("#FDAE61", Concept("15776009", "Pancreas")),
+    "right adrenal gland": Organ("#7CFC00", ADRENAL_GLAND, RIGHT),
+    "left adrenal gland": Organ("#B266FF", ADRENAL_GLAND, LEFT),
+}
+ORGAN_COLOURS = tuple(organ.colour for organ in ORGANS.values())
 
 
 def organ_colours(count: int) -> list[str]:
-    """Return ``count`` colours as HTML codes; the list repeats after 13."""
+    """Return the colours of ``count`` labels as HTML codes, by their order whatever their names; they repeat."""
     return [ORGAN_COLOURS[number % len(ORGAN_COLOURS)] for number in range(count)]
 
 

@@ -20,7 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import Code, codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from swinunetr.data.organs import organ_colours
+from swinunetr.data.organs import ORGANS, Concept, organ_colours
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.scans.dicom import Series, read_sources
@@ -30,27 +30,6 @@ from swinunetr.scans.dicom import Series, read_sources
 # archives do not read deflated objects, so it is not compressed (26 MB).
 TRANSFER_SYNTAX = {"LABELMAP": RLELossless, "BINARY": ExplicitVRLittleEndian}
 KINDS = tuple(TRANSFER_SYNTAX)
-
-# Property type from context group 7151 and laterality from 244. The group has no code for one kidney or one adrenal
-# gland, so the side is a modifier, as PS3.3, C.8.20.4.1 provides.
-ORGANS: dict[str, tuple[Code, Code | None]] = {
-    "spleen": (codes.cid7151.Spleen, None),
-    "right kidney": (codes.cid7151.Kidney, codes.cid244.Right),
-    "left kidney": (codes.cid7151.Kidney, codes.cid244.Left),
-    "gallbladder": (codes.cid7151.Gallbladder, None),
-    "esophagus": (codes.cid7151.Esophagus, None),
-    "liver": (codes.cid7151.Liver, None),
-    "stomach": (codes.cid7151.Stomach, None),
-    "aorta": (codes.cid7151.Aorta, None),
-    "inferior vena cava": (codes.cid7151.InferiorVenaCava, None),
-    "portal and splenic veins": (codes.cid7151.Vein, None),
-    "pancreas": (codes.cid7151.Pancreas, None),
-    "right adrenal gland": (codes.cid7151.AdrenalGland, codes.cid244.Right),
-    "left adrenal gland": (codes.cid7151.AdrenalGland, codes.cid244.Left),
-}
-# There is no code for the two veins together, and that of either vein would be wrong for the voxels of the other. So
-# the type is Vein, and both are anatomic regions, as the same section provides for what has no code of its own.
-REGIONS = {"portal and splenic veins": (codes.cid4.PortalVein, codes.cid4.SplenicVein)}
 
 PRIVATE_SCHEME = "99SWINUNETR"
 PROJECT = "SwinUNETR fine-tuning"
@@ -229,26 +208,30 @@ def _describe(classes: Sequence[str], model: Model) -> list[SegmentDescription]:
     )
     described = []
     for number, (name, colour) in enumerate(zip(classes[1:], organ_colours(len(classes) - 1), strict=True), start=1):
-        organ = " ".join(name.lower().replace("_", " ").split())
+        organ = ORGANS.get(" ".join(name.lower().replace("_", " ").split()))
         category = codes.cid7150.AnatomicalStructure
-        if organ not in ORGANS:  # it can be a lesion or a device; this category is true of every region
+        if not organ:  # it can be a lesion or a device; this category is true of every region
             category = codes.cid7150.SpatialAndRelationalConcept
-        kind, side = ORGANS.get(organ, (_private_code(name), None))
         segment = SegmentDescription(
             segment_number=number,
             segment_label=_text(name),
             segmented_property_category=category,
-            segmented_property_type=kind,
+            segmented_property_type=organ_code(organ.code) if organ else _private_code(name),
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
-            anatomic_regions=REGIONS.get(organ),
+            anatomic_regions=[organ_code(region) for region in organ.regions] if organ and organ.regions else None,
             display_color=CIELabColor.from_string(colour),
         )
-        if side:
-            modifier = CodedConcept.from_code(side)
+        if organ and organ.side:
+            modifier = CodedConcept.from_code(organ_code(organ.side))
             segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
         described.append(segment)
     return described
+
+
+def organ_code(concept: Concept) -> Code:
+    """Return a concept as pydicom's code."""
+    return Code(concept.value, concept.scheme, concept.meaning)
 
 
 def _private_code(name: str) -> Code:

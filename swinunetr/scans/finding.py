@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swinunetr.data.checks import check_headers, check_image, describe_images, fingerprints
-from swinunetr.data.lists import case_name, is_nifti, list_volumes
+from swinunetr.data.folders import case_name, is_nifti, list_volumes
 from swinunetr.errors import Fault, InputError
 from swinunetr.files import distinct_names, holds_results
 from swinunetr.scans.dicom import LeftOut, Series, find_series, fingerprint
@@ -83,7 +83,7 @@ def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
     if scan.series:
         return fingerprint(scan.series), []
     image = check_image(scan.file, modality)
-    return "".join(fingerprints([image]).values()), image.faults
+    return "".join(fingerprints([image]).values()), list(image.faults)
 
 
 def _check_root(root: Path, output: Path) -> None:

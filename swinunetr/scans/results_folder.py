@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from swinunetr.data.label_maps import named
 from swinunetr.errors import InputError
 from swinunetr.files import folded, locked, not_written, sha256, write_csv, write_json
 from swinunetr.scans.finding import Scan, read_content
 from swinunetr.scans.writers import WRITERS, Writer
+from swinunetr.words import named
 
 COLUMNS = ("scan", "organ", "ml", "touches_border")  # of volumes.csv
 

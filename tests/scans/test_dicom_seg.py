@@ -34,9 +34,9 @@ from segmentation_objects import (
     write_series,
 )
 
-from swinunetr.data.organs import ORGAN_COLOURS
+from swinunetr.data.organs import ORGAN_COLOURS, ORGANS
 from swinunetr.errors import InputError
-from swinunetr.scans.dicom_seg import ORGANS, write_segmentation
+from swinunetr.scans.dicom_seg import organ_code, write_segmentation
 
 
 @pytest.fixture
@@ -151,10 +151,12 @@ def test_dciodvfy_finds_no_error(labels, tmp_path, kind, found, multi_frame):
 def test_the_13_organs_of_btcv_have_codes_of_the_standard():
     labels = json.loads((PROJECT / "json_files/btcv_6.json").read_text())["labels"]
     assert list(labels.values())[1:] == list(ORGANS)
-    for kind, side in ORGANS.values():
-        assert kind in codes.cid7151.concepts.values()
-        assert side is None or side in (codes.cid244.Left, codes.cid244.Right)
-    assert len(set(ORGANS.values())) == len(ORGANS)
+    for organ in ORGANS.values():
+        assert organ_code(organ.code) in codes.cid7151.concepts.values()
+        assert not organ.side or organ_code(organ.side) in (codes.cid244.Left, codes.cid244.Right)
+        assert all(organ_code(region) in codes.cid4.concepts.values() for region in organ.regions)
+    assert len({(organ.code, organ.side) for organ in ORGANS.values()}) == len(ORGANS)
+    assert len(set(ORGAN_COLOURS)) == len(ORGANS)
 
 
 def test_segments_say_what_they_are_and_what_made_them(labels, tmp_path):

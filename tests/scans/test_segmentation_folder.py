@@ -12,7 +12,7 @@ import pytest
 from conftest import write_case
 from scan_files import CLASSES, RECIPE, write_body, write_scans, write_weights
 
-from swinunetr.data.lists import case_name
+from swinunetr.data.folders import case_name
 from swinunetr.errors import InputError
 from swinunetr.network.checkpoints import build_swinunetr, save_weights
 from swinunetr.scans import results_folder, segmentation

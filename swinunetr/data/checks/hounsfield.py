@@ -21,7 +21,7 @@ USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extend
 LEAST_PADDING = 1e-3  # of all voxels that have one value below air, with no other value near it
 PADDING_GAP = 50  # HU to the next value
 
-# Shares of the voxels that are not padding. What they were chosen on stands in tests/test_hounsfield.py.
+# Shares of the voxels that are not padding. What they were chosen on stands in tests/data/checks/test_hounsfield.py.
 WRAPPED, MOST_WRAPPED = 40_000, 1e-3  # of negative values that became large ones in unsigned pixels
 METAL, MOST_METAL = 3000, 0.05
 DENSE_BONE, MOST_DENSE_BONE = (850, 1300), 0.15  # where soft tissue is without the rescale intercept
@@ -103,56 +103,56 @@ def _count_short(chunks: list[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray,
     return stored[present], counts[present]
 
 
-def hounsfield_faults(found: Histogram, padding: Collection[float] = ()) -> list[Fault]:
+def hounsfield_faults(intensities: Histogram, padding: Collection[float] = ()) -> list[Fault]:
     """Return why intensities cannot be Hounsfield units, as one error; else what is unusual, as warnings.
 
     Args:
-        found: Intensities of a scan.
+        intensities: Intensities of a scan.
         padding: Intensities that stand for no measurement, where the file says so. Values far below air that many
             voxels have are taken for padding in any case.
     """
-    tissue = _without_padding(found.without(padding))
+    tissue = _without_padding(intensities.without(padding))
     if not len(tissue.values):
         return [Fault("all voxels are padding", "convert the scan again")]
-    if problem := _contradiction(found, tissue):
+    if problem := _contradiction(intensities, tissue):
         what, remedy = problem
         return [Fault(f"intensities {_span(tissue)} cannot be HU: {what}", remedy)]
-    return [Fault(what, remedy, stops=False) for what, remedy in _unusual(found, tissue)]
+    return [Fault(what, remedy, stops=False) for what, remedy in _unusual(intensities, tissue)]
 
 
-def other_faults(found: Histogram, modality: str) -> list[Fault]:
+def other_faults(intensities: Histogram, modality: str) -> list[Fault]:
     """Return a warning if the intensities of a scan of another modality than CT are Hounsfield units."""
-    tissue = _without_padding(found)
-    if min(tissue.share(*AIR), tissue.share(*SOFT)) < LEAST_IN_CT or hounsfield_faults(found):
+    tissue = _without_padding(intensities)
+    if min(tissue.share(*AIR), tissue.share(*SOFT)) < LEAST_IN_CT or hounsfield_faults(intensities):
         return []
     what = f"intensities {_span(tissue)} look like HU, and the modality is '{modality}', so percentiles scale them"
     return [Fault(what, "if the scan is CT, write CT", stops=False)]
 
 
-def _without_padding(found: Histogram) -> Histogram:
+def _without_padding(intensities: Histogram) -> Histogram:
     """Return the histogram without values below air that many voxels have and that stand alone."""
-    while len(found.values):
-        lowest, number = found.values[0], found.counts[0]
-        alone = found.share(lowest + 1, lowest + PADDING_GAP) * found.counts.sum() < 0.05 * number
-        if not (lowest < AIR[0] and number >= LEAST_PADDING * found.counts.sum() and alone):
+    while len(intensities.values):
+        lowest, number = intensities.values[0], intensities.counts[0]
+        alone = intensities.share(lowest + 1, lowest + PADDING_GAP) * intensities.counts.sum() < 0.05 * number
+        if not (lowest < AIR[0] and number >= LEAST_PADDING * intensities.counts.sum() and alone):
             break
-        found = Histogram(found.values[1:], found.counts[1:])
-    return found
+        intensities = Histogram(intensities.values[1:], intensities.counts[1:])
+    return intensities
 
 
-def _span(found: Histogram) -> str:
-    return f"{found.values[0]:g} to {found.values[-1]:g}"
+def _span(intensities: Histogram) -> str:
+    return f"{intensities.values[0]:g} to {intensities.values[-1]:g}"
 
 
-def _contradiction(found: Histogram, tissue: Histogram) -> tuple[str, str] | None:
+def _contradiction(intensities: Histogram, tissue: Histogram) -> tuple[str, str] | None:
     """Return what no CT in Hounsfield units has, and a remedy."""
     low, high = tissue.values[[0, -1]]
-    if found.share(WRAPPED, np.inf) > MOST_WRAPPED:
-        return f"{found.share(WRAPPED, np.inf):.1%} of the voxels are above {WRAPPED}", (
+    if intensities.share(WRAPPED, np.inf) > MOST_WRAPPED:
+        return f"{intensities.share(WRAPPED, np.inf):.1%} of the voxels are above {WRAPPED}", (
             "convert again as signed numbers: negative values, or padding, were stored as large ones"
         )
-    if found.share(METAL, np.inf) > MOST_METAL:
-        return f"{found.share(METAL, np.inf):.1%} of the voxels are above {METAL}", CONVERT
+    if intensities.share(METAL, np.inf) > MOST_METAL:
+        return f"{intensities.share(METAL, np.inf):.1%} of the voxels are above {METAL}", CONVERT
     if (low >= 0 and high > 1000) or tissue.share(*DENSE_BONE) > MOST_DENSE_BONE:
         return "no air below 0, or soft tissue near 1000", (
             "apply the rescale intercept (often: subtract 1024); if the scan is not CT, correct the modality"
@@ -177,7 +177,7 @@ def _zero_filled(tissue: Histogram) -> bool:
     return zero > MOST_ZERO and zero > 10 * max(tissue.share(-1.5, -0.5), tissue.share(0.5, 1.5))
 
 
-def _unusual(found: Histogram, tissue: Histogram) -> list[tuple[str, str]]:
+def _unusual(intensities: Histogram, tissue: Histogram) -> list[tuple[str, str]]:
     """Return what few CT scans have, and what to do about it."""
     unusual = []
     if tissue.values[0] > -200:
@@ -186,8 +186,8 @@ def _unusual(found: Histogram, tissue: Histogram) -> list[tuple[str, str]]:
         unusual.append((f"intensities {_span(tissue)}: no air near -1000", "check the rescale slope and intercept"))
     elif tissue.share(*SOFT) < LITTLE_SOFT:
         unusual.append((f"{tissue.share(*SOFT):.0%} of the voxels are soft tissue, -150 to 150 HU", "look at the scan"))
-    if found.values[0] < USUAL_HU[0] or found.values[-1] > USUAL_HU[1]:
-        unusual.append((f"intensities {_span(found)} are unusual for HU", "look at the scan"))
+    if intensities.values[0] < USUAL_HU[0] or intensities.values[-1] > USUAL_HU[1]:
+        unusual.append((f"intensities {_span(intensities)} are unusual for HU", "look at the scan"))
     if _zero_filled(tissue):
         what = f"{tissue.share(-0.5, 0.5):.0%} of the voxels are exactly 0 HU, which is water"
         unusual.append((what, "if they are padding, replace them by -1000 (air)"))

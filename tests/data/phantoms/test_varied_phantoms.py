@@ -4,9 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from swinunetr.data import varied_phantoms
-from swinunetr.data.phantoms import CODE, make_phantom
-from swinunetr.data.varied_phantoms import (
+from swinunetr.data.phantoms import make_phantom, varied
+from swinunetr.data.phantoms.patient import CODE
+from swinunetr.data.phantoms.varied import (
     LESIONS,
     add_lesions,
     draw_hu,
@@ -61,8 +61,8 @@ def test_slice_thickness_is_that_of_the_affine():
 
 def test_contrast_follows_the_phase(monkeypatch):
     aorta = {}
-    for number, phase in enumerate(varied_phantoms.PHASES):
-        monkeypatch.setattr(varied_phantoms, "PHASE_SHARES", np.eye(4)[number])
+    for number, phase in enumerate(varied.PHASES):
+        monkeypatch.setattr(varied, "PHASE_SHARES", np.eye(4)[number])
         drawn = np.array([draw_hu(np.random.default_rng(n)) for n in range(40)])
         aorta[phase] = drawn[:, CODE["aorta"]]
         if phase == "arterial":  # arteries and spleen first, the portal vein later

@@ -2,7 +2,7 @@
 
 They are for measuring: the anatomy is that of :mod:`swinunetr.data.phantoms`, from wider ranges. Run from the project's
 root to write cases in the layout of BTCV:
-    .venv/bin/python -m swinunetr.data.varied_phantoms data/varied --cases 1 2 3
+    .venv/bin/python -m swinunetr.data.phantoms.varied data/varied --cases 1 2 3
 """
 
 from __future__ import annotations
@@ -11,24 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swinunetr.data.phantoms import (
-    CODE,
+from swinunetr.data.phantoms.acquisition import (
     FIELD_MIDDLE_MM,
     GRIDS,
-    GROUP_SHIFT_MM,
-    ORIENTATIONS,
-    TISSUES,
-    TUBES,
-    Patient,
     Phantom,
     acquire,
-    draw_small_bowel,
-    main,
-    make_affine,
-    make_tissue_map,
-    orient,
-    paint,
+    draw_position,
+    in_scanner,
+    labels_of,
+    random_streams,
+    textured_hu,
 )
+from swinunetr.data.phantoms.anatomy import make_tissue_map
+from swinunetr.data.phantoms.patient import BEND_BOX_MM, CODE, GROUP_SHIFT_MM, TISSUES, TUBES, Patient, draw_small_bowel
+from swinunetr.data.phantoms.writing import main
 
 # HU that contrast medium adds, by tissue: unenhanced, late arterial, portal-venous, delayed (some minutes). Typical
 # values; those of the portal-venous phase are the demo's. A tissue that is not here takes up as much in every phase.
@@ -78,33 +74,27 @@ class Scanner(NamedTuple):
 
 
 def make_varied_phantom(case_id: int, grid: str = "demo", seed: int = 0) -> Phantom:
-    """Return one case; arguments, result and errors are those of ``phantoms.make_phantom``.
+    """Return one case; arguments, result and errors are those of ``make_phantom``.
 
     An organ can be outside the field of view, or cut off by it.
     """
-    if grid not in GRIDS:
-        raise ValueError(f"grid must be one of {sorted(GRIDS)}, found {grid!r}")
-    if case_id < 0:
-        raise ValueError(f"case_id must be 0 or more, found {case_id}")
-    patient_rng, scan_rng, noise_rng, lesion_rng = (np.random.default_rng([seed, case_id, 3 + n]) for n in range(4))
+    patient_rng, scan_rng, noise_rng, lesion_rng = random_streams(case_id, grid, seed, range(3, 7))
     patient, scanner = draw_varied_patient(patient_rng), draw_scanner(grid, scan_rng)
-    orientation = scan_rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values()))
-    origin = scan_rng.uniform((-12, -180, -350), (12, -120, 300))  # mm, of the anatomical frame in the scanner's
+    position = draw_position(scan_rng)
     parts = max(1, round(scanner.slice_mm / 2))  # thinner slices that make up one
     step = scanner.axes[2][1] - scanner.axes[2][0]
     offsets = (np.arange(parts) - (parts - 1) / 2) * step / parts
     fine_axes = [*scanner.axes[:2], (scanner.axes[2][:, None] + offsets).ravel()]
     tissue = make_tissue_map(patient, fine_axes)
     fine_spacing = [axis[1] - axis[0] for axis in fine_axes]
-    label = np.array([t.label for t in TISSUES.values()], np.uint8)[tissue]
-    image = paint(tissue, patient.hu, fine_spacing, noise_rng)
+    label = labels_of(tissue)
+    image = textured_hu(tissue, patient.hu, fine_spacing, noise_rng)
     add_lesions(image, label, fine_spacing, lesion_rng)
     image = image.reshape(*image.shape[:2], -1, parts).mean(-1)
     label = label[:, :, parts // 2 :: parts]
     spacing = [axis[1] - axis[0] for axis in scanner.axes]
     image = acquire(image, spacing, noise_rng, scanner.psf_mm, (scanner.noise_hu, scanner.noise_hu), scanner.grain)
-    affine = make_affine(scanner.axes, origin, orientation)
-    return Phantom(orient(image, orientation), orient(label, orientation), affine)
+    return in_scanner(image, label, scanner.axes, position)
 
 
 def draw_varied_patient(rng: np.random.Generator) -> Patient:
@@ -133,7 +123,7 @@ def posture(rng: np.random.Generator) -> np.ndarray:
     """Return (3, 6, 6, 6) mm, the displacement by a rotation of the patient of up to 8 degrees about each axis."""
     a, b, c = np.radians(rng.uniform(-8, 8, 3))
     rotation = np.array([[0, -c, b], [c, 0, -a], [-b, a, 0]])  # of small angles
-    nodes = np.linspace((-200, -120, -40), (200, 180, 320), 6).T  # those of the deformation
+    nodes = np.linspace(*BEND_BOX_MM, 6).T  # those of the deformation
     places = np.stack(np.meshgrid(*nodes, indexing="ij"))
     return np.tensordot(rotation, places - np.reshape(FIELD_MIDDLE_MM, (3, 1, 1, 1)), axes=1)
 

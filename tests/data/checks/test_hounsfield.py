@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
-from swinunetr.data.hounsfield import histogram, hounsfield_faults
+from swinunetr.data.checks.hounsfield import histogram, hounsfield_faults
 
 SHAPE = (48, 44, 40)
 X, Y, Z = np.meshgrid(*(np.linspace(-1.2, 1.2, n) for n in SHAPE), indexing="ij")
