@@ -21,6 +21,7 @@ from swinunetr.network.checkpoints import (
     training_note,
 )
 from swinunetr.recipe import CommonRecipe, PretrainingRecipe, Recipe
+from swinunetr.words import short
 
 R = TypeVar("R", bound=CommonRecipe)
 
@@ -202,11 +203,7 @@ def differences(before: dict, now: dict, where: tuple[str, str] = ("in the folde
             names = [line.split(":")[0].strip() for line in inner[:3]]
             lines += inner if len(inner) <= 3 else [f"  {key}: several differ ({', '.join(names)}, ...)"]
         elif old != new:
-            lines.append(f"  {key}: {_short(old)} {where[0]}, {_short(new)} {where[1]}")
+            lines.append(f"  {key}: {short(old, 60)} {where[0]}, {short(new, 60)} {where[1]}")
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"  ... and {len(lines) - MOST_LINES} more"]
     return lines
-
-
-def _short(value: object) -> str:
-    return str(value) if len(str(value)) <= 60 else str(value)[:57] + "..."
