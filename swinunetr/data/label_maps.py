@@ -7,7 +7,7 @@ a :class:`LabelMap` have such voxels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,7 +43,7 @@ class LabelMap:
         """What a result depends on, as values that JSON can store."""
         return [self.classes, self.other]
 
-    def unknown(self, ids: Sequence[float]) -> list[float]:
+    def unknown(self, ids: Iterable[float]) -> list[float]:
         """Return the ids that the map has no class for, in order."""
         known = dict(self.classes)
         return sorted(i for i in ids if not 0 <= i <= LAST_ID or (self.other is None and i not in known))

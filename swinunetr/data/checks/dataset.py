@@ -54,7 +54,7 @@ def check_dataset(
         InputError: The modality is not clear, see :func:`modality.is_ct`; or the ranks have other lists.
     """
     is_ct(dataset.modality)  # raises before any file is read
-    files = _with_headers(list_files(dataset), workers)
+    files = in_threads(_with_header, list_files(dataset), "Checking headers", workers)
     if hardware and hardware.ranks > 1:
         files = _agreed(files, hardware)
     same_list = _validates_on_training_cases(files)
@@ -80,7 +80,7 @@ def check_dataset(
 
 
 def image_faults(path: str | Path, modality: str, padding: Collection[float] = ()) -> list[Fault]:
-    """Return the problems of one image file; arguments and errors are those of :func:`check_image`."""
+    """Return the problems of one image file, by :func:`check_image`."""
     return list(check_image(path, modality, padding).faults)
 
 
@@ -97,9 +97,7 @@ def check_image(path: str | Path, modality: str, padding: Collection[float] = ()
     """
     is_ct(modality)
     dataset = Dataset(("background",), modality, [], [], [{"name": Path(path).name, "image": str(path)}])
-    (image,) = list_files(dataset)
-    header = _header(image)
-    image = replace(image, header=header).with_faults(*header.faults)
+    image = _with_header(*list_files(dataset))
     if not image.valid:
         return image
     voxels = _voxels(image, dataset, padding)
@@ -108,14 +106,15 @@ def check_image(path: str | Path, modality: str, padding: Collection[float] = ()
 
 def check_headers(cases: Sequence[dict[str, str]]) -> list[CheckedFile]:
     """Return the image of each case with the problems of its header; no voxels are read."""
-    return _with_headers(list_files(Dataset(("background",), "", [], [], list(cases))), None)
+    return in_threads(_with_header, list_files(Dataset(("background",), "", [], [], list(cases))), "Checking headers")
 
 
-def _header(file: CheckedFile) -> Header:
+def _with_header(file: CheckedFile) -> CheckedFile:
     try:
-        return check_header(file.path)
+        header = check_header(file.path)
     except Exception as error:  # damaged files raise many types of error
-        return Header((unreadable(file.path, error),))
+        header = Header((unreadable(file.path, error),))
+    return replace(file, header=header, faults=header.faults)
 
 
 def _voxels(file: CheckedFile, dataset: Dataset, padding: Collection[float] = ()) -> Voxels:
@@ -130,11 +129,6 @@ def _with_faults(files: Sequence[CheckedFile], faults: Mapping[int, Fault]) -> l
     return [file.with_faults(faults[number]) if number in faults else file for number, file in enumerate(files)]
 
 
-def _with_headers(files: Sequence[CheckedFile], workers: int | None) -> list[CheckedFile]:
-    headers = in_threads(_header, files, "Checking headers", workers)
-    return [replace(file, header=h).with_faults(*h.faults) for file, h in zip(files, headers, strict=True)]
-
-
 def _with_voxels(
     files: Sequence[CheckedFile],
     readable: Sequence[int],
@@ -144,12 +138,12 @@ def _with_voxels(
 ) -> list[CheckedFile]:
     """Return all files with their voxels; each rank reads its share of the ``readable`` and takes over the others."""
     share = [files[number] for number in (hardware.share(readable) if hardware else readable)]
-    largest = max((np.prod(file.header.shape) * file.header.dtype.itemsize for file in share), default=0)
+    largest = max((np.prod(file.header.shape) * file.header.voxel_bytes for file in share), default=0)
     threads = workers or most_workers(CHECKED_COPIES * largest)
     results = in_threads(lambda file: _voxels(file, dataset), share, "Checking voxels", threads)
     by_key = [(file.key, voxels) for file, voxels in zip(share, results, strict=True)]
     voxels = dict(hardware.gather(by_key) if hardware else by_key)
-    read = [replace(file, voxels=voxels.get(file.key)) for file in files]
+    read = [replace(file, voxels=voxels.get(file.key, Voxels())) for file in files]
     for number in readable:  # so that the problems of a file that several cases share are shown once
         read[number] = read[number].with_faults(*read[number].voxels.faults)
     return read
