@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,7 +36,8 @@ class LabelMap:
     @property
     def targets(self) -> set[int]:
         """All classes that a label can get, with ``IGNORED`` if there are voxels that do not count."""
-        return {label for _, label in self.classes} | ({self.other} - {None})
+        labels = {label for _, label in self.classes}
+        return labels if self.other is None else labels | {self.other}
 
     @property
     def content(self) -> list:
@@ -97,24 +98,24 @@ def class_counts(counts: Mapping[float, int], label_map: LabelMap | None) -> dic
     """Return the number of voxels by class, without the ignored ones, from the numbers by id of a label file."""
     if label_map is None:
         return dict(counts)
-    known, by_class = dict(label_map.classes), Counter()
+    known: dict[float, int] = dict(label_map.classes)
+    by_class: Counter[Any] = Counter()
     for i, number in counts.items():
         by_class[known.get(i, label_map.other)] += number
     return {label: number for label, number in by_class.items() if label != IGNORED}
 
 
-def clear_ignored(label_map: LabelMap | None, truth: Volume, *predictions: Volume) -> list[Volume]:
+def clear_ignored(label_map: LabelMap | None, *volumes: Volume) -> tuple[Volume, ...]:
     """Return ground truth and predictions with background in the voxels that the ground truth ignores.
 
     Args:
         label_map: Map of the case; None: all voxels count, and the volumes are returned as they are.
-        truth: Labels, with ``IGNORED`` where a voxel does not count.
-        predictions: Labels of the same shape.
+        volumes: The ground truth, with ``IGNORED`` where a voxel does not count, and labels of the same shape.
     """
     if label_map is None:
-        return [truth, *predictions]
-    counted = truth != IGNORED
-    return [volume * counted for volume in (truth, *predictions)]
+        return volumes
+    counted = volumes[0] != IGNORED
+    return tuple(volume * counted for volume in volumes)
 
 
 def read_label_maps(content: Mapping, classes: Sequence[str], form: str) -> dict[str, LabelMap]:

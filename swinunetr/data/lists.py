@@ -193,7 +193,7 @@ def read_datalist(
         InputError: The file is missing, or its labels, maps of labels or lists of cases are malformed.
     """
     content = read_json(json_path)
-    labels = content.get("labels")
+    labels: Any = content.get("labels")
     if isinstance(labels, dict) and "0" not in labels and any(isinstance(i, int | list) for i in labels.values()):
         raise InputError(NNUNET.format(json_path))
     if problem := _names_problem(labels):

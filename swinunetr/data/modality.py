@@ -15,6 +15,7 @@ OTHERS = {  # words that name another modality, by DICOM's name of it
     "NM": {"nm", "spect", "emission", "spectct"},
     "US": {"us", "ultrasound", "sonography"},
 }
+ANY_OTHER = {word for words in OTHERS.values() for word in words}
 TWO_IN_ONE = {"mrct", "petct", "ptct", "spectct"}
 
 
@@ -29,7 +30,7 @@ def is_ct(modality: str) -> bool:
         return False
     if "emission" in words and "positron" not in words and not any(map(CT.fullmatch, words)):
         return False  # (single photon) emission computed tomography
-    if words & set.union(*OTHERS.values()):
+    if words & ANY_OTHER:
         raise InputError(
             f"modality: '{modality}' names two modalities, whose intensities differ. Write CT for scans in Hounsfield "
             "units, or the other one, such as PT, for its own scans."

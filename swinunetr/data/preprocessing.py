@@ -113,10 +113,11 @@ def prepare_cases(
                     parts = read_cache(file, keys, in_memory) or parts
         volumes = {key: MetaTensor(**parts[key]) for key in ("image", "label") if key in parts}
         files = {"source": entry["image"], "label_source": entry.get("label"), "label_map": entry.get("label_map")}
-        return Case(name=entry["name"], **files, **parts | volumes)
+        case: Any = {"name": entry["name"], **files, **parts, **volumes}
+        return case
 
     threads = most_workers(max((_bytes_to_preprocess(entry["image"], recipe) for entry in entries), default=0))
-    if shared:
+    if hardware and shared:
         _prepare_share(load_or_preprocess, entries, hardware, description, threads)
     cases = in_threads(load_or_preprocess, entries, description, threads)
     if vanished := _vanished(cases, recipe.spacing_mm):

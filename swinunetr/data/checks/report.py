@@ -149,7 +149,7 @@ def _counts(names: Iterable[str]) -> str:
     return ", ".join(f"{number} {name}" for name, number in Counter(names).items())
 
 
-def _ranges(rows: Sequence[Sequence[float]]) -> str:
+def _ranges(rows: Sequence[Sequence[float] | np.ndarray]) -> str:
     """Return the range of each column, such as ``512 x 512 x 85..198``."""
     columns = np.array(rows).T
     return " x ".join("..".join(f"{n:.4g}" for n in sorted({column.min(), column.max()})) for column in columns)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from nibabel.orientations import axcodes2ornt
 from scipy import ndimage
 
 from swinunetr.data.phantoms.anatomy import make_tissue_map, smooth_field
@@ -130,8 +131,8 @@ def acquire(
         noise_hu: Range of the standard deviation of the noise.
         grain: Standard deviation in voxels of the blur of the noise.
     """
-    spacing = np.asarray(spacing)
-    ndimage.gaussian_filter(image, np.maximum(psf_mm, 0.35 * spacing) / spacing, output=image, truncate=3)
+    step = np.asarray(spacing)
+    ndimage.gaussian_filter(image, np.maximum(psf_mm, 0.35 * step) / step, output=image, truncate=3)
     noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), grain, truncate=3)
     image += noise * np.float32(rng.uniform(*noise_hu) / noise.std())
     return np.rint(image.clip(-1024, 3071)).astype(np.int16)
@@ -150,21 +151,14 @@ def in_scanner(image: np.ndarray, label: np.ndarray, axes: list[np.ndarray], pos
 
 def make_affine(axes: list[np.ndarray], origin: np.ndarray, orientation: str) -> np.ndarray:
     """Return the (4, 4) affine of an array from :func:`orient`; ``axes`` and ``origin`` are RAS+ coordinates in mm."""
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for column, letter in enumerate(orientation):
-        row = axis_of(letter)
-        axis = axes[row] if letter in "RAS" else axes[row][::-1]
+    affine = np.diag([0.0, 0, 0, 1])
+    for column, (row, step) in enumerate(axcodes2ornt(orientation).astype(int)):
+        axis = axes[row][::step]
         affine[row, column], affine[row, 3] = axis[1] - axis[0], axis[0] + origin[row]
     return affine
 
 
 def orient(array: np.ndarray, orientation: str) -> np.ndarray:
     """Return a RAS+ array with its axes in the order and direction of a code such as ``"LPS"``."""
-    flips = tuple(slice(None, None, 1 if letter in "RAS" else -1) for letter in orientation)
-    return np.ascontiguousarray(array.transpose([axis_of(letter) for letter in orientation])[flips])
-
-
-def axis_of(letter: str) -> int:
-    """Return the axis (0, 1, 2 for x, y, z) of a letter of an orientation code."""
-    return next(axis for axis, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
+    order, steps = axcodes2ornt(orientation).astype(int).T
+    return np.ascontiguousarray(array.transpose(order)[tuple(slice(None, None, step) for step in steps)])

@@ -62,7 +62,7 @@ class Canvas:
         box = tuple(
             slice(*axis.searchsorted(ends)) for axis, ends in zip(self.axes, zip(low, high, strict=True), strict=True)
         )
-        return self.tissue[box], *self.places[(slice(None), *box)]
+        return self.tissue[box], *(place[box] for place in self.places)
 
     def add_tube(self, tissue: str, knots, inset: float = 0.0, above: float = -np.inf) -> None:
         """Add a tube along (N, 4) knots, with a radius smaller by ``inset`` mm, where y exceeds ``above`` mm."""
@@ -187,8 +187,8 @@ def add_ribs(tissue, x, y, z, outside) -> None:
 
 def add_chest(canvas: Canvas) -> None:
     """Add the vessels of the lung bases, and the heart with two chambers and its fat."""
-    for x, y in LUNG_VESSEL_ENDS:
-        canvas.add_tube("vein", [(0.5 * x, 20, 310, 5), (x, y, 246, 1.5)])
+    for x_end, y_end in LUNG_VESSEL_ENDS:
+        canvas.add_tube("vein", [(0.5 * x_end, 20, 310, 5), (x_end, y_end, 246, 1.5)])
     tissue, x, y, z = canvas.near((-95, 15, 220), (45, 115, 330))
     heart = ellipsoid(x, y, z, (-22, 66, 274), (62, 44, 44))
     tissue[(tissue == CODE["lung"]) & (heart < 1.08)] = CODE["fat"]

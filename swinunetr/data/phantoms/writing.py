@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -59,7 +59,7 @@ def write_unlabelled_phantoms(root: str | Path, count: int = 40) -> Path:
     return _write_due(Path(root).expanduser(), [(number, (f"phantom{number}.nii.gz",)) for number in numbers])
 
 
-def _write_due(root: Path, cases: list[tuple[int, tuple[str, ...]]]) -> Path:
+def _write_due(root: Path, cases: Sequence[tuple[int, tuple[str, ...]]]) -> Path:
     """Write the phantoms, given by id and files, that ``root`` lacks or has of another version; return ``root``.
 
     ``phantoms.json`` lists the files that were written, with their version. All other files stay as they are.
