@@ -63,17 +63,10 @@ def whole_ids(values: np.ndarray, slope: float = 0.0) -> np.ndarray:
 
 
 def to_classes(volume: np.ndarray, label_map: LabelMap | None) -> np.ndarray:
-    """Return the classes of a label volume.
+    """Return the classes of the values of a label file, uint8, with ``IGNORED`` where a voxel does not count.
 
     Fractions are rounded, because a header slope is float32: with a slope of 0.7, a stored 10 is read as 6.9999999.
-    The check of a data set refuses label files with other fractions.
-
-    Args:
-        volume: Values of a label file, of any shape and data type.
-        label_map: Its map; None if the values are the classes.
-
-    Returns:
-        uint8 array of the same shape, with ``IGNORED`` where a voxel does not count.
+    The check of a data set refuses label files with other fractions. Without a map the values are the classes.
 
     Raises:
         InputError: A value has no class in the map.
@@ -121,10 +114,7 @@ def clear_ignored(label_map: LabelMap | None, *volumes: Volume) -> tuple[Volume,
 def read_label_maps(content: Mapping, classes: Sequence[str], form: str) -> dict[str, LabelMap]:
     """Return the maps of a Decathlon-style JSON by name; under "" that of cases without one, if there is ``ignore``.
 
-    Args:
-        content: The JSON, with ``ignore`` and ``label_maps``, which are both optional.
-        classes: Names of the classes in order of their ids.
-        form: Start of an error message, which names the file.
+    ``form`` is the start of an error message, which names the file.
 
     Raises:
         InputError: ``ignore`` or a map is malformed, or there are too many classes.

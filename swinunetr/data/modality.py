@@ -51,12 +51,7 @@ def dicom_modality(modality: str) -> str:
 
 
 def listed_modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> str:
-    """Return the modality that a list gives, as a name or by channel.
-
-    Args:
-        content: The JSON.
-        json_path: Its file, for the message.
-        otherwise: Modality if the list gives none.
+    """Return the modality that the ``content`` of a list gives, as a name or by channel; ``otherwise`` without one.
 
     Raises:
         InputError: The list gives something else than a name, or the name is of CT and of another modality.

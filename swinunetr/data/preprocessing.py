@@ -168,12 +168,7 @@ def _require_mappings(volumes: int) -> None:
 
 
 def require_organs(cases: Sequence[Case], spacing_mm: Sequence[float], name: str) -> None:
-    """Raise an error if no case of a list has an organ left on the training grid.
-
-    Args:
-        cases: Results of :func:`prepare_cases`; cases without a label are left out.
-        spacing_mm: Spacing of the training grid.
-        name: What the list is for, such as "validation".
+    """Raise an error if no case of a list, whose ``name`` is such as "validation", has an organ on the training grid.
 
     Raises:
         InputError: Some cases have a label, and no label has a voxel of an organ.

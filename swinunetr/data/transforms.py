@@ -66,14 +66,8 @@ def case_transforms(recipe: CommonRecipe, modality: str, labelled: bool = True) 
 def preprocessing(recipe: CommonRecipe, modality: str, keys: Collection[str] = ("image", "label")) -> Compose:
     """Return :func:`case_transforms` as one transform of a dictionary, which one thread may use at a time.
 
-    Args:
-        recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images.
-        keys: ``image`` and, if a case has one, ``label``.
-
-    Returns:
-        Transform of a dictionary. The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS order
-        with their affine.
+    The ``image`` becomes float16 in 0..1 and the ``label``, if it is in ``keys``, uint8, both (1, X, Y, Z) in RAS order
+    with their affine.
     """
     transforms = case_transforms(recipe, modality, labelled="label" in keys)
     parser = ConfigParser({"nifti_reader": NiftiReader, "transforms": transforms})

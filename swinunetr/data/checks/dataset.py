@@ -7,7 +7,8 @@ continue, so that one table lists the problems of all files. Each step returns t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +34,7 @@ CHECKED_COPIES = 3  # of the stored voxels of a file in memory while they are ch
 
 
 def check_dataset(
-    dataset: Dataset,
-    spacing_mm: Sequence[float],
-    *,
-    workers: int | None = None,
-    hardware: Hardware | None = None,
+    dataset: Dataset, spacing_mm: Sequence[float], *, workers: int | None = None, hardware: Hardware | None = None
 ) -> DatasetReport:
     """Read every file of ``dataset`` and report its contents.
 
@@ -60,8 +57,9 @@ def check_dataset(
     same_list = _validates_on_training_cases(files)
 
     # A file that several cases share is read once.
-    firsts = _firsts({number: file.key for number, file in enumerate(files) if file.valid})
-    readable = list(dict.fromkeys(firsts.values()))
+    numbers: dict[tuple, int] = {}  # by key, of the first file that has it
+    firsts = {number: numbers.setdefault(file.key, number) for number, file in enumerate(files) if file.valid}
+    readable = list(numbers.values())
     files = _with_faults(files, _repeats(files, firsts, "file", same_list))
     files = _with_faults(files, _other_grids(files, readable))
     if not all(file.valid for file in files):
@@ -87,10 +85,7 @@ def image_faults(path: str | Path, modality: str, padding: Collection[float] = (
 def check_image(path: str | Path, modality: str, padding: Collection[float] = ()) -> CheckedFile:
     """Return one image file with the problems of its header and, if none of them stops, with those of its voxels.
 
-    Args:
-        path: NIfTI file.
-        modality: Modality of the image.
-        padding: Intensities that stand for no measurement, such as DICOM's padding value after rescale.
+    ``padding`` are intensities that stand for no measurement, such as DICOM's padding value after rescale.
 
     Raises:
         InputError: The modality is not clear; see :func:`swinunetr.data.modality.is_ct`.
@@ -130,11 +125,7 @@ def _with_faults(files: Sequence[CheckedFile], faults: Mapping[int, Fault]) -> l
 
 
 def _with_voxels(
-    files: Sequence[CheckedFile],
-    readable: Sequence[int],
-    dataset: Dataset,
-    workers: int | None,
-    hardware: Hardware | None,
+    files: list[CheckedFile], readable: list[int], dataset: Dataset, workers: int | None, hardware: Hardware | None
 ) -> list[CheckedFile]:
     """Return all files with their voxels; each rank reads its share of the ``readable`` and takes over the others."""
     share = [files[number] for number in (hardware.share(readable) if hardware else readable)]
@@ -154,9 +145,6 @@ def _agreed(files: Sequence[CheckedFile], hardware: Hardware) -> list[CheckedFil
 
     Every rank takes over which files are one file from rank 0, and the problems of a header from the first rank with an
     error, or else with a warning. On several machines, a file whose bytes differ between them gets a problem.
-
-    Raises:
-        InputError: The ranks have different lists of cases.
     """
     listed = [(file.split, file.case, file.kind) for file in files]
     if difference := hardware.first_other(listed):
@@ -208,12 +196,6 @@ def _validates_on_training_cases(files: Sequence[CheckedFile]) -> bool:
     return bool(training) and training == validation and len(training) == len(set(training))
 
 
-def _firsts(keys: Mapping[int, Hashable]) -> dict[int, int]:
-    """Return for each number the first one with the same key."""
-    first: dict[Hashable, int] = {}
-    return {number: first.setdefault(key, number) for number, key in keys.items()}
-
-
 def _repeats(files: Sequence[CheckedFile], firsts: Mapping[int, int], same: str, same_list: bool) -> dict[int, Fault]:
     """Return a problem of each file that repeats an earlier one, whose number ``firsts`` gives; ``same`` says in what.
 
@@ -243,14 +225,11 @@ def _other_grids(files: Sequence[CheckedFile], readable: Sequence[int]) -> dict[
 
 
 def _originals(images: Mapping[int, CheckedFile]) -> dict[int, int]:
-    """Return for the number of each image that of the first one with the same voxels, however these are stored.
-
-    Only images with the same numbers of voxels by intensity are compared, so that few are read again.
-    """
-    alike: dict[tuple, list[int]] = {}
+    """Return for the number of each image that of the first one with the same voxels, however these are stored."""
+    alike: defaultdict[tuple, list[int]] = defaultdict(list)  # by what equal voxels share, so that few are read again
     originals = {}
     for number, image in images.items():
-        others = alike.setdefault((*sorted(image.header.shape[:3]), image.voxels.histogram), [])
+        others = alike[tuple(sorted(image.header.shape[:3])), image.voxels.histogram]
         originals[number] = next((other for other in others if _same_voxels(image, images[other])), number)
         if originals[number] == number:
             others.append(number)

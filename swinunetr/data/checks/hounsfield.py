@@ -62,14 +62,9 @@ class Histogram:
 
 
 def histogram(voxels: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Histogram:
-    """Count the voxels of a scan by intensity.
+    """Count the voxels of a scan by intensity, which is their stored (finite) value x ``slope`` + ``inter``.
 
     The same scan has the same histogram as integers and as floating-point numbers, with its axes in any order.
-
-    Args:
-        voxels: Stored values of a volume, integers or finite floating-point numbers.
-        slope: Factor from stored values to intensities.
-        inter: Offset that is added after ``slope``.
     """
     flat = voxels.ravel(order="K")  # in the order of the memory, which copies nothing
     chunks = [flat[start : start + CHUNK_VOXELS] for start in range(0, len(flat), CHUNK_VOXELS)]
@@ -106,10 +101,8 @@ def _count_short(chunks: list[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray,
 def hounsfield_faults(intensities: Histogram, padding: Collection[float] = ()) -> list[Fault]:
     """Return why intensities cannot be Hounsfield units, as one error; else what is unusual, as warnings.
 
-    Args:
-        intensities: Intensities of a scan.
-        padding: Intensities that stand for no measurement, where the file says so. Values far below air that many
-            voxels have are taken for padding in any case.
+    ``padding`` are values that the file says stand for no measurement. Values far below air that many voxels have are
+    taken for padding in any case.
     """
     tissue = _without_padding(intensities.without(padding))
     if not len(tissue.values):

@@ -41,12 +41,7 @@ class Voxels:
 
 
 def check_intensities(path: str, modality: str, padding: Collection[float] = ()) -> Voxels:
-    """Read all voxels of an image.
-
-    Args:
-        path: NIfTI file with a valid header.
-        modality: Modality of the image.
-        padding: Intensities that stand for no measurement, such as DICOM's padding value after rescale.
+    """Read all voxels of an image with a valid header; ``padding`` are intensities that stand for no measurement.
 
     Raises:
         Exception: Of any type, as damaged files raise; see :func:`headers.unreadable`.
@@ -69,10 +64,10 @@ def check_intensities(path: str, modality: str, padding: Collection[float] = ())
 
 
 def check_ids(path: str, label_map: LabelMap | None, classes: int, needed: bool) -> Voxels:
-    """Read all voxels of a label; arguments and errors as for :func:`check_intensities`.
+    """Read all voxels of a label with a valid header, which raises errors as :func:`check_intensities` does.
 
     Args:
-        path: NIfTI file with a valid header.
+        path: The file.
         label_map: Map of its ids; None if they are the classes.
         classes: Number of classes, with the background.
         needed: Whether it is an error if all of its voxels are ignored.
@@ -122,11 +117,6 @@ def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, 
     """Return the number of voxels of each scaled value, up to the plane where there are too many different values.
 
     Whole numbers that storage has changed are whole again; see :func:`swinunetr.data.label_maps.whole_ids`.
-
-    Args:
-        voxels: Stored values of a volume.
-        slope: Factor from stored to scaled values.
-        inter: Offset that is added after ``slope``.
     """
     counts: Counter[float] = Counter()
     for plane in voxels.T:  # as sorting all of a volume at once needs several times its memory

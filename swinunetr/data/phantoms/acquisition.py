@@ -40,7 +40,7 @@ class Phantom(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How a patient lies in the scanner."""
+    """How a patient lies in the scanner, and how the axes of the file are stored."""
 
     orientation: str  # of the axes of the file, such as "LAS"
     origin: np.ndarray  # (3,) mm, of the anatomical frame in the scanner's
@@ -54,9 +54,6 @@ def make_phantom(case_id: int, grid: str = "demo", seed: int = 0) -> Phantom:
         grid: ``"demo"``, about 96 x 80 x 64 voxels of 4 x 4 x 4.5 mm, or ``"full"``, 512 x 512 x 140-160 voxels of
             0.8 x 0.8 x 2 mm.
         seed: 0 or more; another seed gives other patients.
-
-    Returns:
-        The image in HU, the label in BTCV ids and the affine. The orientation of the axes varies between cases.
 
     Raises:
         ValueError: The grid is unknown, or ``case_id`` is negative.
@@ -80,7 +77,7 @@ def random_streams(case_id: int, grid: str, seed: int, numbers: Iterable[int]) -
 
 
 def draw_position(rng: np.random.Generator) -> Position:
-    """Draw how a patient lies in the scanner, and how the axes of the file are stored."""
+    """Draw a position."""
     orientation = rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values()))
     return Position(orientation, rng.uniform((-12, -180, -350), (12, -120, 300)))
 
@@ -95,14 +92,7 @@ def draw_axes(grid: Grid, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def textured_hu(tissue: np.ndarray, hu: np.ndarray, spacing: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Return the float32 HU of a tissue map with the texture of its tissues.
-
-    Args:
-        tissue: (X, Y, Z) codes of tissues.
-        hu: (len(TISSUES),) mean of each tissue.
-        spacing: Voxel size in mm along x, y and z.
-        rng: Source of the texture.
-    """
+    """Return the float32 HU of a tissue map (X, Y, Z) with the texture of its tissues, whose means are ``hu``."""
     image = hu.astype(np.float32)[tissue]
     nodes = (np.array(tissue.shape) * np.asarray(spacing) / 9).astype(int)  # one every 9 mm
     grain = rng.normal(0, 1.7, (1, *nodes))  # the weighted mean of several nodes has a standard deviation of 1
@@ -126,7 +116,7 @@ def acquire(
     Args:
         image: (X, Y, Z) float32 HU, which is changed.
         spacing: Voxel size in mm along x, y and z.
-        rng: Source of the noise.
+        rng: Random numbers of the noise.
         psf_mm: Standard deviation of the point spread function.
         noise_hu: Range of the standard deviation of the noise.
         grain: Standard deviation in voxels of the blur of the noise.
