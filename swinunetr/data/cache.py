@@ -19,11 +19,7 @@ from swinunetr.files import check_zip, replacing
 def cache_file(folder: str | Path, content: Sequence[object]) -> Path:
     """Return the path of a case in the cache; its name is a hash of everything that the case depends on.
 
-    The hash includes the versions of MONAI, PyTorch, NumPy and nibabel.
-
-    Args:
-        folder: Folder of the cache.
-        content: Hash of the case's files and the settings of the preprocessing, as values that JSON can store.
+    That is ``content``, values that JSON can store, and the versions of MONAI, PyTorch, NumPy and nibabel.
     """
     versions = [library.__version__ for library in (monai, torch, np, nib)]
     digest = hashlib.sha256(json.dumps([*content, versions]).encode()).hexdigest()

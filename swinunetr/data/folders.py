@@ -19,12 +19,7 @@ OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr", ".nii
 
 
 def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str, str]]:
-    """Return a case for every volume in ``root``; a line names each folder that is left out, see :func:`list_volumes`.
-
-    Args:
-        root: The folder.
-        without: Folder to leave out with all that it holds; None leaves none out.
-    """
+    """Return the cases of :func:`list_volumes`, and print its sentences."""
     entries, left_out = list_volumes(root, without)
     for line in left_out:
         print(line)
@@ -34,12 +29,9 @@ def find_volumes(root: str | Path, without: Path | None = None) -> list[dict[str
 def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[dict[str, str]], list[str]]:
     """Return a case for every ``.nii`` and ``.nii.gz`` file in ``root`` and its subfolders, linked ones too.
 
-    Subfolders of labels and masks (``LABELS``) and of results of this project are left out, and so are hidden files and
-    folders. The second result are sentences that name them, folders that cannot be opened and volumes in other formats.
-
-    Args:
-        root: The folder.
-        without: Folder to leave out with all that it holds; None leaves none out.
+    The folder ``without`` and subfolders of labels and masks (``LABELS``) and of results of this project are left out,
+    and so are hidden files and folders. The second result are sentences that name those that were not asked for,
+    folders that cannot be opened and volumes in other formats.
     """
     root = Path(root).expanduser()
     tree = walk_files(root, without)
@@ -68,8 +60,7 @@ def locate(entry: dict | str, root: str | Path) -> dict[str, Any]:
     Args:
         entry: Dictionary with ``image`` and, if labelled, ``label`` and ``label_map``; or the file name of an image. A
             file name is relative to ``root`` or absolute.
-        root: Folder that contains the files, also in Synapse's layout. Where a file is missing, the path is the one
-            that the JSON gives.
+        root: Folder that contains the files, also in Synapse's layout. A missing file gets the path that the JSON says.
     """
     entry = {"image": entry} if isinstance(entry, str) else entry
     root = Path(root).expanduser()

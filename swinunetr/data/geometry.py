@@ -1,11 +1,13 @@
-"""Geometry of NIfTI files: one affine of a scan for all its uses, and what its header says against that affine.
+"""NIfTI files and their geometry: one affine of a scan for all its uses, and what its header says against that affine.
 
-The affine is nibabel's: the sform if it is set, else the qform, else the spacing alone.
+The affine, a (4, 4) matrix from voxels to mm, is nibabel's: the sform if it is set, else the qform, else the spacing.
 """
 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,33 +18,31 @@ REVERSED_DEGREES = 45.0  # from which an axis points to another side of the pati
 TILT_DEGREES = 0.5  # of two axes from a right angle; an oblique affine with few digits differs by less
 
 
-def voxel_volume_mm3(affine: np.ndarray) -> float:
-    """Return the volume of a voxel in mm3; it is less than the product of the spacings where axes are sheared.
+def load_nifti(path: str | Path) -> nib.Nifti1Image:
+    """Return a NIfTI-1 or NIfTI-2 file; its voxels are not read yet.
 
-    Args:
-        affine: Matrix (4, 4) from voxels to mm.
+    Raises:
+        OSError: The file is missing or cannot be read.
+        nibabel.filebasedimages.ImageFileError: It is not an image.
     """
+    image: Any = nib.load(path)  # nibabel's type is the base class, which lacks the affine and the voxels
+    return image
+
+
+def voxel_volume_mm3(affine: np.ndarray) -> float:
+    """Return the volume of a voxel in mm3; it is less than the product of the spacings where axes are sheared."""
     return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3])))
 
 
 def tilt_degrees(affine: np.ndarray) -> float:
-    """Return by how much two axes of a scan differ from a right angle, at most; the tilt of a sheared scan.
-
-    Args:
-        affine: Matrix (4, 4) from voxels to mm, not singular.
-    """
+    """Return by how much two axes of a scan differ from a right angle, at most; the tilt of a sheared scan."""
     axes = _directions(affine)
     pairs = itertools.combinations(range(3), 2)
     return max(float(np.degrees(np.arcsin(min(1.0, abs(axes[:, a] @ axes[:, b]))))) for a, b in pairs)
 
 
 def other_spacing(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray | None:
-    """Return the spacing in mm of ``pixdim``, which is that of the qform, if it is not that of the affine; else None.
-
-    Args:
-        header: Header of a file.
-        affine: Its affine, (4, 4).
-    """
+    """Return the spacing in mm of ``pixdim``, which is that of the qform, if that of the affine differs; else None."""
     pixdim, spacing = np.abs(header["pixdim"][1:4].astype(float)), nib.affines.voxel_sizes(affine)
     return None if np.allclose(pixdim, spacing, rtol=ROUNDING, atol=ROUNDING) else pixdim
 
@@ -50,8 +50,7 @@ def other_spacing(header: nib.Nifti1Header, affine: np.ndarray) -> np.ndarray | 
 def turned_degrees(header: nib.Nifti1Header) -> float:
     """Return the largest angle between an axis in the sform and in the qform; 0 if one of the two is not set.
 
-    Args:
-        header: Header of a file that nibabel loaded, which corrects a ``pixdim[0]`` of 0.
+    The header is one that nibabel loaded, which corrects a ``pixdim[0]`` of 0.
     """
     if not (header["sform_code"] and header["qform_code"]):
         return 0.0

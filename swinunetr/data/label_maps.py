@@ -7,9 +7,9 @@ a :class:`LabelMap` have such voxels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,14 +36,15 @@ class LabelMap:
     @property
     def targets(self) -> set[int]:
         """All classes that a label can get, with ``IGNORED`` if there are voxels that do not count."""
-        return {label for _, label in self.classes} | ({self.other} - {None})
+        labels = {label for _, label in self.classes}
+        return labels if self.other is None else labels | {self.other}
 
     @property
     def content(self) -> list:
         """What a result depends on, as values that JSON can store."""
         return [self.classes, self.other]
 
-    def unknown(self, ids: Sequence[float]) -> list[float]:
+    def unknown(self, ids: Iterable[float]) -> list[float]:
         """Return the ids that the map has no class for, in order."""
         known = dict(self.classes)
         return sorted(i for i in ids if not 0 <= i <= LAST_ID or (self.other is None and i not in known))
@@ -62,17 +63,10 @@ def whole_ids(values: np.ndarray, slope: float = 0.0) -> np.ndarray:
 
 
 def to_classes(volume: np.ndarray, label_map: LabelMap | None) -> np.ndarray:
-    """Return the classes of a label volume.
+    """Return the classes of the values of a label file, uint8, with ``IGNORED`` where a voxel does not count.
 
     Fractions are rounded, because a header slope is float32: with a slope of 0.7, a stored 10 is read as 6.9999999.
-    The check of a data set refuses label files with other fractions.
-
-    Args:
-        volume: Values of a label file, of any shape and data type.
-        label_map: Its map; None if the values are the classes.
-
-    Returns:
-        uint8 array of the same shape, with ``IGNORED`` where a voxel does not count.
+    The check of a data set refuses label files with other fractions. Without a map the values are the classes.
 
     Raises:
         InputError: A value has no class in the map.
@@ -97,33 +91,30 @@ def class_counts(counts: Mapping[float, int], label_map: LabelMap | None) -> dic
     """Return the number of voxels by class, without the ignored ones, from the numbers by id of a label file."""
     if label_map is None:
         return dict(counts)
-    known, by_class = dict(label_map.classes), Counter()
+    known: dict[float, int] = dict(label_map.classes)
+    by_class: Counter[Any] = Counter()
     for i, number in counts.items():
         by_class[known.get(i, label_map.other)] += number
     return {label: number for label, number in by_class.items() if label != IGNORED}
 
 
-def clear_ignored(label_map: LabelMap | None, truth: Volume, *predictions: Volume) -> list[Volume]:
+def clear_ignored(label_map: LabelMap | None, *volumes: Volume) -> tuple[Volume, ...]:
     """Return ground truth and predictions with background in the voxels that the ground truth ignores.
 
     Args:
         label_map: Map of the case; None: all voxels count, and the volumes are returned as they are.
-        truth: Labels, with ``IGNORED`` where a voxel does not count.
-        predictions: Labels of the same shape.
+        volumes: The ground truth, with ``IGNORED`` where a voxel does not count, and labels of the same shape.
     """
     if label_map is None:
-        return [truth, *predictions]
-    counted = truth != IGNORED
-    return [volume * counted for volume in (truth, *predictions)]
+        return volumes
+    counted = volumes[0] != IGNORED
+    return tuple(volume * counted for volume in volumes)
 
 
 def read_label_maps(content: Mapping, classes: Sequence[str], form: str) -> dict[str, LabelMap]:
     """Return the maps of a Decathlon-style JSON by name; under "" that of cases without one, if there is ``ignore``.
 
-    Args:
-        content: The JSON, with ``ignore`` and ``label_maps``, which are both optional.
-        classes: Names of the classes in order of their ids.
-        form: Start of an error message, which names the file.
+    ``form`` is the start of an error message, which names the file.
 
     Raises:
         InputError: ``ignore`` or a map is malformed, or there are too many classes.

@@ -136,11 +136,6 @@ def split_folds(dataset: Dataset, fold: int | None, folds: int | None) -> Datase
     The parts are drawn at random, always the same for a number of cases. The validation list of ``dataset`` is left
     out; it remains for an ensemble of all folds.
 
-    Args:
-        dataset: Data set with at least ``folds`` training cases.
-        fold: Part to validate on, from 0.
-        folds: Number of parts, at least 2.
-
     Raises:
         InputError: Only one of ``fold`` and ``folds`` is given, or they are outside their bounds.
     """
@@ -157,12 +152,7 @@ def split_folds(dataset: Dataset, fold: int | None, folds: int | None) -> Datase
 
 
 def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) -> list[int]:
-    """Return the labels of organs, from 1.
-
-    Args:
-        names: Names of organs in any case; ``all`` means every organ.
-        organs: Names of the classes without the background.
-        parameter: Name of the parameter, for the message.
+    """Return the labels, from 1, of the ``organs`` of some names, in any case; ``all`` means every organ.
 
     Raises:
         InputError: A name is not one of the organs.
@@ -193,7 +183,7 @@ def read_datalist(
         InputError: The file is missing, or its labels, maps of labels or lists of cases are malformed.
     """
     content = read_json(json_path)
-    labels = content.get("labels")
+    labels: Any = content.get("labels")
     if isinstance(labels, dict) and "0" not in labels and any(isinstance(i, int | list) for i in labels.values()):
         raise InputError(NNUNET.format(json_path))
     if problem := _names_problem(labels):

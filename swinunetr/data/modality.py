@@ -15,6 +15,7 @@ OTHERS = {  # words that name another modality, by DICOM's name of it
     "NM": {"nm", "spect", "emission", "spectct"},
     "US": {"us", "ultrasound", "sonography"},
 }
+ANY_OTHER = {word for words in OTHERS.values() for word in words}
 TWO_IN_ONE = {"mrct", "petct", "ptct", "spectct"}
 
 
@@ -29,7 +30,7 @@ def is_ct(modality: str) -> bool:
         return False
     if "emission" in words and "positron" not in words and not any(map(CT.fullmatch, words)):
         return False  # (single photon) emission computed tomography
-    if words & set.union(*OTHERS.values()):
+    if words & ANY_OTHER:
         raise InputError(
             f"modality: '{modality}' names two modalities, whose intensities differ. Write CT for scans in Hounsfield "
             "units, or the other one, such as PT, for its own scans."
@@ -50,12 +51,7 @@ def dicom_modality(modality: str) -> str:
 
 
 def listed_modality(content: dict, json_path: str | Path, otherwise: str = "CT") -> str:
-    """Return the modality that a list gives, as a name or by channel.
-
-    Args:
-        content: The JSON.
-        json_path: Its file, for the message.
-        otherwise: Modality if the list gives none.
+    """Return the modality that the ``content`` of a list gives, as a name or by channel; ``otherwise`` without one.
 
     Raises:
         InputError: The list gives something else than a name, or the name is of CT and of another modality.

@@ -59,12 +59,7 @@ def organ_colours(count: int) -> list[str]:
 
 
 def save_label_names(folder: str | Path, classes: Sequence[str]) -> None:
-    """Write the names and colours of the labels for 3D Slicer and ITK-SNAP.
-
-    Args:
-        folder: Output folder; gets ``labels.ctbl`` (3D Slicer) and ``labels_itksnap.txt``.
-        classes: Names of the labels from 0, which is background.
-    """
+    """Write ``labels.ctbl`` for 3D Slicer and ``labels_itksnap.txt``: names of the labels from 0, and colours."""
     colours = [tuple(int(code[i : i + 2], 16) for i in (1, 3, 5)) for code in organ_colours(len(classes) - 1)]
     in_words = [re.sub(r"\s+", "_", name.strip()) for name in classes]  # 3D Slicer's columns end at a space
     in_quotes = [re.sub(r"\s+", " ", name.replace('"', "'")) for name in classes]  # ITK-SNAP's end at a quote

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Collection, Sequence
+from threading import Lock
 
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.transforms import Compose
@@ -26,6 +27,7 @@ PERCENTILES = (0.5, 99.5)  # of a scan's intensities, which become 0 and 1; not 
 # grow meanwhile, and cases are preprocessed in threads, which may import some.
 MONAI_CLASSES = ComponentLocator()
 MONAI_CLASSES.get_component_module_name("Compose")
+PARSING = Lock()  # Python 3.11 can raise a SystemError where two threads parse expressions, as of `dtype`
 
 
 def case_transforms(recipe: CommonRecipe, modality: str, labelled: bool = True) -> list[dict]:
@@ -64,19 +66,14 @@ def case_transforms(recipe: CommonRecipe, modality: str, labelled: bool = True) 
 def preprocessing(recipe: CommonRecipe, modality: str, keys: Collection[str] = ("image", "label")) -> Compose:
     """Return :func:`case_transforms` as one transform of a dictionary, which one thread may use at a time.
 
-    Args:
-        recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images.
-        keys: ``image`` and, if a case has one, ``label``.
-
-    Returns:
-        Transform of a dictionary. The image becomes float16 in 0..1 and the label uint8, both (1, X, Y, Z) in RAS order
-        with their affine.
+    The ``image`` becomes float16 in 0..1 and the ``label``, if it is in ``keys``, uint8, both (1, X, Y, Z) in RAS order
+    with their affine.
     """
     transforms = case_transforms(recipe, modality, labelled="label" in keys)
     parser = ConfigParser({"nifti_reader": NiftiReader, "transforms": transforms})
     parser.locator = MONAI_CLASSES
-    return Compose(parser.get_parsed_content("transforms"))
+    with PARSING:
+        return Compose(parser.get_parsed_content("transforms"))
 
 
 def intensity_window(recipe: CommonRecipe, modality: str) -> tuple[float, float] | None:

@@ -68,6 +68,7 @@ def test_error_of_a_file_that_is_gone_says_so(small_data):
         prepare_cases([entry], SMALL, "CT")
 
 
+@pytest.mark.filterwarnings("ignore:Divide by zero", "ignore:overflow encountered")  # before the scan is refused
 @pytest.mark.parametrize("bright", [1000, 1e300])
 def test_a_scan_that_percentiles_cannot_scale_is_refused(small_data, bright):
     dataset = read_dataset(*small_data)
@@ -147,6 +148,7 @@ def test_a_list_without_an_organ_on_the_training_grid_is_refused(tmp_path):
     require_organs([{"name": "unlabelled"}], SMALL.spacing_mm, "validation")
 
 
+@pytest.mark.filterwarnings("ignore:Num foregrounds 0")  # MONAI's, as there is no organ
 def test_crops_of_a_case_without_an_organ_are_background(small_data):
     dataset = read_dataset(*small_data)
     label = nib.load(dataset.training[0]["label"])

@@ -7,7 +7,8 @@ continue, so that one table lists the problems of all files. Each step returns t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from swinunetr.data.checks.headers import Header, check_header, compare_grids, u
 from swinunetr.data.checks.hounsfield import STEPS, WHOLE_RANGE
 from swinunetr.data.checks.report import DatasetReport, error_table, make_report
 from swinunetr.data.checks.voxels import Voxels
+from swinunetr.data.geometry import load_nifti
 from swinunetr.data.lists import Dataset
 from swinunetr.data.modality import is_ct
 from swinunetr.errors import DatasetError, Fault, InputError
@@ -32,11 +34,7 @@ CHECKED_COPIES = 3  # of the stored voxels of a file in memory while they are ch
 
 
 def check_dataset(
-    dataset: Dataset,
-    spacing_mm: Sequence[float],
-    *,
-    workers: int | None = None,
-    hardware: Hardware | None = None,
+    dataset: Dataset, spacing_mm: Sequence[float], *, workers: int | None = None, hardware: Hardware | None = None
 ) -> DatasetReport:
     """Read every file of ``dataset`` and report its contents.
 
@@ -53,14 +51,15 @@ def check_dataset(
         InputError: The modality is not clear, see :func:`modality.is_ct`; or the ranks have other lists.
     """
     is_ct(dataset.modality)  # raises before any file is read
-    files = _with_headers(list_files(dataset), workers)
+    files = in_threads(_with_header, list_files(dataset), "Checking headers", workers)
     if hardware and hardware.ranks > 1:
         files = _agreed(files, hardware)
     same_list = _validates_on_training_cases(files)
 
     # A file that several cases share is read once.
-    firsts = _firsts({number: file.key for number, file in enumerate(files) if file.valid})
-    readable = list(dict.fromkeys(firsts.values()))
+    numbers: dict[tuple, int] = {}  # by key, of the first file that has it
+    firsts = {number: numbers.setdefault(file.key, number) for number, file in enumerate(files) if file.valid}
+    readable = list(numbers.values())
     files = _with_faults(files, _repeats(files, firsts, "file", same_list))
     files = _with_faults(files, _other_grids(files, readable))
     if not all(file.valid for file in files):
@@ -79,26 +78,21 @@ def check_dataset(
 
 
 def image_faults(path: str | Path, modality: str, padding: Collection[float] = ()) -> list[Fault]:
-    """Return the problems of one image file; arguments and errors are those of :func:`check_image`."""
+    """Return the problems of one image file, by :func:`check_image`."""
     return list(check_image(path, modality, padding).faults)
 
 
 def check_image(path: str | Path, modality: str, padding: Collection[float] = ()) -> CheckedFile:
     """Return one image file with the problems of its header and, if none of them stops, with those of its voxels.
 
-    Args:
-        path: NIfTI file.
-        modality: Modality of the image.
-        padding: Intensities that stand for no measurement, such as DICOM's padding value after rescale.
+    ``padding`` are intensities that stand for no measurement, such as DICOM's padding value after rescale.
 
     Raises:
         InputError: The modality is not clear; see :func:`swinunetr.data.modality.is_ct`.
     """
     is_ct(modality)
     dataset = Dataset(("background",), modality, [], [], [{"name": Path(path).name, "image": str(path)}])
-    (image,) = list_files(dataset)
-    header = _header(image)
-    image = replace(image, header=header).with_faults(*header.faults)
+    image = _with_header(*list_files(dataset))
     if not image.valid:
         return image
     voxels = _voxels(image, dataset, padding)
@@ -107,14 +101,15 @@ def check_image(path: str | Path, modality: str, padding: Collection[float] = ()
 
 def check_headers(cases: Sequence[dict[str, str]]) -> list[CheckedFile]:
     """Return the image of each case with the problems of its header; no voxels are read."""
-    return _with_headers(list_files(Dataset(("background",), "", [], [], list(cases))), None)
+    return in_threads(_with_header, list_files(Dataset(("background",), "", [], [], list(cases))), "Checking headers")
 
 
-def _header(file: CheckedFile) -> Header:
+def _with_header(file: CheckedFile) -> CheckedFile:
     try:
-        return check_header(file.path)
+        header = check_header(file.path)
     except Exception as error:  # damaged files raise many types of error
-        return Header((unreadable(file.path, error),))
+        header = Header((unreadable(file.path, error),))
+    return replace(file, header=header, faults=header.faults)
 
 
 def _voxels(file: CheckedFile, dataset: Dataset, padding: Collection[float] = ()) -> Voxels:
@@ -129,26 +124,17 @@ def _with_faults(files: Sequence[CheckedFile], faults: Mapping[int, Fault]) -> l
     return [file.with_faults(faults[number]) if number in faults else file for number, file in enumerate(files)]
 
 
-def _with_headers(files: Sequence[CheckedFile], workers: int | None) -> list[CheckedFile]:
-    headers = in_threads(_header, files, "Checking headers", workers)
-    return [replace(file, header=h).with_faults(*h.faults) for file, h in zip(files, headers, strict=True)]
-
-
 def _with_voxels(
-    files: Sequence[CheckedFile],
-    readable: Sequence[int],
-    dataset: Dataset,
-    workers: int | None,
-    hardware: Hardware | None,
+    files: list[CheckedFile], readable: list[int], dataset: Dataset, workers: int | None, hardware: Hardware | None
 ) -> list[CheckedFile]:
     """Return all files with their voxels; each rank reads its share of the ``readable`` and takes over the others."""
     share = [files[number] for number in (hardware.share(readable) if hardware else readable)]
-    largest = max((np.prod(file.header.shape) * file.header.dtype.itemsize for file in share), default=0)
+    largest = max((np.prod(file.header.shape) * file.header.voxel_bytes for file in share), default=0)
     threads = workers or most_workers(CHECKED_COPIES * largest)
     results = in_threads(lambda file: _voxels(file, dataset), share, "Checking voxels", threads)
     by_key = [(file.key, voxels) for file, voxels in zip(share, results, strict=True)]
     voxels = dict(hardware.gather(by_key) if hardware else by_key)
-    read = [replace(file, voxels=voxels.get(file.key)) for file in files]
+    read = [replace(file, voxels=voxels.get(file.key, Voxels())) for file in files]
     for number in readable:  # so that the problems of a file that several cases share are shown once
         read[number] = read[number].with_faults(*read[number].voxels.faults)
     return read
@@ -159,9 +145,6 @@ def _agreed(files: Sequence[CheckedFile], hardware: Hardware) -> list[CheckedFil
 
     Every rank takes over which files are one file from rank 0, and the problems of a header from the first rank with an
     error, or else with a warning. On several machines, a file whose bytes differ between them gets a problem.
-
-    Raises:
-        InputError: The ranks have different lists of cases.
     """
     listed = [(file.split, file.case, file.kind) for file in files]
     if difference := hardware.first_other(listed):
@@ -213,12 +196,6 @@ def _validates_on_training_cases(files: Sequence[CheckedFile]) -> bool:
     return bool(training) and training == validation and len(training) == len(set(training))
 
 
-def _firsts(keys: Mapping[int, Hashable]) -> dict[int, int]:
-    """Return for each number the first one with the same key."""
-    first: dict[Hashable, int] = {}
-    return {number: first.setdefault(key, number) for number, key in keys.items()}
-
-
 def _repeats(files: Sequence[CheckedFile], firsts: Mapping[int, int], same: str, same_list: bool) -> dict[int, Fault]:
     """Return a problem of each file that repeats an earlier one, whose number ``firsts`` gives; ``same`` says in what.
 
@@ -248,14 +225,11 @@ def _other_grids(files: Sequence[CheckedFile], readable: Sequence[int]) -> dict[
 
 
 def _originals(images: Mapping[int, CheckedFile]) -> dict[int, int]:
-    """Return for the number of each image that of the first one with the same voxels, however these are stored.
-
-    Only images with the same numbers of voxels by intensity are compared, so that few are read again.
-    """
-    alike: dict[tuple, list[int]] = {}
+    """Return for the number of each image that of the first one with the same voxels, however these are stored."""
+    alike: defaultdict[tuple, list[int]] = defaultdict(list)  # by what equal voxels share, so that few are read again
     originals = {}
     for number, image in images.items():
-        others = alike.setdefault((*sorted(image.header.shape[:3]), image.voxels.histogram), [])
+        others = alike[tuple(sorted(image.header.shape[:3])), image.voxels.histogram]
         originals[number] = next((other for other in others if _same_voxels(image, images[other])), number)
         if originals[number] == number:
             others.append(number)
@@ -270,7 +244,7 @@ def _same_voxels(image: CheckedFile, other: CheckedFile) -> bool:
     span = image.voxels.high - image.voxels.low
     step = max(span / STEPS, 0.5 if span >= WHOLE_RANGE[0] else 0)
     first, second = (
-        np.asarray(nib.as_closest_canonical(nib.load(file.path)).dataobj).squeeze() for file in (image, other)
+        np.asarray(nib.as_closest_canonical(load_nifti(file.path)).dataobj).squeeze() for file in (image, other)
     )
     return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1.1 * step)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 
@@ -27,8 +28,8 @@ class CheckedFile:
     path: str
     real_path: str  # with links resolved, on the machine of rank 0
     label_map: LabelMap | None = None  # of a label; None if its values are the classes
-    header: Header | None = None  # None: not checked yet
-    voxels: Voxels | None = None  # None: not checked, or not yet
+    header: Header = Header()
+    voxels: Voxels = Voxels()
     faults: tuple[Fault, ...] = ()  # of header and voxels, and from the comparison with other files
 
     @property
@@ -44,7 +45,7 @@ class CheckedFile:
     @property
     def was_read(self) -> bool:
         """Whether its voxels could be read."""
-        return self.voxels is not None and bool(self.voxels.digest)
+        return bool(self.voxels.digest)
 
     def with_faults(self, *faults: Fault) -> CheckedFile:
         """Return the file with more problems."""
@@ -79,14 +80,11 @@ def check_voxels(file: CheckedFile, dataset: Dataset, padding: Collection[float]
 
 def fingerprints(files: Iterable[CheckedFile]) -> dict[str, str]:
     """Return a hash of image and label by case; files whose voxels were not read are left out."""
-    contents: dict[str, dict[str, tuple]] = {}
+    contents: defaultdict[str, dict[str, tuple]] = defaultdict(dict)
     for file in files:
         if file.was_read:
-            contents.setdefault(file.case, {})[file.kind] = file.content
-    return {
-        case: hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
-        for case, content in contents.items()
-    }
+            contents[file.case][file.kind] = file.content
+    return {case: blake2b(json.dumps(kinds).encode(), digest_size=8).hexdigest() for case, kinds in contents.items()}
 
 
 def read_fingerprint(case: dict) -> str:
@@ -96,8 +94,6 @@ def read_fingerprint(case: dict) -> str:
         OSError: A file is missing.
     """
     dataset = Dataset(("background",), "", [], [], [case])
-    files = [
-        replace(file, header=check_header(file.path), voxels=check_voxels(file, dataset))
-        for file in list_files(dataset)
-    ]
+    files = list_files(dataset)
+    files = [replace(file, header=check_header(file.path), voxels=check_voxels(file, dataset)) for file in files]
     return fingerprints(files)[case["name"]]

@@ -8,9 +8,9 @@ import os
 import unicodedata
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -34,18 +34,23 @@ THICK_SLICE_MM = 8.0
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a file says, and its problems; without a shape, the file has no header that can be read."""
+    """What the header of a file says, and its problems; without a shape, the header was not read or cannot be."""
 
     faults: tuple[Fault, ...] = ()  # at most one error, which is the last of them
     stamp: tuple = ()  # of the file when it was checked; see files.stamp
     shape: tuple[int, ...] = ()  # in voxels, along the file's axes
-    dtype: np.dtype | None = None  # of the stored voxels
-    affine: np.ndarray | None = None  # (4, 4), voxel to mm
+    voxel_bytes: int = 0  # of a stored voxel
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))  # voxel to mm
 
     @property
     def spacing(self) -> np.ndarray:
         """Voxel spacing in mm, along the file's axes."""
         return nib.affines.voxel_sizes(self.affine)
+
+    @property
+    def orientation(self) -> str:
+        """Directions of the file's axes, such as ``LAS``."""
+        return "".join(nib.aff2axcodes(self.affine))
 
 
 def check_header(path: str) -> Header:
@@ -68,16 +73,15 @@ def check_header(path: str) -> Header:
             return Header((Fault("the name does not end in .nii or .nii.gz", "convert it to .nii.gz"),))
         stream.seek(0)
         stored = type(image.header).from_fileobj(stream, check=False)  # nibabel.load changes a spacing of 0 to 1 mm
-    error = _volume_fault(stored) or _geometry_fault(stored, image.affine) or _direction_fault(image.header)
-    faults = [error] if error else _geometry_warnings(image.header, image.affine)
-    return Header(tuple(faults), written, stored.get_data_shape(), stored.get_data_dtype(), image.affine)
+    error = _volume_fault(stored) or _geometry_fault(stored, image)
+    faults = [error] if error else _geometry_warnings(image)
+    return Header(tuple(faults), written, stored.get_data_shape(), stored.get_data_dtype().itemsize, image.affine)
 
 
 def compare_grids(label: Header, image: Header) -> Fault | None:
-    """Return the difference between the grid of a label and that of its image, if any.
+    """Return the difference between the grid of a label and that of its image, if corners are over 0.001 mm apart.
 
-    The corners of the two volumes may be 0.001 mm apart. Up to a tenth of a voxel is a warning: a qform is stored as
-    a float32 quaternion, and can differ by that much from an sform with the same geometry.
+    Up to a tenth of a voxel is a warning: a qform, stored as a float32 quaternion, can differ by that from its sform.
     """
     if label.shape[:3] != image.shape[:3]:
         what = f"shape {dimensions(label.shape)}, its image has {dimensions(image.shape)}"
@@ -122,7 +126,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:60]
 
 
-def open_unpacked(path: str) -> BinaryIO:
+def open_unpacked(path: str) -> BufferedIOBase:
     """Open a file for reading bytes, decompressed if its name ends in ``.gz``."""
     return gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")
 
@@ -171,29 +175,26 @@ def _volume_fault(stored: nib.Nifti1Header) -> Fault | None:
     return None
 
 
-def _geometry_fault(stored: nib.Nifti1Header, affine: np.ndarray) -> Fault | None:
+def _geometry_fault(stored: nib.Nifti1Header, image: nib.Nifti1Image) -> Fault | None:
     least, most = SPACING_LIMITS_MM
     remedy = "correct the header or convert the scan again"
-    lengths, pixdim = nib.affines.voxel_sizes(affine), stored["pixdim"][1:4]
-    if not np.isfinite(affine).all():
+    lengths, pixdim = nib.affines.voxel_sizes(image.affine), stored["pixdim"][1:4]
+    if not np.isfinite(image.affine).all():
         return Fault("affine contains NaN or infinity", remedy)
     for mm in (lengths, np.abs(pixdim)):
         if not ((mm >= least) & (mm <= most)).all():  # written so that NaN is an error too
             return Fault(f"spacing {dimensions(mm)} mm, expected {least:g} to {most:g}", remedy)
-    if voxel_volume_mm3(affine) < 0.01 * lengths.prod():
+    if voxel_volume_mm3(image.affine) < 0.01 * lengths.prod():
         return Fault("affine is singular: its axes lie in one plane", remedy)
+    if (turned := turned_degrees(image.header)) > REVERSED_DEGREES:
+        what = f"sform and qform contradict each other by {turned:.0f} degrees: left and right are in doubt"
+        return Fault(what, "compare both with the original in a viewer, then store the right one as both")
     return None
 
 
-def _direction_fault(header: nib.Nifti1Header) -> Fault | None:
-    if (angle := turned_degrees(header)) <= REVERSED_DEGREES:
-        return None
-    what = f"sform and qform contradict each other by {angle:.0f} degrees: left and right are in doubt"
-    return Fault(what, "compare both with the original in a viewer, then store the right one as both")
-
-
-def _geometry_warnings(header: nib.Nifti1Header, affine: np.ndarray) -> list[Fault]:
-    """Return what is unusual in the geometry of a scan; ``header`` is its header as nibabel corrected it."""
+def _geometry_warnings(image: nib.Nifti1Image) -> list[Fault]:
+    """Return what is unusual in the geometry of a scan."""
+    header, affine = image.header, image.affine
     spacing, warnings = nib.affines.voxel_sizes(affine), []
     if not (header["sform_code"] or header["qform_code"]):
         warnings.append(("neither sform nor qform is set", "check left and right in a viewer"))

@@ -62,31 +62,26 @@ class Histogram:
 
 
 def histogram(voxels: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Histogram:
-    """Count the voxels of a scan by intensity.
+    """Count the voxels of a scan by intensity, which is their stored (finite) value x ``slope`` + ``inter``.
 
     The same scan has the same histogram as integers and as floating-point numbers, with its axes in any order.
-
-    Args:
-        voxels: Stored values of a volume, integers or finite floating-point numbers.
-        slope: Factor from stored values to intensities.
-        inter: Offset that is added after ``slope``.
     """
     flat = voxels.ravel(order="K")  # in the order of the memory, which copies nothing
     chunks = [flat[start : start + CHUNK_VOXELS] for start in range(0, len(flat), CHUNK_VOXELS)]
     if voxels.dtype.kind in "iu" and voxels.dtype.itemsize <= 2:
         stored, counts = _count_short(chunks, voxels.dtype)
         low, high = sorted(stored[[0, -1]] * slope + inter)
-        pairs = [(stored, counts)]
+        pairs: list[tuple[np.ndarray, np.ndarray | None]] = [(stored, counts)]
     else:
         low, high = sorted(float(value) * slope + inter for value in (flat.min(), flat.max()))
         pairs = [(chunk, None) for chunk in chunks]
     whole = WHOLE_RANGE[0] <= high - low <= WHOLE_RANGE[1]
     first, step = (np.rint(low).item(), 1.0) if whole else (low, (high - low) / STEPS or 1.0)
     total = np.zeros(int(np.rint((high - first) / step)) + 1)
-    for values, counts in pairs:
+    for values, numbers in pairs:
         scaled = values if (slope, inter) == (1, 0) else values * np.float64(slope) + inter
         steps = np.rint(scaled) - first if whole else np.rint((scaled - first) / step)
-        total += np.bincount(steps.astype(np.int64), counts, minlength=len(total))
+        total += np.bincount(steps.astype(np.int64), numbers, minlength=len(total))
     (present,) = total.nonzero()
     return Histogram(first + step * present, total[present].astype(np.int64))
 
@@ -95,7 +90,7 @@ def _count_short(chunks: list[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray,
     """Return the stored values of at most 16 bits that occur, increasing, and how often they do."""
     unsigned = np.dtype(f"u{dtype.itemsize}").newbyteorder(dtype.byteorder)
     size = 2 ** (8 * dtype.itemsize)
-    counts = sum(np.bincount(chunk.view(unsigned), minlength=size) for chunk in chunks)
+    counts = np.sum([np.bincount(chunk.view(unsigned), minlength=size) for chunk in chunks], axis=0)
     stored = np.arange(size)
     if dtype.kind == "i":
         counts, stored = np.roll(counts, size // 2), stored - size // 2
@@ -106,10 +101,8 @@ def _count_short(chunks: list[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray,
 def hounsfield_faults(intensities: Histogram, padding: Collection[float] = ()) -> list[Fault]:
     """Return why intensities cannot be Hounsfield units, as one error; else what is unusual, as warnings.
 
-    Args:
-        intensities: Intensities of a scan.
-        padding: Intensities that stand for no measurement, where the file says so. Values far below air that many
-            voxels have are taken for padding in any case.
+    ``padding`` are values that the file says stand for no measurement. Values far below air that many voxels have are
+    taken for padding in any case.
     """
     tissue = _without_padding(intensities.without(padding))
     if not len(tissue.values):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +16,13 @@ from swinunetr.data.geometry import voxel_volume_mm3
 from swinunetr.data.label_maps import LabelMap, merged_ids, unlabelled_organs
 from swinunetr.data.lists import Dataset
 from swinunetr.data.modality import is_ct
+from swinunetr.data.transforms import PERCENTILES
 from swinunetr.errors import InputError
 from swinunetr.files import stamp
 from swinunetr.machine import available_memory
 from swinunetr.tables import Shown, Table
 from swinunetr.words import named
 
-PERCENTILES = "no CT, so each scan is scaled from its 0.5th to its 99.5th percentile"
 CACHED_BYTES = 3  # per voxel: float16 image and uint8 label
 ERROR_ROWS = 9  # of the table of errors; with its heading and its last line, the message has at most 12 lines
 WARNING_ROWS = 16  # longest list of warnings that is shown in full
@@ -33,11 +33,8 @@ MOST_CASES = 4  # in one warning
 class DatasetReport(Shown):
     """Contents of a data set without errors; printed, it is a short table."""
 
-    cases: dict[str, int]  # by split
+    images: list[CheckedFile]
     modality: str
-    shapes: np.ndarray  # (images, 3)
-    spacings: np.ndarray  # (images, 3), mm
-    orientations: dict[str, int]  # number of images by orientation, such as "LAS"
     organ_ml: dict[str, list[float]]  # volume of each organ in each labelled case that contains it
     cache_bytes: int  # training and validation cases on the training grid
     memory_bytes: int  # available now
@@ -47,12 +44,7 @@ class DatasetReport(Shown):
     stamps: dict[str, tuple]  # of each file, by path; see files.stamp
 
     def content_of(self, entry: dict) -> str:
-        """Return the hash of the content of a case, from ``fingerprint``.
-
-        Files that were written since are read again, as their content may be the same.
-
-        Args:
-            entry: The case, as in the data set.
+        """Return the hash of the content of a case of the data set; files that were written since are read again.
 
         Raises:
             InputError: The content has changed since it was checked.
@@ -71,16 +63,11 @@ class DatasetReport(Shown):
 
     def tables(self) -> list[Table]:
         """Return a table of the scans and a table of the organ volumes, with warnings and notes below it."""
-        rows = [
-            ("cases", _counts(self.cases)),
-            ("shape", f"{_ranges(self.shapes)} voxels"),
-            ("spacing", f"{_ranges(self.spacings)} mm"),
-            ("orientation", _counts(self.orientations)),
-            ("intensities", f"{self.modality}: {'Hounsfield units' if is_ct(self.modality) else PERCENTILES}"),
-        ]
+        scans = describe_images(self.images, self.modality)
         if self.cache_bytes:
             caching, available = self.cache_bytes / 1e9, self.memory_bytes / 1e9
-            rows.append(("memory", f"{caching:.2f} GB of the {available:.2f} GB that are available"))
+            memory = f"{caching:.2f} GB of the {available:.2f} GB that are available"
+            scans = replace(scans, rows=[*scans.rows, ("memory", memory)])
         organs = [
             (organ, *(f"{value(ml):.1f}" if ml else "-" for value in (np.median, min, max)), len(ml))
             for organ, ml in self.organ_ml.items()
@@ -88,14 +75,12 @@ class DatasetReport(Shown):
         notes = [f"warning: {warning}" for warning in self.warnings[:WARNING_ROWS]]
         if len(self.warnings) > WARNING_ROWS:
             notes.append(f"... and {len(self.warnings) - WARNING_ROWS} more in .warnings")
-        volumes = Table(("organ", "median, ml", "min", "max", "cases"), organs, notes + self.notes)
-        return [Table(("data set", "found"), rows), volumes]
+        return [scans, Table(("organ", "median, ml", "min", "max", "cases"), organs, notes + self.notes)]
 
 
 def make_report(files: Sequence[CheckedFile], dataset: Dataset, spacing_mm: Sequence[float]) -> DatasetReport:
     """Return the contents of a data set, from its files without errors; ``spacing_mm`` is of the training grid."""
     images = [file for file in files if file.kind == "image"]
-    headers = [image.header for image in images]
     cache_bytes = CACHED_BYTES * sum(_training_voxels(i.header, spacing_mm) for i in images if i.split != "test")
     memory_bytes = available_memory()
 
@@ -107,11 +92,8 @@ def make_report(files: Sequence[CheckedFile], dataset: Dataset, spacing_mm: Sequ
             "all cases may not fit into memory, where fine-tuning keeps them; use fewer cases or a larger spacing_mm"
         )
     return DatasetReport(
-        cases=dict(Counter(image.split for image in images)),
+        images=images,
         modality=dataset.modality,
-        shapes=np.array([header.shape[:3] for header in headers]),
-        spacings=np.array([header.spacing for header in headers]),
-        orientations=dict(Counter("".join(nib.aff2axcodes(header.affine)) for header in headers)),
         organ_ml=_organ_volumes(files, dataset.classes),
         cache_bytes=cache_bytes,
         memory_bytes=memory_bytes,
@@ -122,9 +104,18 @@ def make_report(files: Sequence[CheckedFile], dataset: Dataset, spacing_mm: Sequ
     )
 
 
-def describe_images(files: Sequence[CheckedFile], modality: str) -> Table:
+def describe_images(images: Sequence[CheckedFile], modality: str) -> Table:
     """Return a table of images with valid headers: number, shapes, spacings, orientations and how they are scaled."""
-    return make_report(files, Dataset(("background",), modality, [], [], []), (1, 1, 1)).tables()[0]
+    headers = [image.header for image in images]
+    percentiles = "no CT, so each scan is scaled from its {}th to its {}th percentile".format(*PERCENTILES)
+    rows = [
+        ("cases", _counts(image.split for image in images)),
+        ("shape", f"{_ranges([header.shape[:3] for header in headers])} voxels"),
+        ("spacing", f"{_ranges([header.spacing for header in headers])} mm"),
+        ("orientation", _counts(header.orientation for header in headers)),
+        ("intensities", f"{modality}: {'Hounsfield units' if is_ct(modality) else percentiles}"),
+    ]
+    return Table(("data set", "found"), rows)
 
 
 def error_table(files: Sequence[CheckedFile]) -> str:
@@ -154,13 +145,14 @@ def _common_folder(files: Sequence[CheckedFile]) -> str:
     return os.path.commonpath([os.path.dirname(os.path.abspath(file.path)) for file in files])
 
 
-def _counts(numbers: dict[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in numbers.items())
+def _counts(names: Iterable[str]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in Counter(names).items())
 
 
-def _ranges(rows: np.ndarray) -> str:
+def _ranges(rows: Sequence[Sequence[float] | np.ndarray]) -> str:
     """Return the range of each column, such as ``512 x 512 x 85..198``."""
-    return " x ".join("..".join(f"{n:.4g}" for n in sorted({column.min(), column.max()})) for column in rows.T)
+    columns = np.array(rows).T
+    return " x ".join("..".join(f"{n:.4g}" for n in sorted({column.min(), column.max()})) for column in columns)
 
 
 def _class_warnings(files: Sequence[CheckedFile], classes: tuple[str, ...]) -> list[str]:
@@ -183,7 +175,7 @@ def _class_warnings(files: Sequence[CheckedFile], classes: tuple[str, ...]) -> l
 
 def _absent(class_voxels: Mapping[str, dict[float, int]], classes: tuple[str, ...]) -> list[str]:
     """Return the classes that none of the labelled cases has, from their voxels by class; none without such cases."""
-    present = set().union(*class_voxels.values())
+    present = {number for voxels in class_voxels.values() for number in voxels}
     return [name for number, name in enumerate(classes) if number not in present] if class_voxels else []
 
 

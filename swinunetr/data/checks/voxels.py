@@ -5,16 +5,17 @@ Voxels keep their stored data type while they are checked, which saves memory.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from swinunetr.data.checks.headers import dimensions, open_unpacked
 from swinunetr.data.checks.hounsfield import STEPS, WHOLE_RANGE, histogram, hounsfield_faults, other_faults
+from swinunetr.data.geometry import load_nifti
 from swinunetr.data.label_maps import LabelMap, class_counts, whole_ids
 from swinunetr.data.modality import is_ct
 from swinunetr.errors import Fault
@@ -40,18 +41,13 @@ class Voxels:
 
 
 def check_intensities(path: str, modality: str, padding: Collection[float] = ()) -> Voxels:
-    """Read all voxels of an image.
-
-    Args:
-        path: NIfTI file with a valid header.
-        modality: Modality of the image.
-        padding: Intensities that stand for no measurement, such as DICOM's padding value after rescale.
+    """Read all voxels of an image with a valid header; ``padding`` are intensities that stand for no measurement.
 
     Raises:
         Exception: Of any type, as damaged files raise; see :func:`headers.unreadable`.
     """
     voxels, scaling, faults = _read(path)
-    digest = _digest(voxels)
+    digest = blake2b(voxels.T).digest()
     if not np.isfinite([voxels.min(), voxels.max()]).all():
         fault = Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)")
         return Voxels((*faults, fault), digest, scaling)
@@ -64,36 +60,35 @@ def check_intensities(path: str, modality: str, padding: Collection[float] = ())
         faults.append(Fault(what, "give the scan, or leave this file out"))
     else:
         faults += hounsfield_faults(counted, padding) if is_ct(modality) else other_faults(counted, modality)
-    shape = hashlib.blake2b(counted.counts.tobytes()).digest()
-    return Voxels(tuple(faults), digest, scaling, low, high, shape)
+    return Voxels(tuple(faults), digest, scaling, low, high, blake2b(counted.counts.tobytes()).digest())
 
 
 def check_ids(path: str, label_map: LabelMap | None, classes: int, needed: bool) -> Voxels:
-    """Read all voxels of a label; arguments and errors as for :func:`check_intensities`.
+    """Read all voxels of a label with a valid header, which raises errors as :func:`check_intensities` does.
 
     Args:
-        path: NIfTI file with a valid header.
+        path: The file.
         label_map: Map of its ids; None if they are the classes.
         classes: Number of classes, with the background.
         needed: Whether it is an error if all of its voxels are ignored.
     """
     voxels, scaling, faults = _read(path)
-    by_id = count_values(voxels, *scaling)
+    digest, by_id = blake2b(voxels.T).digest(), count_values(voxels, *scaling)
     if fault := _id_fault(by_id, label_map, classes - 1):
-        return Voxels((*faults, fault), _digest(voxels), scaling, class_voxels=by_id)
+        return Voxels((*faults, fault), digest, scaling, class_voxels=by_id)
     by_class = class_counts(by_id, label_map)
     # Collections of tumours have cases without an organ.
     if not by_class:
         faults.append(Fault("label is empty: all voxels are ignored", "label the case or remove it", stops=needed))
     elif not any(by_class):
         faults.append(Fault("label is empty: no organ", "label the case, unless it has none", stops=False))
-    return Voxels(tuple(faults), _digest(voxels), scaling, class_voxels=by_class)
+    return Voxels(tuple(faults), digest, scaling, class_voxels=by_class)
 
 
 def _read(path: str) -> tuple[np.ndarray, tuple[float, float], list[Fault]]:
     """Return the stored voxels of a file, slope and intercept of its values, and a warning if it holds more data."""
     with open_unpacked(path) as stream:
-        proxy = type(nib.load(path)).from_stream(stream).dataobj  # Nifti1Image or Nifti2Image
+        proxy: Any = type(load_nifti(path)).from_stream(stream).dataobj  # of a Nifti1Image or Nifti2Image
         voxels = proxy.get_unscaled()
         while stream.read(1 << 20):  # gzip verifies its checksum at the end of the file
             pass
@@ -105,15 +100,10 @@ def _read(path: str) -> tuple[np.ndarray, tuple[float, float], list[Fault]]:
     return voxels, (float(proxy.slope), float(proxy.inter)), faults
 
 
-def _digest(voxels: np.ndarray) -> bytes:
-    return hashlib.blake2b(voxels.T).digest()
-
-
 def _like_label_map(voxels: np.ndarray, values: np.ndarray) -> bool:
-    """Return whether an image is a label map, as lies beside the scans of many collections; ``values`` are different.
+    """Return whether an image is a label map: few whole ids (its ``values``), mostly equal to their neighbours'.
 
-    A label map has a few whole ids, and its voxels have mostly the id of their neighbours. Voxels of a scan, even of
-    few grey values, have noise.
+    Voxels of a scan, even of few grey values, have noise.
     """
     broken = np.abs(values - np.rint(values)) > WHOLE_RANGE[0] / STEPS  # the step of a histogram that is not by ones
     if values[0] < 0 or values[-1] > MOST_IMAGE_ID or broken.any():
@@ -127,15 +117,9 @@ def count_values(voxels: np.ndarray, slope: float, inter: float) -> dict[float, 
     """Return the number of voxels of each scaled value, up to the plane where there are too many different values.
 
     Whole numbers that storage has changed are whole again; see :func:`swinunetr.data.label_maps.whole_ids`.
-
-    Args:
-        voxels: Stored values of a volume. It is counted plane by plane, since sorting all of it at once needs several
-            times its memory.
-        slope: Factor from stored to scaled values.
-        inter: Offset that is added after ``slope``.
     """
     counts: Counter[float] = Counter()
-    for plane in voxels.T:
+    for plane in voxels.T:  # as sorting all of a volume at once needs several times its memory
         values, numbers = np.unique(plane, return_counts=True)
         # float32, as in MONAI: there 30 * 0.1 is exactly 3, in float64 it is not.
         scaled = whole_ids((values * slope + inter).astype(np.float32), slope if voxels.dtype.kind in "iu" else 0.0)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from nibabel.orientations import axcodes2ornt
 from scipy import ndimage
 
 from swinunetr.data.phantoms.anatomy import make_tissue_map, smooth_field
@@ -39,7 +40,7 @@ class Phantom(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How a patient lies in the scanner."""
+    """How a patient lies in the scanner, and how the axes of the file are stored."""
 
     orientation: str  # of the axes of the file, such as "LAS"
     origin: np.ndarray  # (3,) mm, of the anatomical frame in the scanner's
@@ -53,9 +54,6 @@ def make_phantom(case_id: int, grid: str = "demo", seed: int = 0) -> Phantom:
         grid: ``"demo"``, about 96 x 80 x 64 voxels of 4 x 4 x 4.5 mm, or ``"full"``, 512 x 512 x 140-160 voxels of
             0.8 x 0.8 x 2 mm.
         seed: 0 or more; another seed gives other patients.
-
-    Returns:
-        The image in HU, the label in BTCV ids and the affine. The orientation of the axes varies between cases.
 
     Raises:
         ValueError: The grid is unknown, or ``case_id`` is negative.
@@ -79,7 +77,7 @@ def random_streams(case_id: int, grid: str, seed: int, numbers: Iterable[int]) -
 
 
 def draw_position(rng: np.random.Generator) -> Position:
-    """Draw how a patient lies in the scanner, and how the axes of the file are stored."""
+    """Draw a position."""
     orientation = rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values()))
     return Position(orientation, rng.uniform((-12, -180, -350), (12, -120, 300)))
 
@@ -94,14 +92,7 @@ def draw_axes(grid: Grid, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def textured_hu(tissue: np.ndarray, hu: np.ndarray, spacing: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Return the float32 HU of a tissue map with the texture of its tissues.
-
-    Args:
-        tissue: (X, Y, Z) codes of tissues.
-        hu: (len(TISSUES),) mean of each tissue.
-        spacing: Voxel size in mm along x, y and z.
-        rng: Source of the texture.
-    """
+    """Return the float32 HU of a tissue map (X, Y, Z) with the texture of its tissues, whose means are ``hu``."""
     image = hu.astype(np.float32)[tissue]
     nodes = (np.array(tissue.shape) * np.asarray(spacing) / 9).astype(int)  # one every 9 mm
     grain = rng.normal(0, 1.7, (1, *nodes))  # the weighted mean of several nodes has a standard deviation of 1
@@ -125,13 +116,13 @@ def acquire(
     Args:
         image: (X, Y, Z) float32 HU, which is changed.
         spacing: Voxel size in mm along x, y and z.
-        rng: Source of the noise.
+        rng: Random numbers of the noise.
         psf_mm: Standard deviation of the point spread function.
         noise_hu: Range of the standard deviation of the noise.
         grain: Standard deviation in voxels of the blur of the noise.
     """
-    spacing = np.asarray(spacing)
-    ndimage.gaussian_filter(image, np.maximum(psf_mm, 0.35 * spacing) / spacing, output=image, truncate=3)
+    step = np.asarray(spacing)
+    ndimage.gaussian_filter(image, np.maximum(psf_mm, 0.35 * step) / step, output=image, truncate=3)
     noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), grain, truncate=3)
     image += noise * np.float32(rng.uniform(*noise_hu) / noise.std())
     return np.rint(image.clip(-1024, 3071)).astype(np.int16)
@@ -150,21 +141,14 @@ def in_scanner(image: np.ndarray, label: np.ndarray, axes: list[np.ndarray], pos
 
 def make_affine(axes: list[np.ndarray], origin: np.ndarray, orientation: str) -> np.ndarray:
     """Return the (4, 4) affine of an array from :func:`orient`; ``axes`` and ``origin`` are RAS+ coordinates in mm."""
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for column, letter in enumerate(orientation):
-        row = axis_of(letter)
-        axis = axes[row] if letter in "RAS" else axes[row][::-1]
+    affine = np.diag([0.0, 0, 0, 1])
+    for column, (row, step) in enumerate(axcodes2ornt(orientation).astype(int)):
+        axis = axes[row][::step]
         affine[row, column], affine[row, 3] = axis[1] - axis[0], axis[0] + origin[row]
     return affine
 
 
 def orient(array: np.ndarray, orientation: str) -> np.ndarray:
     """Return a RAS+ array with its axes in the order and direction of a code such as ``"LPS"``."""
-    flips = tuple(slice(None, None, 1 if letter in "RAS" else -1) for letter in orientation)
-    return np.ascontiguousarray(array.transpose([axis_of(letter) for letter in orientation])[flips])
-
-
-def axis_of(letter: str) -> int:
-    """Return the axis (0, 1, 2 for x, y, z) of a letter of an orientation code."""
-    return next(axis for axis, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
+    order, steps = axcodes2ornt(orientation).astype(int).T
+    return np.ascontiguousarray(array.transpose(order)[tuple(slice(None, None, step) for step in steps)])

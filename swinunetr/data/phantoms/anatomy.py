@@ -57,12 +57,10 @@ class Canvas:
 
     def near(self, low, high) -> tuple[np.ndarray, ...]:
         """Return views of the tissue and of x, y and z in the box between two corners in mm."""
-        low = np.asarray(low) * self.patient.scale - self.slack_mm
-        high = np.asarray(high) * self.patient.scale + self.slack_mm
-        box = tuple(
-            slice(*axis.searchsorted(ends)) for axis, ends in zip(self.axes, zip(low, high, strict=True), strict=True)
-        )
-        return self.tissue[box], *self.places[(slice(None), *box)]
+        lows = np.asarray(low) * self.patient.scale - self.slack_mm
+        highs = np.asarray(high) * self.patient.scale + self.slack_mm
+        box = tuple(slice(*axis.searchsorted(ends)) for axis, *ends in zip(self.axes, lows, highs, strict=True))
+        return self.tissue[box], *(place[box] for place in self.places)
 
     def add_tube(self, tissue: str, knots, inset: float = 0.0, above: float = -np.inf) -> None:
         """Add a tube along (N, 4) knots, with a radius smaller by ``inset`` mm, where y exceeds ``above`` mm."""
@@ -87,12 +85,7 @@ def smooth_field(nodes: np.ndarray, axes, lows, highs) -> np.ndarray:
     """Interpolate (C, I, J, K) values at regular nodes on a grid; return float32 (C, X, Y, Z).
 
     Each voxel gets the mean of the nodes, weighted with a Gaussian of 0.6 node distances, one axis after the other.
-
-    Args:
-        nodes: (C, I, J, K) values.
-        axes: Coordinates of the voxels along x, y and z.
-        lows: Coordinate of the first node per axis, in the unit of ``axes``.
-        highs: Coordinate of the last node per axis.
+    ``axes`` are the coordinates of the voxels, ``lows`` and ``highs`` those of the first and the last node per axis.
     """
     field = nodes.astype(np.float32)
     for axis, low, high, count in zip(axes, lows, highs, nodes.shape[1:], strict=True):
@@ -187,8 +180,8 @@ def add_ribs(tissue, x, y, z, outside) -> None:
 
 def add_chest(canvas: Canvas) -> None:
     """Add the vessels of the lung bases, and the heart with two chambers and its fat."""
-    for x, y in LUNG_VESSEL_ENDS:
-        canvas.add_tube("vein", [(0.5 * x, 20, 310, 5), (x, y, 246, 1.5)])
+    for x_end, y_end in LUNG_VESSEL_ENDS:
+        canvas.add_tube("vein", [(0.5 * x_end, 20, 310, 5), (x_end, y_end, 246, 1.5)])
     tissue, x, y, z = canvas.near((-95, 15, 220), (45, 115, 330))
     heart = ellipsoid(x, y, z, (-22, 66, 274), (62, 44, 44))
     tissue[(tissue == CODE["lung"]) & (heart < 1.08)] = CODE["fat"]

@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Patient(NamedTuple):
-    """Anatomy and contrast enhancement of a synthetic patient."""
+    """Anatomy and contrast enhancement."""
 
     scale: np.ndarray  # (3,), size of the body relative to the tables
     fat_mm: float  # thickness under the skin of the lower abdomen
@@ -27,15 +27,14 @@ class Patient(NamedTuple):
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw a random patient: everything that does not depend on the scan."""
-    sized = [*TUBES, "right kidney", "left kidney", "spleen", "liver"]
+    """Draw what does not depend on the scan."""
     phase = np.clip(rng.normal(1, 0.1), 0.8, 1.2)  # strength of enhancement, shared by all organs
     return Patient(
         scale=np.clip(rng.normal(1, 0.025), 0.95, 1.05) + rng.normal(0, 0.012, 3),
         fat_mm=rng.uniform(9, 30),
         bend_mm=rng.normal(0, 8, (3, 6, 6, 6)),
         shift_mm={group: rng.standard_normal(3).clip(-1.6, 1.6) * sd for group, sd in GROUP_SHIFT_MM.items()},
-        size={name: np.clip(rng.normal(1, 0.05), 0.9, 1.1) for name in sized},
+        size={name: np.clip(rng.normal(1, 0.05), 0.9, 1.1) for name in SIZED},
         gas_mm=rng.normal(0, 5),
         small_bowel=draw_small_bowel(rng),
         hu=np.array([t.plain + t.uptake * phase + rng.normal(0, 4) * (t.plain > -500) for t in TISSUES.values()]),
@@ -107,6 +106,7 @@ TUBES = {
     "left colon": Tube("bowel wall", "bowel", [
         (-106, 54, 134, 18), (-116, 14, 104, 16), (-112, 8, 40, 15), (-104, 16, -40, 15)]),
 }
+SIZED = (*TUBES, "right kidney", "left kidney", "spleen", "liver")  # organs with a size of their own
 PAIRED_TUBES = {  # on the right; the left tube is the mirror image
     "psoas": Tube("muscle", "fixed", [(26, 0, 128, 4), (38, -2, 50, 18), (48, 8, -40, 23)]),
     "quadratus lumborum": Tube("muscle", "fixed", [(46, -27, 125, 6), (66, -27, 40, 14), (74, -26, -40, 16)]),
@@ -134,26 +134,6 @@ LUMENS = {
     "right colon": Lumen(2.5, "stool", "gas", 62),
     "transverse colon": Lumen(2.5, "stool", "gas", 100),
     "left colon": Lumen(2.5, "stool", "gas", 62),
-}
-
-
-# Volumes in ml of the labelled organs of an adult. Source: masses of the reference adult male in ICRP Publication 89
-# (2002), at 1.05 g/ml for tissue and 1 g/ml for contents. A comment in mm means that the value is not from there but is
-# the usual diameter x the length within the scan.
-ORGAN_VOLUMES_ML = {
-    "spleen": 143,  # 150 g
-    "right kidney": 148,  # 310 g for the pair
-    "left kidney": 148,
-    "gallbladder": 67,  # wall 10 g, bile 58 g
-    "esophagus": 19,  # 16 mm x 95 mm; the 40 g of ICRP are for its whole length
-    "liver": 1714,  # 1800 g
-    "stomach": 393,  # wall 150 g, contents 250 g
-    "aorta": 82,  # 20 mm x 260 mm
-    "inferior vena cava": 90,  # 22 mm x 235 mm
-    "portal and splenic veins": 22,  # 13 mm x 100 mm and 10 mm x 110 mm
-    "pancreas": 133,  # 140 g
-    "right adrenal gland": 6.7,  # 14 g for the pair
-    "left adrenal gland": 6.7,
 }
 
 

@@ -23,7 +23,7 @@ from swinunetr.data.phantoms.acquisition import (
     textured_hu,
 )
 from swinunetr.data.phantoms.anatomy import make_tissue_map
-from swinunetr.data.phantoms.patient import BEND_BOX_MM, CODE, GROUP_SHIFT_MM, TISSUES, TUBES, Patient, draw_small_bowel
+from swinunetr.data.phantoms.patient import BEND_BOX_MM, CODE, GROUP_SHIFT_MM, SIZED, TISSUES, Patient, draw_small_bowel
 from swinunetr.data.phantoms.writing import main
 
 # HU that contrast medium adds, by tissue: unenhanced, late arterial, portal-venous, delayed (some minutes). Typical
@@ -99,8 +99,7 @@ def make_varied_phantom(case_id: int, grid: str = "demo", seed: int = 0) -> Phan
 
 def draw_varied_patient(rng: np.random.Generator) -> Patient:
     """Draw a patient: body, organs, posture and contrast phase."""
-    sized = [*TUBES, "right kidney", "left kidney", "spleen", "liver"]
-    size = {name: float(np.clip(rng.normal(1, 0.1), 0.75, 1.25)) for name in sized}
+    size = {name: float(np.clip(rng.normal(1, 0.1), 0.75, 1.25)) for name in SIZED}
     size["spleen"] = float(np.clip(rng.lognormal(0, 0.14), 0.8, 1.35))
     size["gallbladder"] = float(rng.uniform(0.5, 1.2))
     size["stomach"] = float(rng.uniform(0.65, 1.2))
@@ -158,24 +157,11 @@ def draw_scanner(grid: str, rng: np.random.Generator) -> Scanner:
     axes = [(np.arange(n) - (n - 1) / 2) * in_plane + mid for n, mid in zip(counts, middle, strict=True)]
     axes.append(np.arange(low, high, slice_mm))
     sharp = rng.random()  # from a smooth kernel to a sharp one
-    return Scanner(
-        axes,
-        slice_mm,
-        psf_mm=1.4 - 0.9 * sharp,
-        noise_hu=rng.uniform(6, 18) * (1 + sharp),
-        grain=0.9 - 0.6 * sharp,
-    )
+    return Scanner(axes, slice_mm, 1.4 - 0.9 * sharp, rng.uniform(6, 18) * (1 + sharp), 0.9 - 0.6 * sharp)
 
 
 def add_lesions(image: np.ndarray, label: np.ndarray, spacing, rng: np.random.Generator) -> None:
-    """Set the HU of spheres within organs, which keep their label.
-
-    Args:
-        image: (X, Y, Z) HU, which is changed.
-        label: (X, Y, Z) BTCV ids.
-        spacing: Voxel size in mm along x, y and z.
-        rng: Source of number, places, sizes and HU.
-    """
+    """Set the HU of spheres within organs in ``image``; ``label`` has BTCV ids, both are (X, Y, Z), spacing in mm."""
     for organ, (number, largest_mm, hu) in LESIONS.items():
         for _ in range(rng.poisson(number)):
             places = np.argwhere(label == organ)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from swinunetr.data.folders import case_name
 from swinunetr.data.lists import read_datalist
+from swinunetr.data.organs import ORGANS
 from swinunetr.data.phantoms.acquisition import GRIDS, Phantom, make_phantom
-from swinunetr.data.phantoms.patient import ORGAN_VOLUMES_ML
 from swinunetr.errors import InputError
 from swinunetr.files import replacing, write_json
 
@@ -33,7 +33,7 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
             ``label_maps``, or ``root`` cannot be written to.
     """
     content, classes = read_datalist(json_path, ("training",))
-    if len(classes) != len(ORGAN_VOLUMES_ML) + 1:
+    if len(classes) != len(ORGANS) + 1:
         raise InputError(
             f"json_path: expected the 13 organs of BTCV, which the phantoms have, found {len(classes) - 1} organs in "
             f"'{json_path}'. Set data_root to the folder of your own data, or choose a list from json_files/."
@@ -48,9 +48,7 @@ def write_phantoms(json_path: str | Path, root: str | Path) -> Path:
 
 
 def write_unlabelled_phantoms(root: str | Path, count: int = 40) -> Path:
-    """Write ``count`` synthetic CTs without labels that are not yet in ``root``, and return ``root``.
-
-    A CT that another version of this module wrote there is made again.
+    """Write ``count`` synthetic CTs without labels, as :func:`write_phantoms` does, and return ``root``.
 
     Raises:
         InputError: ``root`` cannot be written to.
@@ -59,7 +57,7 @@ def write_unlabelled_phantoms(root: str | Path, count: int = 40) -> Path:
     return _write_due(Path(root).expanduser(), [(number, (f"phantom{number}.nii.gz",)) for number in numbers])
 
 
-def _write_due(root: Path, cases: list[tuple[int, tuple[str, ...]]]) -> Path:
+def _write_due(root: Path, cases: Sequence[tuple[int, tuple[str, ...]]]) -> Path:
     """Write the phantoms, given by id and files, that ``root`` lacks or has of another version; return ``root``.
 
     ``phantoms.json`` lists the files that were written, with their version. All other files stay as they are.
@@ -107,16 +105,7 @@ def write_phantom(
     seed: int = 0,
     make: Make = make_phantom,
 ) -> None:
-    """Write one case as NIfTI: the image as int16 HU, the label as uint8.
-
-    Args:
-        case_id: 0 or more, as in :func:`make_phantom`.
-        image_path: File name that ends with ``.nii.gz``.
-        label_path: The same for the label; None writes no label.
-        grid: ``"demo"`` or ``"full"``.
-        seed: 0 or more.
-        make: Function that makes it.
-    """
+    """Write one case that ``make`` makes as NIfTI: the image as int16 HU and, with a path, the label as uint8."""
     phantom = make(case_id, grid, seed)
     write_nifti(phantom.image, phantom.affine, Path(image_path))
     if label_path is not None:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -50,8 +51,8 @@ def test_volumes_of_a_sheared_scan_are_by_the_determinant(good):
 def test_report_of_correct_data_has_counts_and_no_warning(good):
     report = check_dataset(good, SPACING, workers=2)
     assert report.warnings == []
-    assert report.cases == {"training": 2, "validation": 1, "test": 1}
-    assert report.orientations == {"RAS": 4}
+    assert Counter(image.split for image in report.images) == {"training": 2, "validation": 1, "test": 1}
+    assert [image.header.orientation for image in report.images] == ["RAS"] * 4
     np.testing.assert_allclose(report.organ_ml["left box"], [0.45] * 3)  # 100 voxels of 4.5 mm3
     np.testing.assert_allclose(report.organ_ml["right box"], [0.09] * 3)
     shown = str(report)
@@ -74,7 +75,7 @@ def test_memory_estimate_uses_the_axes_of_the_file(good):
         write(case["image"], ct(int(case["name"][-1])), rotated)
         write(case["label"], organs(), rotated)
     report = check_dataset(good, (4.5, 4.5, 10.0))
-    assert report.orientations == {"SRA": 3, "RAS": 1}
+    assert [image.header.orientation for image in report.images] == ["SRA"] * 3 + ["RAS"]
     assert report.cache_bytes == 3 * 3 * (6 * 6 * 4)  # cases, bytes per voxel, voxels; the test image is not cached
 
 

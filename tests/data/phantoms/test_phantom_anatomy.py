@@ -7,7 +7,26 @@ import pytest
 from swinunetr.data.phantoms import Phantom, acquisition, make_phantom
 from swinunetr.data.phantoms.acquisition import GRIDS, Grid
 from swinunetr.data.phantoms.anatomy import Canvas, capsule, smooth_field
-from swinunetr.data.phantoms.patient import CODE, ORGAN_VOLUMES_ML, draw_patient
+from swinunetr.data.phantoms.patient import CODE, draw_patient
+
+# Volumes in ml of the labelled organs of an adult. Source: masses of the reference adult male in ICRP Publication 89
+# (2002), at 1.05 g/ml for tissue and 1 g/ml for contents. A comment in mm means that the value is not from there but is
+# the usual diameter x the length within the scan.
+ORGAN_VOLUMES_ML = {
+    "spleen": 143,  # 150 g
+    "right kidney": 148,  # 310 g for the pair
+    "left kidney": 148,
+    "gallbladder": 67,  # wall 10 g, bile 58 g
+    "esophagus": 19,  # 16 mm x 95 mm; the 40 g of ICRP are for its whole length
+    "liver": 1714,  # 1800 g
+    "stomach": 393,  # wall 150 g, contents 250 g
+    "aorta": 82,  # 20 mm x 260 mm
+    "inferior vena cava": 90,  # 22 mm x 235 mm
+    "portal and splenic veins": 22,  # 13 mm x 100 mm and 10 mm x 110 mm
+    "pancreas": 133,  # 140 g
+    "right adrenal gland": 6.7,  # 14 g for the pair
+    "left adrenal gland": 6.7,
+}
 
 ORGANS = [  # BTCV ids 1 to 13
     "spleen",
