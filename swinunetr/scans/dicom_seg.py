@@ -38,8 +38,8 @@ READ_TOLERANCE = 0.1  # voxels; orientations have rounded digits
 
 
 @dataclass(frozen=True)
-class Model:
-    """The weights that made a segmentation.
+class Origin:
+    """The weights that made a segmentation, as DICOM names them.
 
     Attributes:
         file: Name of the weights file, without its folders.
@@ -56,7 +56,7 @@ class Model:
 
 
 def write_segmentation(
-    labels: np.ndarray, series: Series, classes: Sequence[str], path: str | Path, model: Model, kind: str = "LABELMAP"
+    labels: np.ndarray, series: Series, classes: Sequence[str], path: str | Path, origin: Origin, kind: str = "LABELMAP"
 ) -> None:
     """Write the segmentation of a series as one DICOM segmentation object.
 
@@ -78,7 +78,7 @@ def write_segmentation(
         classes: Names of the labels from 0, which is background. The organs of BTCV get codes of SNOMED CT; other names
             get codes of a private scheme.
         path: File to write; an existing file is replaced only if writing succeeds.
-        model: The weights that made the labels.
+        origin: The weights that made the labels.
         kind: ``"LABELMAP"`` for newer viewers, ``"BINARY"`` for others.
 
     Raises:
@@ -92,10 +92,10 @@ def write_segmentation(
         raise InputError(f"{series.name}: a segmentation object of several multi-frame files is not supported.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's name values of the header, which may identify the patient
-        segmentation = _segmentation(labels, series, classes, model, kind)
-    with replacing(path) as temporary:
-        segmentation.save_as(temporary)
-        _compare(temporary, labels, series)
+        segmentation = _segmentation(labels, series, classes, origin, kind)
+        with replacing(path) as temporary:
+            segmentation.save_as(temporary)
+            _compare(temporary, labels, series)
 
 
 def kind_of(path: str | Path) -> str:
@@ -108,11 +108,13 @@ def kind_of(path: str | Path) -> str:
         return ""
 
 
-def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], model: Model, kind: str) -> Segmentation:
+def _segmentation(
+    labels: np.ndarray, series: Series, classes: Sequence[str], origin: Origin, kind: str
+) -> Segmentation:
     try:
         sources = read_sources(series)
         _check_labels(labels, series, classes, sources[0])
-        return _build(labels, series, classes, sources, model, kind)
+        return _build(labels, series, classes, sources, origin, kind)
     except OSError as error:
         raise InputError(f"{series.name}: a file of the series could not be read ({error}). Copy it again.") from error
     except InputError:
@@ -159,7 +161,7 @@ def _check_labels(labels: np.ndarray, series: Series, classes: Sequence[str], so
 
 
 def _build(
-    labels: np.ndarray, series: Series, classes: Sequence[str], sources: list[Dataset], model: Model, kind: str
+    labels: np.ndarray, series: Series, classes: Sequence[str], sources: list[Dataset], origin: Origin, kind: str
 ) -> Segmentation:
     first = sources[0]
     planes, positions = labels.transpose(2, 1, 0), None  # (slices, rows, columns)
@@ -171,15 +173,15 @@ def _build(
         pixel_array=planes,
         plane_positions=positions,
         segmentation_type=kind,
-        segment_descriptions=_describe(classes, model),
+        segment_descriptions=_describe(classes, origin),
         series_instance_uid=UID(),
         series_number=LEAST_SERIES_NUMBER + abs(first.get("SeriesNumber") or 0) % 10**9,  # DICOM ends at 2**31 - 1
         sop_instance_uid=UID(),
         instance_number=1,
         manufacturer=PROJECT,
         manufacturer_model_name="SwinUNETR",
-        software_versions=[model.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))],
-        device_serial_number=model.sha256[:12],  # required; of a program, this is what tells one from another
+        software_versions=[origin.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))],
+        device_serial_number=origin.sha256[:12],  # required; of a program, this is what tells one from another
         series_description="Segmentation by SwinUNETR",
         transfer_syntax_uid=TRANSFER_SYNTAX[kind],
         # A label map with all slices has the grid of its source in every program; a frame without organs takes 1 kB.
@@ -201,10 +203,10 @@ def _encoding(source: Dataset, classes: Sequence[str]) -> str | None:
     return encoding if accepted and "".join(classes).isascii() else "ISO_IR 192"
 
 
-def _describe(classes: Sequence[str], model: Model) -> list[SegmentDescription]:
+def _describe(classes: Sequence[str], origin: Origin) -> list[SegmentDescription]:
     """Return the description of each class except the background."""
     algorithm = AlgorithmIdentificationSequence(
-        name="SwinUNETR", family=codes.cid7162.ArtificialIntelligence, version=model.version, source=PROJECT
+        name="SwinUNETR", family=codes.cid7162.ArtificialIntelligence, version=origin.version, source=PROJECT
     )
     described = []
     for number, (name, colour) in enumerate(zip(classes[1:], organ_colours(len(classes) - 1), strict=True), start=1):

@@ -30,7 +30,7 @@ from swinunetr.recipe import Recipe
 from swinunetr.results.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.results.metrics import organ_volumes
 from swinunetr.scans.dicom import write_nifti
-from swinunetr.scans.dicom_seg import Model
+from swinunetr.scans.dicom_seg import Origin
 from swinunetr.scans.finding import Scan, find_scans, read_content
 from swinunetr.scans.results_folder import Results
 from swinunetr.scans.writers import SegmentedScan, Writer, asked_writers
@@ -121,7 +121,7 @@ class Trained(NamedTuple):
     recipe: Recipe
     classes: tuple[str, ...]
     hardware: Hardware
-    model: Model  # how DICOM names it
+    origin: Origin
 
 
 def _read_training(weights: Sequence[str | Path], flips: bool, largest_component: Sequence[str]) -> Training:
@@ -167,8 +167,8 @@ def _load(training: Training, hashes: Sequence[str]) -> Trained:
     if not ensemble:  # else its weights are loaded for each scan
         load_pretrained(network, files[0], classes=classes)
     joined = hashlib.sha256("".join(hashes).encode()).hexdigest() if len(hashes) > 1 else hashes[0]
-    model = Model(" + ".join(file.name for file in files), joined)
-    return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware, model)
+    origin = Origin(" + ".join(file.name for file in files), joined)
+    return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware, origin)
 
 
 def _segment_all(
@@ -282,7 +282,9 @@ class Job:
         self.results.clear(scan)
         save_prediction(labels, source, file)
         window = intensity_window(recipe, self.modality)
-        segmented = SegmentedScan(scan, source, file, labels, labelled.uncertainty, classes, window, self.trained.model)
+        segmented = SegmentedScan(
+            scan, source, file, labels, labelled.uncertainty, classes, window, self.trained.origin
+        )
         missing = []
         for writer in self.writers:
             try:

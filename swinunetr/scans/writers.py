@@ -18,7 +18,7 @@ from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.results import plots
 from swinunetr.results.inference import save_prediction
-from swinunetr.scans.dicom_seg import KINDS, Model, kind_of, write_segmentation
+from swinunetr.scans.dicom_seg import KINDS, Origin, kind_of, write_segmentation
 from swinunetr.scans.finding import Scan
 
 
@@ -32,7 +32,7 @@ class SegmentedScan(NamedTuple):
     uncertainty: np.ndarray | None  # in steps of 1/255; None if no writer needs it
     classes: tuple[str, ...]  # names of the labels from 0, which is background
     window: tuple[float, float] | None  # in HU, of the intensities; None for other modalities than CT
-    model: Model
+    origin: Origin
 
 
 class Writer(ABC):
@@ -102,7 +102,7 @@ class DicomObject(Writer):
 
     def write(self, segmented: SegmentedScan, file: Path) -> None:
         if series := segmented.scan.series:
-            write_segmentation(segmented.labels, series, segmented.classes, file, segmented.model, self.value)
+            write_segmentation(segmented.labels, series, segmented.classes, file, segmented.origin, self.value)
 
 
 class Picture(Writer):
