@@ -22,19 +22,18 @@ class Scan:
 
     Attributes:
         name: Path-like name of its results, without an ending.
-        file: NIfTI file; for a DICOM series, None.
+        file: NIfTI file, or the first file of a DICOM series.
         series: DICOM series; for a NIfTI file, None.
     """
 
     name: str
-    file: Path | None
+    file: Path
     series: Series | None
 
     @property
     def place(self) -> str:
         """Hash of the path of the scan's folder, which may name the patient; the scan itself may be a link."""
-        folder = (self.file or self.series.files[0]).parent.resolve()
-        return hashlib.sha256(os.fsencode(folder)).hexdigest()
+        return hashlib.sha256(os.fsencode(self.file.parent.resolve())).hexdigest()
 
 
 def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], list[str]]:
@@ -51,6 +50,7 @@ def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], lis
         InputError: There is no such file or folder, it holds no scans or results of this project, or ``output`` holds
             the scans.
     """
+    # All that is there, with names of which no two meet on any disk.
     _check_root(root, output)
     entries, notes, series, left_out = _list(root, output, modality)
     if not entries and not series and not left_out:
@@ -58,6 +58,7 @@ def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], lis
         raise InputError("\n".join([expected, *notes]))
     entries, series = _with_distinct_names(entries, series)
 
+    # What can be used, by the headers.
     images = check_headers(entries)
     valid = [image for image in images if image.valid]
     problems = [
@@ -71,7 +72,7 @@ def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], lis
         print(line)
     problems += [f"{unused.name}: {unused.reason}" for unused in left_out]
     scans = [Scan(image.case, Path(image.path), None) for image in valid]
-    return scans + [Scan(volume.name, None, volume) for volume in series], problems
+    return scans + [Scan(volume.name, volume.files[0], volume) for volume in series], problems
 
 
 def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
@@ -119,9 +120,9 @@ def _with_distinct_names(
 
 
 def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
-    rows = []
-    for volume in series:
-        slices = f"{len(volume.frames) or len(volume.files)} slices of {volume.modality}"
-        rows.append((volume.name, "; ".join([slices, *volume.notes])))
+    rows = [
+        (volume.name, "; ".join((f"{len(volume.frames or volume.files)} slices of {volume.modality}", *volume.notes)))
+        for volume in series
+    ]
     rows += [(unused.name, f"left out: {unused.reason}") for unused in left_out]
     return Table(("DICOM series", "found"), rows)

@@ -40,6 +40,7 @@ class Writer(ABC):
 
     Attributes:
         ending: Ending of the file, after the name of the scan.
+        noun: What a scan has with it, for messages.
         option: Keyword of ``segment``; in `segment.py`, with dashes.
         argument: What ``argparse`` needs for the option.
         needs_uncertainty: Whether the uncertainty must be computed.
@@ -47,6 +48,7 @@ class Writer(ABC):
     """
 
     ending: ClassVar[str]
+    noun: ClassVar[str]
     option: ClassVar[str]
     argument: ClassVar[dict[str, Any]]
     needs_uncertainty: ClassVar[bool] = False
@@ -76,6 +78,7 @@ class DicomObject(Writer):
     """DICOM segmentation object of a series; the value is its kind."""
 
     ending = ".dcm"
+    noun = "DICOM segmentation object"
     option = "dicom_seg"
     argument = {
         "nargs": "?",
@@ -109,6 +112,7 @@ class Picture(Writer):
     """Picture of a scan with the outlines of the organs."""
 
     ending = ".png"
+    noun = "picture"
     option = "pictures"
     argument = {"action": "store_true", "help": "write a picture of each scan with its outlines"}
 
@@ -124,6 +128,7 @@ class Uncertainty(Writer):
     """Uncertainty of each voxel, from 0 to 1; see :func:`swinunetr.results.resampling.resample_labels`."""
 
     ending = "_uncertainty.nii.gz"
+    noun = "file of their uncertainty"
     option = "uncertainty"
     argument = {
         "action": "store_true",
@@ -132,6 +137,7 @@ class Uncertainty(Writer):
     needs_uncertainty = True
 
     def write(self, segmented: SegmentedScan, file: Path) -> None:
+        assert segmented.uncertainty is not None  # as it was needed
         save_prediction(segmented.uncertainty, segmented.source, file, 1 / 255)
 
 
