@@ -168,6 +168,7 @@ def _build(
     if kind == "BINARY" and not labels.any():
         everywhere = get_plane_positions_of_image(first) if series.frames else get_plane_positions_of_series(sources)
         planes, positions = planes[:1], everywhere[:1]
+    software = [origin.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))]
     segmentation = Segmentation(
         source_images=sources,
         pixel_array=planes,
@@ -180,7 +181,7 @@ def _build(
         instance_number=1,
         manufacturer=PROJECT,
         manufacturer_model_name="SwinUNETR",
-        software_versions=[origin.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))],
+        software_versions=software,  # type: ignore[arg-type]  # highdicom takes any sequence
         device_serial_number=origin.sha256[:12],  # required; of a program, this is what tells one from another
         series_description="Segmentation by SwinUNETR",
         transfer_syntax_uid=TRANSFER_SYNTAX[kind],

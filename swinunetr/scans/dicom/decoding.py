@@ -15,7 +15,7 @@ import pydicom
 import SimpleITK as sitk
 
 from swinunetr.files import not_written
-from swinunetr.scans.dicom.headers import UNCOMPRESSED, functional_group, text_of, transfer_syntax
+from swinunetr.scans.dicom.headers import UNCOMPRESSED, text_of, transfer_syntax, transformations
 
 DECODED = re.compile(r"1\.2\.840\.10008\.1\.2(\.1|\.1\.99|\.2|\.5|\.4\.(50|51|57|70|80|81|90|91))?")  # by GDCM
 JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
@@ -46,22 +46,18 @@ def quiet_decoding(first: Path) -> Iterator[None]:
     Args:
         first: A file of the series; the others are compressed in the same way.
     """
-    with DECODING:
-        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    display = sitk.ProcessObject
+    with DECODING, ExitStack() as restored:
+        restored.callback(display.SetGlobalWarningDisplay, display.GetGlobalWarningDisplay())
+        display.SetGlobalWarningDisplay(False)
         # GDCM tries 8 bits first, and its JPEG library writes that this fails, past Python, for every slice.
-        silent = os.open(os.devnull, os.O_WRONLY) if noted_syntax(first) == JPEG_12_BIT else None
-        stderr = os.dup(2) if silent is not None else None
-        try:
-            if silent is not None:
-                os.dup2(silent, 2)
-            yield
-        finally:
-            if silent is not None:
-                os.dup2(stderr, 2)
-                os.close(stderr)
-                os.close(silent)
-            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        if noted_syntax(first) == JPEG_12_BIT:
+            stderr = os.dup(2)
+            restored.callback(os.close, stderr)
+            restored.callback(os.dup2, stderr, 2)
+            with open(os.devnull, "wb") as silent:
+                os.dup2(silent.fileno(), 2)
+        yield
 
 
 def noted_syntax(file: Path) -> pydicom.uid.UID:
@@ -131,14 +127,14 @@ def _decode_frames(file: Path) -> np.ndarray:
     plain.PhotometricInterpretation = "MONOCHROME2"
     plain.SOPClassUID, plain.SOPInstanceUID = MULTIFRAME_WORD, "2.25.1"
     plain.file_meta = pydicom.dataset.FileMetaDataset()
-    syntax = plain.file_meta.TransferSyntaxUID = transfer_syntax(header)
+    syntax = transfer_syntax(header)
+    plain.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     with _temporary_file(lambda copy: plain.save_as(copy, enforce_file_format=True)) as copy:
         stored = sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO"))
     if syntax in UNCOMPRESSED and len(header.PixelData) < stored.nbytes:
         raise ValueError("the file ends before its last frame")  # GDCM would fill the rest
     frames = []
-    for frame, values in enumerate(stored):
-        transformation = functional_group(header, frame, "PixelValueTransformationSequence") or header
+    for values, transformation in zip(stored, transformations(header), strict=True):
         slope = text_of(transformation, "RescaleSlope") or 1
         intercept = text_of(transformation, "RescaleIntercept") or 0
         frames.append(compact(values * float(slope) + float(intercept)))

@@ -5,19 +5,36 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from nibabel.affines import from_matvec
 
 from swinunetr.files import safe_name
-from swinunetr.scans.dicom.instance import Plane
 
 LEAST_SLICES = 5
 SPACING_TOLERANCE = 0.1  # of the spacing; headers have rounded positions
 SAME_PLACE_MM = 0.05  # slices closer than this are at the same position
 SHIFT_TOLERANCE_MM = 0.5  # in the plane of the slices, over the whole series
 SAME_TOLERANCE = 1e-4  # orientation and pixel spacing (mm) of slices of one volume
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Geometry of one slice, as in its header: LPS coordinates in mm.
+
+    Attributes:
+        position: Center of the first voxel (x, y, z).
+        orientation: Unit vectors along a row and along a column, one after the other.
+        spacing: Distance between rows, and between columns.
+        shape: Number of rows and of columns.
+    """
+
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+    shape: tuple[int, int]
 
 
 def plane_problem(planes: Sequence[Plane]) -> str:

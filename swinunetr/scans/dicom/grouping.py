@@ -13,7 +13,7 @@ from swinunetr.errors import WriteError
 from swinunetr.files import sha256
 from swinunetr.scans.dicom.decoding import decode, quiet_decoding
 from swinunetr.scans.dicom.geometry import LEAST_SLICES, plane_problem
-from swinunetr.scans.dicom.instance import Instance
+from swinunetr.scans.dicom.headers import Instance
 
 
 def group_instances(instances: Sequence[Instance]) -> list[list[Instance]]:
@@ -97,8 +97,8 @@ def _distinct(copies: list[Instance]) -> list[Instance]:
         spacings = tuple((plane.spacing, plane.shape) for plane in instance.planes)
         content = None if voxels is None else (voxels.tobytes(), instance.values, instance.modality, spacings)
         contents.setdefault(content, instance)
-    undecoded = contents.pop(None, None)
-    return list(contents.values()) or [undecoded]
+    decoded = [instance for content, instance in contents.items() if content]
+    return decoded or list(contents.values())
 
 
 def _voxels(instance: Instance) -> np.ndarray | None:
@@ -119,7 +119,8 @@ def _join_slices(groups: list[list[Instance]]) -> list[list[Instance]]:
     """
     joined: dict[tuple, list[Instance]] = {}
     for index, group in enumerate(groups):
-        first, key = group[0], (index,)
+        first = group[0]
+        key: tuple = (index,)
         if len(group) == 1 and len(first.planes) == 1 and not first.fault:
             plane = first.planes[0]
             orientation = tuple(round(x, 3) for x in plane.orientation)

@@ -1,15 +1,16 @@
-"""What the header of a DICOM file says: series, place in the patient and values, or why the file is no slice."""
+"""What the header of a DICOM file, an instance of a series, says: its place and values, or why it is no slice."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
 
-from swinunetr.scans.dicom.instance import Instance, Plane, Values
+from swinunetr.scans.dicom.geometry import Plane
 
 UNIT_TOLERANCE = 1e-3  # of the length of the orientation vectors, and of their angle in rad
 
@@ -44,6 +45,59 @@ CUT = "ends before its last pixel (truncated); copy it again"
 LIST_ONLY = "a DICOMDIR, which only lists files; give the folder that holds them, or copy them beside it"
 
 
+@dataclass(frozen=True)
+class Values:
+    """How the stored values of an instance become those of the modality.
+
+    Attributes:
+        image_type: ImageType with the types of the frames, in capitals.
+        rescale: Slope and intercept of each frame.
+        calibrated: Whether the header says that the result is in the units of the modality.
+        padding: First and last stored value of padding; None if the header names none.
+    """
+
+    image_type: str = ""
+    rescale: tuple[tuple[float, float], ...] = ()
+    calibrated: bool = True
+    padding: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What is needed of one DICOM file: it has planes, or it is something ``other``, or it has a ``fault``.
+
+    Attributes:
+        file: The file.
+        series: What the instances of a series have in common: patient, study, and last the series.
+        identity: SOP instance UID and instance number.
+        series_uid: Series instance UID.
+        series_name: Name from the series number, such as ``series3``.
+        modality: As in the file, such as ``CT``.
+        planes: Geometry of each frame.
+        values: How stored values become those of the modality.
+        multiframe: Whether it is an enhanced multi-frame object.
+        other: What it is, if it is no slice of the modality.
+        fault: What is wrong with it.
+    """
+
+    file: Path
+    series: tuple[str, ...] = ()
+    identity: tuple[str, str] = ("", "")
+    series_uid: str = ""
+    series_name: str = "series"
+    modality: str = ""
+    planes: tuple[Plane, ...] = ()
+    values: Values = Values()
+    multiframe: bool = False
+    other: str = ""
+    fault: str = ""
+
+    @property
+    def place(self) -> tuple:
+        """Positions of all frames, rounded as much as copies may be; two slices are never so close."""
+        return tuple(tuple(round(x, 1) for x in plane.position) for plane in self.planes)
+
+
 def describe(unread: Instance, header: pydicom.Dataset, pixels: str, marked: bool, modality: str) -> Instance | None:
     """Return an instance as its header describes it; None if the file is not DICOM.
 
@@ -74,9 +128,10 @@ def describe(unread: Instance, header: pydicom.Dataset, pixels: str, marked: boo
     if other := _other(header, kind, pixels != "none", modality):
         return replace(instance, other=other)
     planes, values = _planes(header), _values(header, modality)
-    for part in (planes, values):
-        if isinstance(part, str):
-            return replace(instance, fault=part)
+    if isinstance(planes, str):
+        return replace(instance, fault=planes)
+    if isinstance(values, str):
+        return replace(instance, fault=values)
     fault = CUT if pixels == "cut" else ""
     return replace(instance, planes=planes, values=values, multiframe=GROUPS[1] in header, fault=fault)
 
@@ -97,6 +152,12 @@ def functional_group(header: pydicom.Dataset, frame: int, name: str) -> pydicom.
         if groups and groups[number].get(name):
             return groups[number][name][0]
     return pydicom.Dataset()
+
+
+def transformations(header: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Return what holds the rescale of each frame."""
+    frames = range(len(header.get(GROUPS[1]) or ()) or 1)
+    return [functional_group(header, frame, "PixelValueTransformationSequence") or header for frame in frames]
 
 
 def text_of(dataset: pydicom.Dataset, name: str) -> str:
@@ -142,7 +203,7 @@ def _other(header: pydicom.Dataset, kind: str, pixels: bool, modality: str) -> s
 
 def _other_quantity(header: pydicom.Dataset) -> str:
     """Return what a CT image shows if it is not Hounsfield units, else an empty text."""
-    for transformation in _transformations(header):
+    for transformation in transformations(header):
         if unit := OTHER_UNITS.get(text_of(transformation, "RescaleType").upper()):
             return f"a map of {unit} (RescaleType), expected Hounsfield units; export the images of the series in HU"
     image_type = _image_type(header)
@@ -151,17 +212,11 @@ def _other_quantity(header: pydicom.Dataset) -> str:
     return ""
 
 
-def _transformations(header: pydicom.Dataset) -> list[pydicom.Dataset]:
-    """Return what holds the rescale of each frame."""
-    frames = range(len(header.get(GROUPS[1]) or ()) or 1)
-    return [functional_group(header, frame, "PixelValueTransformationSequence") or header for frame in frames]
-
-
 def _image_type(header: pydicom.Dataset) -> str:
     """Return the image type of an instance, with those of its frames."""
-    texts = [text_of(header, "ImageType")]
-    for frame in range(len(header.get(GROUPS[1]) or ())):
-        texts.append(text_of(functional_group(header, frame, "CTImageFrameTypeSequence"), "FrameType"))
+    frames = range(len(header.get(GROUPS[1]) or ()))
+    groups = [functional_group(header, frame, "CTImageFrameTypeSequence") for frame in frames]
+    texts = [text_of(header, "ImageType"), *(text_of(group, "FrameType") for group in groups)]
     return " ".join(dict.fromkeys(texts)).upper()
 
 
@@ -171,7 +226,7 @@ def _values(header: pydicom.Dataset, modality: str) -> Values | str:
     if bits and highest and int(highest) != int(bits) - 1:  # GDCM reads the low bits in any case
         return f"has BitsStored {bits} with HighBit {highest}, expected {int(bits) - 1}; export the original series"
     rescale, calibrated = [], True
-    for transformation in _transformations(header):
+    for transformation in transformations(header):
         texts = text_of(transformation, "RescaleSlope"), text_of(transformation, "RescaleIntercept")
         calibrated &= all(texts) and text_of(transformation, "RescaleType").upper() in HOUNSFIELD
         try:

@@ -13,8 +13,16 @@ from typing import BinaryIO
 
 import pydicom
 
-from swinunetr.scans.dicom.headers import DEFLATED, HEADER, TRUNCATED, UNCOMPRESSED, describe, text_of, transfer_syntax
-from swinunetr.scans.dicom.instance import Instance
+from swinunetr.scans.dicom.headers import (
+    DEFLATED,
+    HEADER,
+    TRUNCATED,
+    UNCOMPRESSED,
+    Instance,
+    describe,
+    text_of,
+    transfer_syntax,
+)
 from swinunetr.threads import in_threads
 
 MOST_WITHOUT_BAR = 300  # files; more are read with a progress bar

@@ -17,8 +17,7 @@ from swinunetr.errors import InputError
 from swinunetr.files import safe_name, sha256, walk_files
 from swinunetr.scans.dicom.geometry import plane_problem, position_problem, slice_axes, volume_affine
 from swinunetr.scans.dicom.grouping import group_instances
-from swinunetr.scans.dicom.headers import LIST_ONLY
-from swinunetr.scans.dicom.instance import Instance
+from swinunetr.scans.dicom.headers import LIST_ONLY, Instance
 from swinunetr.scans.dicom.reading import read_instances
 from swinunetr.threads import in_threads
 
@@ -205,13 +204,12 @@ def _file_problem(slices: Sequence[Instance]) -> str:
 def _padding(slices: Sequence[Instance]) -> tuple[float, ...]:
     """Return the values of padding after the rescale, in order."""
     values: set[float] = set()
-    for padding, rescale in {
-        (instance.values.padding, pair) for instance in slices for pair in instance.values.rescale
-    }:
+    headers = {(instance.values.padding, rescale) for instance in slices for rescale in instance.values.rescale}
+    for padding, (slope, intercept) in headers:
         if padding:
             first, last = padding
             stored = range(first, last + 1) if last - first < 2**16 else padding
-            values |= {value * rescale[0] + rescale[1] for value in stored}
+            values |= {value * slope + intercept for value in stored}
     if slices[0].modality == "CT" and any(value > HIGHEST_HU for value in values):
         values.add(PADDED_HU)  # as it is written
     return tuple(sorted(float(value) for value in values))
