@@ -129,11 +129,6 @@ def bundle_texts(model: SwinUNETR, note: Mapping, recipe: Recipe) -> dict[str, s
     ``configs/inference.json`` has MONAI's classes and their arguments for segmenting the scans of a folder. Its ``run``
     refuses a folder with a scan in both formats, whose results would replace each other, and an ``output_dir`` that is
     the folder of the scans, where the results would be scans in the next run.
-
-    Args:
-        model: Trained network.
-        note: Note of the training, with ``recipe``, ``classes`` and ``modality``.
-        recipe: Recipe of the training.
     """
     names = ("README.md", "metadata.json", "inference.json")
     readme, *configs = ((TEMPLATES / name).read_text(encoding="utf-8") for name in names)

@@ -39,15 +39,10 @@ READ_TOLERANCE = 0.1  # voxels; orientations have rounded digits
 
 @dataclass(frozen=True)
 class Origin:
-    """The weights that made a segmentation, as DICOM names them.
+    """The weights that made a segmentation, as DICOM names them."""
 
-    Attributes:
-        file: Name of the weights file, without its folders.
-        sha256: SHA-256 of its content, in hexadecimal.
-    """
-
-    file: str
-    sha256: str
+    file: str  # its name, without folders
+    sha256: str  # of its content, in hexadecimal
 
     @property
     def version(self) -> str:
@@ -79,7 +74,7 @@ def write_segmentation(
             get codes of a private scheme.
         path: File to write; an existing file is replaced only if writing succeeds.
         origin: The weights that made the labels.
-        kind: ``"LABELMAP"`` for newer viewers, ``"BINARY"`` for others.
+        kind: ``LABELMAP`` for newer viewers, ``BINARY`` for others.
 
     Raises:
         InputError: The labels do not have the shape of the series or have values without a class, the series lacks
@@ -101,9 +96,8 @@ def write_segmentation(
 def kind_of(path: str | Path) -> str:
     """Return the kind of a DICOM segmentation object; empty if there is no such file or it is not one."""
     try:
-        return str(
-            dcmread(path, stop_before_pixels=True, specific_tags=["SegmentationType"]).get("SegmentationType", "")
-        )
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SegmentationType"])
+        return str(header.get("SegmentationType", ""))
     except (OSError, InvalidDicomError):
         return ""
 
@@ -113,7 +107,14 @@ def _segmentation(
 ) -> Segmentation:
     try:
         sources = read_sources(series)
-        _check_labels(labels, series, classes, sources[0])
+        expected = (sources[0].get("Columns"), sources[0].get("Rows"), len(series.frames or series.files))
+        if labels.shape != expected or labels.dtype != np.uint8:
+            raise InputError(
+                f"{series.name}: expected labels of shape {expected} (columns, rows, slices), uint8, found "
+                f"{labels.shape}, {labels.dtype}."
+            )
+        if labels.max() >= len(classes):
+            raise InputError(f"{series.name}: found label {labels.max()}, but only {len(classes)} classes.")
         return _build(labels, series, classes, sources, origin, kind)
     except OSError as error:
         raise InputError(f"{series.name}: a file of the series could not be read ({error}). Copy it again.") from error
@@ -147,17 +148,6 @@ def _compare(file: Path, labels: np.ndarray, series: Series) -> None:
             f"{series.name}: the segmentation object does not have the voxels and places of the segmentation when it "
             "is read. Use the NIfTI file instead."
         )
-
-
-def _check_labels(labels: np.ndarray, series: Series, classes: Sequence[str], source: Dataset) -> None:
-    expected = (source.get("Columns"), source.get("Rows"), len(series.frames or series.files))
-    if labels.shape != expected or labels.dtype != np.uint8:
-        raise InputError(
-            f"{series.name}: expected labels of shape {expected} (columns, rows, slices), uint8, found {labels.shape}, "
-            f"{labels.dtype}."
-        )
-    if labels.max() >= len(classes):
-        raise InputError(f"{series.name}: found label {labels.max()}, but only {len(classes)} classes.")
 
 
 def _build(
@@ -205,7 +195,6 @@ def _encoding(source: Dataset, classes: Sequence[str]) -> str | None:
 
 
 def _describe(classes: Sequence[str], origin: Origin) -> list[SegmentDescription]:
-    """Return the description of each class except the background."""
     algorithm = AlgorithmIdentificationSequence(
         name="SwinUNETR", family=codes.cid7162.ArtificialIntelligence, version=origin.version, source=PROJECT
     )
@@ -215,11 +204,13 @@ def _describe(classes: Sequence[str], origin: Origin) -> list[SegmentDescription
         category = codes.cid7150.AnatomicalStructure
         if not organ:  # it can be a lesion or a device; this category is true of every region
             category = codes.cid7150.SpatialAndRelationalConcept
+        # Of the name, since a label number means other things in other lists.
+        private = Code(hashlib.sha256(name.encode()).hexdigest()[:16], PRIVATE_SCHEME, _text(name))
         segment = SegmentDescription(
             segment_number=number,
             segment_label=_text(name),
             segmented_property_category=category,
-            segmented_property_type=organ_code(organ.code) if organ else _private_code(name),
+            segmented_property_type=organ_code(organ.code) if organ else private,
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             anatomic_regions=[organ_code(region) for region in organ.regions] if organ and organ.regions else None,
@@ -235,11 +226,6 @@ def _describe(classes: Sequence[str], origin: Origin) -> list[SegmentDescription
 def organ_code(concept: Concept) -> Code:
     """Return a concept as pydicom's code."""
     return Code(concept.value, concept.scheme, concept.meaning)
-
-
-def _private_code(name: str) -> Code:
-    """Return a code for a name; it is made of the name, since a label number means other things in other lists."""
-    return Code(hashlib.sha256(name.encode()).hexdigest()[:16], PRIVATE_SCHEME, _text(name))
 
 
 def _text(name: str, length: int = 64) -> str:

@@ -18,17 +18,11 @@ from swinunetr.tables import Table
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan to segment.
+    """A scan to segment."""
 
-    Attributes:
-        name: Path-like name of its results, without an ending.
-        file: NIfTI file, or the first file of a DICOM series.
-        series: DICOM series; for a NIfTI file, None.
-    """
-
-    name: str
-    file: Path
-    series: Series | None
+    name: str  # path-like, of its results, without an ending
+    file: Path  # NIfTI file, or the first file of a DICOM series
+    series: Series | None  # None for a NIfTI file
 
     @property
     def place(self) -> str:
@@ -39,12 +33,7 @@ class Scan:
 def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], list[str]]:
     """Return the scans in a file or folder, without earlier results, and a line for each scan that is left out.
 
-    Only headers are read; tables show what was found.
-
-    Args:
-        root: File or folder of the scans.
-        output: Folder of the results, which is not searched.
-        modality: Modality of the scans.
+    Only headers are read; tables show what was found. The folder ``output`` of the results is not searched.
 
     Raises:
         InputError: There is no such file or folder, it holds no scans or results of this project, or ``output`` holds
@@ -72,7 +61,8 @@ def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], lis
         print(line)
     problems += [f"{unused.name}: {unused.reason}" for unused in left_out]
     scans = [Scan(image.case, Path(image.path), None) for image in valid]
-    return scans + [Scan(volume.name, volume.files[0], volume) for volume in series], problems
+    scans += [Scan(volume.name, volume.files[0], volume) for volume in series]
+    return scans, problems
 
 
 def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
@@ -88,7 +78,6 @@ def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
 
 
 def _check_root(root: Path, output: Path) -> None:
-    """Check that scans are there, apart from results."""
     if not root.exists():
         raise InputError(f"scans: no file or folder at '{root}'.")
     if output in (root, *root.parents):

@@ -168,8 +168,16 @@ def _segment_all(
         The segmentations, a line for each scan that cannot be segmented, and by ``Writer.noun`` a line for each scan
         without such a file.
     """
+    # The network of the weights; of several, the states of all, which are loaded for each scan.
     hardware = find_hardware()
-    network, ensemble = _load(training, hardware)
+    files, classes = training.files, training.classes
+    network = build_swinunetr(len(classes), files[0])
+    ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
+    if not ensemble:
+        load_pretrained(network, files[0], classes=classes)
+    network = place_network(network, hardware)
+
+    # The scans.
     done, left_out = [], []
     incomplete: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # threads may write when interrupted
@@ -190,16 +198,6 @@ def _segment_all(
                 results.note_place(read.scan)
             done.append(results.file(read.scan))
     return done, left_out, incomplete
-
-
-def _load(training: Training, hardware: Hardware) -> tuple[torch.nn.Module, Sequence[Weights]]:
-    """Return the network of the weights, placed on the device; of several, the states of all on the CPU."""
-    files, classes = training.files, training.classes
-    network = build_swinunetr(len(classes), files[0])
-    ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
-    if not ensemble:  # else its weights are loaded for each scan
-        load_pretrained(network, files[0], classes=classes)
-    return place_network(network, hardware), ensemble
 
 
 class ReadScan(NamedTuple):

@@ -130,10 +130,7 @@ class Uncertainty(Writer):
     ending = "_uncertainty.nii.gz"
     noun = "file of their uncertainty"
     option = "uncertainty"
-    argument = {
-        "action": "store_true",
-        "help": "write how uncertain each voxel is, from 0 to 1, best of an ensemble",
-    }
+    argument = {"action": "store_true", "help": "write how uncertain each voxel is, from 0 to 1, best of an ensemble"}
     needs_uncertainty = True
 
     def write(self, segmented: SegmentedScan, file: Path) -> None:

@@ -30,7 +30,7 @@ DECODING = threading.Lock()  # one series at a time, on all cores; the display o
 def decode(file: Path, multiframe: bool) -> np.ndarray:
     """Return the rescaled values of a file (frame, row, column), int16 if all fit, else float32.
 
-    Frames are in their order in the file. Call it within :func:`quiet_decoding`.
+    Call it within :func:`quiet_decoding`.
 
     Raises:
         WriteError: A temporary file cannot be written.
@@ -41,11 +41,7 @@ def decode(file: Path, multiframe: bool) -> np.ndarray:
 
 @contextmanager
 def quiet_decoding(first: Path) -> Iterator[None]:
-    """Decode without lines of GDCM, in which errors are repeated or which are no errors; one caller at a time.
-
-    Args:
-        first: A file of the series; the others are compressed in the same way.
-    """
+    """Decode files that are compressed as the ``first`` without lines of GDCM, which repeat errors or are none."""
     display = sitk.ProcessObject
     with DECODING, ExitStack() as restored:
         restored.callback(display.SetGlobalWarningDisplay, display.GetGlobalWarningDisplay())
@@ -69,14 +65,12 @@ def noted_syntax(file: Path) -> pydicom.uid.UID:
 
 
 def compact(values: np.ndarray) -> np.ndarray:
-    """Return values as int16 if all fit, else as float32."""
     fits = np.iinfo(np.int16).min <= values.min() and values.max() <= np.iinfo(np.int16).max
     whole = values.dtype.kind in "iu" or (values == np.round(values)).all()
     return values.astype(np.int16 if fits and whole else np.float32)
 
 
 def _decode_slice(file: Path) -> np.ndarray:
-    """Return the values of a file with one slice (1, row, column), rescaled by GDCM."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     with _plain_path(file) as path:
@@ -99,11 +93,7 @@ def _plain_path(file: Path) -> Iterator[str]:
 
 @contextmanager
 def _temporary_file(write: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield a temporary file that ``write`` makes, for GDCM to read.
-
-    Raises:
-        WriteError: It cannot be written, as on a full disk.
-    """
+    """Yield a temporary file that ``write`` makes, for GDCM to read."""
     with ExitStack() as stack:
         try:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "slice.dcm"
@@ -114,7 +104,7 @@ def _temporary_file(write: Callable[[Path], object]) -> Iterator[Path]:
 
 
 def _decode_frames(file: Path) -> np.ndarray:
-    """Return the rescaled values of all frames of a file in their order there (frame, row, column).
+    """Return the values of all frames in their order in the file.
 
     GDCM decodes a copy with no more than the description of the pixels, which gives the stored values. From the whole
     header it takes the rescale of the first frame for all, and it inverts MONOCHROME1.

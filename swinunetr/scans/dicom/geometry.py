@@ -67,9 +67,7 @@ def slice_axes(plane: Plane) -> np.ndarray:
 def position_problem(places: np.ndarray, files: Sequence[Path]) -> str:
     """Return why slices are not one at each of equal distances along a line; else an empty text.
 
-    Args:
-        places: Positions along row, column and normal (slice, 3) in mm, in the order along the normal.
-        files: File of each slice.
+    ``places`` are the positions along row, column and normal (slice, 3) in mm, in the order along the normal.
     """
     if problem := _repeated(places[:, 2], files):
         return problem
@@ -79,13 +77,7 @@ def position_problem(places: np.ndarray, files: Sequence[Path]) -> str:
 
 
 def volume_affine(first: Plane, axes: np.ndarray, slice_spacing: float) -> tuple[tuple[float, ...], ...]:
-    """Return the matrix from voxels (column, row, slice) to mm in RAS.
-
-    Args:
-        first: Plane of the first slice.
-        axes: Result of :func:`slice_axes`.
-        slice_spacing: Distance between slices in mm.
-    """
+    """Return the matrix from voxels (column, row, slice) to mm in RAS; ``axes`` is that of :func:`slice_axes`."""
     between_rows, between_columns = first.spacing
     lps = from_matvec(axes * [between_columns, between_rows, slice_spacing], first.position)
     return tuple(tuple(float(value) + 0.0 for value in row) for row in np.diag([-1, -1, 1, 1]) @ lps)

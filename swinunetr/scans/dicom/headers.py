@@ -104,7 +104,7 @@ def describe(unread: Instance, header: pydicom.Dataset, pixels: str, marked: boo
     Args:
         unread: The instance before its header was read.
         header: Elements of ``HEADER``, with the file meta information.
-        pixels: Whether the pixels of the file are "complete", "cut" or "none".
+        pixels: "complete", "cut" or "none".
         marked: Whether the file has the mark of DICOM after its preamble.
         modality: DICOM's name of the modality of the slices.
     """

@@ -59,7 +59,7 @@ class Series:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A DICOM series that is not used: its name as of a :class:`Series`, and why."""
+    """A DICOM series that is not used, and why."""
 
     name: str
     reason: str
@@ -69,16 +69,12 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
     """Find the volumes among all DICOM files of a folder, and why other series are not volumes.
 
     Files that are not DICOM are ignored, and so are hidden files and folders; archives with scans are named. Copies of
-    an object count once. Objects are copies if their content is equal, whatever their identifiers. Where folders hold
-    different content under the same identifiers, each folder is a series.
+    an object count once, see :func:`grouping.group_instances`. Both results are in the order of their names.
 
     Args:
         root: Folder that is searched with its subfolders and links, or a single file.
         modality: Modality of the series, such as ``CT`` or ``MR``.
-        without: Subfolder that is not searched, such as that of the results.
-
-    Returns:
-        The volumes, and the series that are left out; both in the order of their names.
+        without: Subfolder that is not searched, such as that of the results; None means none.
 
     Raises:
         InputError: There is no such file or folder.
@@ -216,7 +212,6 @@ def _padding(slices: Sequence[Instance]) -> tuple[float, ...]:
 
 
 def _notes(slices: Sequence[Instance]) -> tuple[str, ...]:
-    """Return what a user should know of a volume."""
     notes = []
     if len({instance.series_uid for instance in slices}) > 1:
         notes.append("each slice has a series instance UID of its own; joined by position")

@@ -22,10 +22,6 @@ def write_nifti(series: Series, path: Path) -> None:
 
     Padding of a CT that would look like metal is written as -2000 HU.
 
-    Args:
-        series: A result of :func:`find_series`.
-        path: File to write, ``.nii`` or ``.nii.gz``.
-
     Raises:
         InputError: The pixels of a file cannot be decoded, the headers of a CT do not say its units and its values are
             no Hounsfield units.
