@@ -36,22 +36,13 @@ class SegmentedScan(NamedTuple):
 
 
 class Writer(ABC):
-    """One kind of file that is written for each scan if its option is given.
+    """One kind of file that is written for each scan if its option is given."""
 
-    Attributes:
-        ending: Ending of the file, after the name of the scan.
-        noun: What a scan has with it, for messages.
-        option: Keyword of ``segment``; in `segment.py`, with dashes.
-        argument: What ``argparse`` needs for the option.
-        needs_uncertainty: Whether the uncertainty must be computed.
-        value: Value of the option.
-    """
-
-    ending: ClassVar[str]
-    noun: ClassVar[str]
-    option: ClassVar[str]
-    argument: ClassVar[dict[str, Any]]
-    needs_uncertainty: ClassVar[bool] = False
+    ending: ClassVar[str]  # of the file, after the name of the scan
+    noun: ClassVar[str]  # what a scan has with it, for messages
+    option: ClassVar[str]  # keyword of `segment`; in `segment.py`, with dashes
+    argument: ClassVar[dict[str, Any]]  # what argparse needs for the option
+    needs_uncertainty: ClassVar[bool] = False  # whether the uncertainty must be computed
 
     def __init__(self, value: Any) -> None:
         """Take the value of the option; raise an InputError if it is not one of those that it has."""

@@ -7,7 +7,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,19 @@ def decode(file: Path, multiframe: bool) -> np.ndarray:
         WriteError: A temporary file cannot be written.
         Exception: The pixels cannot be decoded; GDCM and pydicom raise many types of error.
     """
-    return _decode_frames(file) if multiframe else _decode_slice(file)
+    if multiframe:
+        return _decode_frames(file)
+    # SimpleITK ends the process on a path that is not UTF-8: a link takes its place.
+    plain = os.fsencode(file).decode(errors="replace") == str(file)
+    link = nullcontext(file) if plain else _temporary_file(lambda link: link.symlink_to(os.path.abspath(file)))
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    with link as path:
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        if reader.GetMetaData("0028|0004").strip() == "MONOCHROME1":  # GDCM inverts the stored values, as for display
+            return _decode_frames(file)
+        return compact(sitk.GetArrayFromImage(reader.Execute()))
 
 
 @contextmanager
@@ -68,27 +80,6 @@ def compact(values: np.ndarray) -> np.ndarray:
     fits = np.iinfo(np.int16).min <= values.min() and values.max() <= np.iinfo(np.int16).max
     whole = values.dtype.kind in "iu" or (values == np.round(values)).all()
     return values.astype(np.int16 if fits and whole else np.float32)
-
-
-def _decode_slice(file: Path) -> np.ndarray:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    with _plain_path(file) as path:
-        reader.SetFileName(path)
-        reader.ReadImageInformation()
-        if reader.GetMetaData("0028|0004").strip() == "MONOCHROME1":  # GDCM inverts the stored values, as for display
-            return _decode_frames(file)
-        return compact(sitk.GetArrayFromImage(reader.Execute()))
-
-
-@contextmanager
-def _plain_path(file: Path) -> Iterator[str]:
-    """Yield a path for SimpleITK, which ends the process on one that is not UTF-8: a link takes its place."""
-    if os.fsencode(file).decode(errors="replace") == str(file):
-        yield str(file)
-        return
-    with _temporary_file(lambda link: link.symlink_to(os.path.abspath(file))) as link:
-        yield str(link)
 
 
 @contextmanager

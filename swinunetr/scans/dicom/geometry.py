@@ -22,19 +22,12 @@ SAME_TOLERANCE = 1e-4  # orientation and pixel spacing (mm) of slices of one vol
 
 @dataclass(frozen=True)
 class Plane:
-    """Geometry of one slice, as in its header: LPS coordinates in mm.
+    """Geometry of one slice, as in its header: LPS coordinates in mm."""
 
-    Attributes:
-        position: Center of the first voxel (x, y, z).
-        orientation: Unit vectors along a row and along a column, one after the other.
-        spacing: Distance between rows, and between columns.
-        shape: Number of rows and of columns.
-    """
-
-    position: tuple[float, ...]
-    orientation: tuple[float, ...]
-    spacing: tuple[float, ...]
-    shape: tuple[int, int]
+    position: tuple[float, ...]  # center of the first voxel (x, y, z)
+    orientation: tuple[float, ...]  # unit vectors along a row and along a column, one after the other
+    spacing: tuple[float, ...]  # distance between rows, and between columns
+    shape: tuple[int, int]  # number of rows and of columns
 
 
 def plane_problem(planes: Sequence[Plane]) -> str:

@@ -47,50 +47,29 @@ LIST_ONLY = "a DICOMDIR, which only lists files; give the folder that holds them
 
 @dataclass(frozen=True)
 class Values:
-    """How the stored values of an instance become those of the modality.
+    """How the stored values of an instance become those of the modality."""
 
-    Attributes:
-        image_type: ImageType with the types of the frames, in capitals.
-        rescale: Slope and intercept of each frame.
-        calibrated: Whether the header says that the result is in the units of the modality.
-        padding: First and last stored value of padding; None if the header names none.
-    """
-
-    image_type: str = ""
-    rescale: tuple[tuple[float, float], ...] = ()
-    calibrated: bool = True
-    padding: tuple[int, int] | None = None
+    image_type: str = ""  # ImageType with the types of the frames, in capitals
+    rescale: tuple[tuple[float, float], ...] = ()  # slope and intercept of each frame
+    calibrated: bool = True  # whether the header says that the result is in the units of the modality
+    padding: tuple[int, int] | None = None  # first and last stored value of it; None if the header names none
 
 
 @dataclass(frozen=True)
 class Instance:
-    """What is needed of one DICOM file: it has planes, or it is something ``other``, or it has a ``fault``.
-
-    Attributes:
-        file: The file.
-        series: What the instances of a series have in common: patient, study, and last the series.
-        identity: SOP instance UID and instance number.
-        series_uid: Series instance UID.
-        series_name: Name from the series number, such as ``series3``.
-        modality: As in the file, such as ``CT``.
-        planes: Geometry of each frame.
-        values: How stored values become those of the modality.
-        multiframe: Whether it is an enhanced multi-frame object.
-        other: What it is, if it is no slice of the modality.
-        fault: What is wrong with it.
-    """
+    """What is needed of one DICOM file: it has planes, or it is something ``other``, or it has a ``fault``."""
 
     file: Path
-    series: tuple[str, ...] = ()
-    identity: tuple[str, str] = ("", "")
+    series: tuple[str, ...] = ()  # what the instances of a series have in common: patient, study, and last the series
+    identity: tuple[str, str] = ("", "")  # SOP instance UID and instance number
     series_uid: str = ""
-    series_name: str = "series"
-    modality: str = ""
-    planes: tuple[Plane, ...] = ()
+    series_name: str = "series"  # from the series number, such as series3
+    modality: str = ""  # as in the file, such as CT
+    planes: tuple[Plane, ...] = ()  # of each frame
     values: Values = Values()
-    multiframe: bool = False
-    other: str = ""
-    fault: str = ""
+    multiframe: bool = False  # whether it is an enhanced multi-frame object
+    other: str = ""  # what it is, if it is no slice of the modality
+    fault: str = ""  # what is wrong with it
 
     @property
     def place(self) -> tuple:

@@ -27,34 +27,18 @@ PADDED_HU = -2000  # as many scanners write outside the field of view
 
 @dataclass(frozen=True)
 class Series:
-    """A volume of a DICOM series, whose slices lie at equal distances.
+    """A volume of a DICOM series, whose slices lie at equal distances."""
 
-    Attributes:
-        name: Path-like name from the folder and the number of the series, unique in the tree; it holds nothing of the
-            header that identifies a patient.
-        files: The files in the order of their slices; a single one for an enhanced multi-frame object.
-        frames: For multi-frame objects, the numbers of the frames in the order of the slices; else empty. They count
-            from 0, through all files if a series has several.
-        uid: Series instance UID.
-        modality: As in the files, such as ``CT``.
-        affine: Four rows of the matrix from voxels (column, row, slice) to mm in RAS, as in NIfTI.
-        padding: Values of the NIfTI file that mark voxels outside the field of view, as the headers say.
-        calibrated: Whether the headers say how stored values become those of the modality. If not, as in a CT without
-            RescaleIntercept, :func:`write_nifti` compares the voxels with Hounsfield units.
-        distinct: Whether no other series that was found has images of the same UIDs and other content.
-        notes: What a user should know of a series that is a volume all the same.
-    """
-
-    name: str
-    files: tuple[Path, ...]
-    frames: tuple[int, ...]
-    uid: str
-    modality: str
-    affine: tuple[tuple[float, ...], ...]
-    padding: tuple[float, ...] = field(default=(), repr=False)
-    calibrated: bool = True
-    distinct: bool = True
-    notes: tuple[str, ...] = ()
+    name: str  # path-like, of its folder and number, unique in the tree; nothing in it identifies a patient
+    files: tuple[Path, ...]  # in the order of their slices; a single one for an enhanced multi-frame object
+    frames: tuple[int, ...]  # of multi-frame objects, in the order of the slices; from 0, through all files
+    uid: str  # series instance UID
+    modality: str  # as in the files, such as CT
+    affine: tuple[tuple[float, ...], ...]  # rows of the matrix from voxels (column, row, slice) to mm in RAS
+    padding: tuple[float, ...] = field(default=(), repr=False)  # values of the NIfTI file outside the field of view
+    calibrated: bool = True  # whether the headers say how stored values become those of the modality
+    distinct: bool = True  # whether no other series that was found has images of the same UIDs and other content
+    notes: tuple[str, ...] = ()  # what a user should know of it
 
 
 @dataclass(frozen=True)
