@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from highdicom import UID, AlgorithmIdentificationSequence, SpecificCharacterSetValues
@@ -37,8 +37,7 @@ LEAST_SERIES_NUMBER = 1000  # added to the number of the source, so that viewers
 READ_TOLERANCE = 0.1  # voxels; orientations have rounded digits
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """The weights that made a segmentation, as DICOM names them."""
 
     file: str  # its name, without folders
@@ -69,11 +68,9 @@ def write_segmentation(
     Args:
         labels: Labels (columns, rows, slices), uint8, the axis order of the NIfTI file that SimpleITK writes of the
             series; slices in the order of ``series.files``, for a multi-frame object of ``series.frames``.
-        series: Series that was segmented.
         classes: Names of the labels from 0, which is background. The organs of BTCV get codes of SNOMED CT; other names
             get codes of a private scheme.
         path: File to write; an existing file is replaced only if writing succeeds.
-        origin: The weights that made the labels.
         kind: ``LABELMAP`` for newer viewers, ``BINARY`` for others.
 
     Raises:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from swinunetr.data.checks import check_headers, check_image, describe_images, fingerprints
 from swinunetr.data.folders import case_name, is_nifti, list_volumes
@@ -16,8 +17,7 @@ from swinunetr.scans.dicom import LeftOut, Series, find_series, fingerprint
 from swinunetr.tables import Table
 
 
-@dataclass(frozen=True)
-class Scan:
+class Scan(NamedTuple):
     """A scan to segment."""
 
     name: str  # path-like, of its results, without an ending
@@ -41,7 +41,12 @@ def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], lis
     """
     # All that is there, with names of which no two meet on any disk.
     _check_root(root, output)
-    entries, notes, series, left_out = _list(root, output, modality)
+    if not root.is_file():
+        entries, notes = list_volumes(root, without=output)
+    else:
+        entries, notes = [{"name": case_name(root), "image": str(root)}] if is_nifti(root) else [], []
+    single = root.is_file() and is_nifti(root)
+    series, left_out = ([], []) if single else find_series(root, modality, without=output)
     if not entries and not series and not left_out:
         expected = f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{root}', found none."
         raise InputError("\n".join([expected, *notes]))
@@ -84,16 +89,6 @@ def _check_root(root: Path, output: Path) -> None:
         raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
     if folder := next((folder for folder in (root, *root.parents) if holds_results(folder)), None):
         raise InputError(f"scans: '{folder}' holds results of this project, not scans. Give the folder of the scans.")
-
-
-def _list(
-    root: Path, output: Path, modality: str
-) -> tuple[list[dict[str, str]], list[str], list[Series], list[LeftOut]]:
-    """Return name and image of each NIfTI file, notes on folders, and the DICOM series with those left out."""
-    if root.is_file() and is_nifti(root):
-        return [{"name": case_name(root), "image": str(root)}], [], [], []
-    entries, notes = ([], []) if root.is_file() else list_volumes(root, without=output)
-    return entries, notes, *find_series(root, modality, without=output)
 
 
 def _with_distinct_names(

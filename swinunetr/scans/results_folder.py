@@ -51,10 +51,8 @@ class Results:
         self.segmentations = {folded(f"{name}.nii.gz") for name in self.scans.keys() | {scan.name for scan in scans}}
         for writer in writers:
             files = [f"{scan.name}{writer.ending}" for scan in scans]
-            if replaced := [file for file in files if folded(file) in self.segmentations]:
-                raise InputError(
-                    f"{writer.option}: it would replace {named(replaced)} of another scan. Rename that scan."
-                )
+            if replaced := named(file for file in files if folded(file) in self.segmentations):
+                raise InputError(f"{writer.option}: it would replace {replaced} of another scan. Rename that scan.")
 
     def _has_other(self, scan: Scan) -> bool:
         noted = self.scans.get(scan.name, {})

@@ -133,11 +133,7 @@ def _read_training(
 
 
 def _open_results(folder: Path, training: Training) -> Results:
-    """Return what the output folder has, after noting there what its segmentations are made with.
-
-    Raises:
-        InputError: It has those of other weights or options.
-    """
+    """Return what the output folder has, after noting there what its segmentations are made with."""
     recipe, hashes, organs = training.recipe, training.hashes, training.classes[1:]
     settings: dict[str, Any] = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes}
     settings |= {"test_time_flips": recipe.test_time_flips, "modality": training.modality}
@@ -162,11 +158,8 @@ def _segment_all(
 ) -> tuple[list[Path], list[str], dict[str, list[str]]]:
     """Segment the scans that have no results yet, one after another, and write the results.
 
-    On a GPU the next scans are read, and the last one is written, while the network segments the present one.
-
-    Returns:
-        The segmentations, a line for each scan that cannot be segmented, and by ``Writer.noun`` a line for each scan
-        without such a file.
+    On a GPU the next scans are read, and the last one is written, while the network segments the present one. Results
+    are the segmentations, a line for each scan that is left out, and by ``Writer.noun`` one for each scan without it.
     """
     # The network of the weights; of several, the states of all, which are loaded for each scan.
     hardware = find_hardware()
@@ -223,7 +216,7 @@ class Job:
     temporary: Path  # folder of the voxels of series
 
     def read(self, scan: Scan) -> ReadScan:
-        """Read, check and preprocess a scan."""
+        """Read, check and preprocess a scan just before it is segmented."""
         try:
             return self._read(scan)
         except WriteError:
@@ -232,11 +225,6 @@ class Job:
             return ReadScan(scan, error=error)
 
     def _read(self, scan: Scan) -> ReadScan:
-        """Return a scan as it is read just before it is segmented.
-
-        Raises:
-            InputError: The scan cannot be read, or its voxels cannot be of this modality.
-        """
         # Its content, by which its results are known.
         modality = self.training.modality
         content, faults = read_content(scan, modality)

@@ -87,9 +87,8 @@ class DicomObject(Writer):
 
     def require_scans(self, scans: Sequence[Scan], root: Path) -> None:
         if not any(scan.series for scan in scans):
-            raise InputError(
-                f"dicom_seg: expected DICOM series in '{root}', found NIfTI files only. Leave out --dicom-seg."
-            )
+            expected = f"dicom_seg: expected DICOM series in '{root}', found NIfTI files only."
+            raise InputError(f"{expected} Leave out --dicom-seg.")
 
     def is_done(self, scan: Scan, file: Path) -> bool:
         return not scan.series or kind_of(file) == self.value

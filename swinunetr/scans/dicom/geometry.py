@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from nibabel.affines import from_matvec
@@ -20,8 +20,7 @@ SHIFT_TOLERANCE_MM = 0.5  # in the plane of the slices, over the whole series
 SAME_TOLERANCE = 1e-4  # orientation and pixel spacing (mm) of slices of one volume
 
 
-@dataclass(frozen=True)
-class Plane:
+class Plane(NamedTuple):
     """Geometry of one slice, as in its header: LPS coordinates in mm."""
 
     position: tuple[float, ...]  # center of the first voxel (x, y, z)

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -45,8 +46,7 @@ CUT = "ends before its last pixel (truncated); copy it again"
 LIST_ONLY = "a DICOMDIR, which only lists files; give the folder that holds them, or copy them beside it"
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """How the stored values of an instance become those of the modality."""
 
     image_type: str = ""  # ImageType with the types of the frames, in capitals
@@ -97,13 +97,11 @@ def describe(unread: Instance, header: pydicom.Dataset, pixels: str, marked: boo
     kind = pydicom.uid.UID(sop_class).name  # "CT Image Storage"
     needs_pixels = kind.endswith("Image Storage") or "Rows" in header or not (sop_class or series_uid)
     truncated = pixels == "none" and needs_pixels
-    if truncated and not series_uid:
-        return replace(unread, fault=TRUNCATED)
-
-    # What it shows, and where.
-    instance = _identified(unread, header)
+    instance = unread if truncated and not series_uid else _identified(unread, header)
     if truncated:
         return replace(instance, fault=TRUNCATED)
+
+    # What it shows, and where.
     if other := _other(header, kind, pixels != "none", modality):
         return replace(instance, other=other)
     planes, values = _planes(header), _values(header, modality)

@@ -97,13 +97,11 @@ def _read_pixels_length(opened: BinaryIO, header: pydicom.Dataset) -> str:
     if syntax == DEFLATED:  # decompressing it has found any cut
         return "complete"
     implicit, little = header.original_encoding
-    order = "<" if little else ">"
-    start = opened.read(8 if implicit else 12)
-    if len(start) < 2:
-        return "none"
-    if len(start) < (8 if implicit else 12):
-        return "cut"
-    (length,) = struct.unpack(f"{order}I", start[-4:])
+    element_size = 8 if implicit else 12
+    start = opened.read(element_size)
+    if len(start) < element_size:
+        return "none" if len(start) < 2 else "cut"
+    length = int.from_bytes(start[-4:], "little" if little else "big")
     left = os.fstat(opened.fileno()).st_size - opened.tell()
     if length == UNDEFINED_LENGTH:
         return "complete" if _fragments_end(opened, left) else "cut"

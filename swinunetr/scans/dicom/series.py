@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +43,7 @@ class Series:
     notes: tuple[str, ...] = ()  # what a user should know of it
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A DICOM series that is not used, and why."""
 
     name: str
@@ -114,12 +115,9 @@ def _names(groups: Sequence[Sequence[Instance]], root: Path) -> list[str]:
     for index, name in enumerate(names):
         ending = re.sub(r"[^0-9A-Za-z]", "", groups[index][0].series_uid.rpartition(".")[2])
         name = f"{name}-{ending}" if ending and count[name.casefold()] > 1 else name
-        unique, copy = name, 1
-        while unique.casefold() in taken:
-            copy += 1
-            unique = f"{name}-{copy}"
-        taken.add(unique.casefold())
-        names[index] = unique
+        copies = (f"{name}-{copy}" for copy in itertools.count(2))
+        names[index] = next(unique for unique in itertools.chain([name], copies) if unique.casefold() not in taken)
+        taken.add(names[index].casefold())
     return names
 
 
