@@ -174,6 +174,8 @@ def _values(note: Mapping, recipe: Recipe) -> dict[str, Any]:
     window = intensity_window(recipe, modality)
     split = [f"{len(cases)} {name} cases" for name, cases in note.get("split", {}).items()]
     start = note.get("pretrained_checkpoint")
+    packages = ("monai", "torch", "numpy", "nibabel", "einops")
+    releases = {package: version(package).split("+")[0] for package in packages}  # without the build, such as +cpu
     return {
         # The model.
         "modality": modality,
@@ -194,15 +196,10 @@ def _values(note: Mapping, recipe: Recipe) -> dict[str, Any]:
         "start": f"weights of `{start}`" if start else "random weights",
         "settings": "\n".join(f"| `{name}` | {value} |" for name, value in note["recipe"].items()),
         # The software.
-        **{package: _release(package) for package in ("monai", "torch", "numpy")},
-        "packages": {name: _release(name) for name in ("nibabel", "einops")} | RUNNERS,
+        **releases,
+        "packages": {name: releases[name] for name in ("nibabel", "einops")} | RUNNERS,
         "runners": " ".join(f'"{name}>={least}"' for name, least in RUNNERS.items()),
     }
-
-
-def _release(package: str) -> str:
-    """Return the installed version of a package, without the name of its build (``+cpu``)."""
-    return version(package).split("+")[0]
 
 
 def _filled(template: Any, values: Mapping[str, Any]) -> Any:

@@ -155,6 +155,9 @@ def _build(
     if kind == "BINARY" and not labels.any():
         everywhere = get_plane_positions_of_image(first) if series.frames else get_plane_positions_of_series(sources)
         planes, positions = planes[:1], everywhere[:1]
+    # The character set of the source, which its archive can read, if it does for all; else UTF-8.
+    encoding = first.get("SpecificCharacterSet")
+    readable = encoding is None or encoding in [term.value for term in SpecificCharacterSetValues]
     software = [origin.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))]
     segmentation = Segmentation(
         source_images=sources,
@@ -174,7 +177,7 @@ def _build(
         transfer_syntax_uid=TRANSFER_SYNTAX[kind],
         # A label map with all slices has the grid of its source in every program; a frame without organs takes 1 kB.
         omit_empty_frames=kind == "BINARY" and bool(labels.any()),
-        specific_character_set=_encoding(first, classes),
+        specific_character_set=encoding if readable and "".join(classes).isascii() else "ISO_IR 192",
     )
     if series.frames:  # highdicom counted those that are kept; one item can belong to several frames
         groups = segmentation.PerFrameFunctionalGroupsSequence
@@ -182,13 +185,6 @@ def _build(
         for reference in {id(reference): reference for reference in references}.values():
             reference.ReferencedFrameNumber = series.frames[reference.ReferencedFrameNumber - 1] + 1
     return segmentation
-
-
-def _encoding(source: Dataset, classes: Sequence[str]) -> str | None:
-    """Return the character set of the source, which its archive can read, if it does for all; else UTF-8."""
-    encoding = source.get("SpecificCharacterSet")
-    accepted = encoding is None or encoding in [term.value for term in SpecificCharacterSetValues]
-    return encoding if accepted and "".join(classes).isascii() else "ISO_IR 192"
 
 
 def _describe(classes: Sequence[str], origin: Origin) -> list[SegmentDescription]:

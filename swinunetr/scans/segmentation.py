@@ -255,13 +255,9 @@ class Job:
         return read, label_case(self.network, read.case, recipe, self.hardware, self.ensemble, uncertainty)
 
     def write(self, read: ReadScan, labelled: Labelled) -> list[tuple[str, str]]:
-        """Write the files of a scan, note that it has been segmented, and return what is missing and why.
-
-        Raises:
-            WriteError: The disk is full, or the folder is gone.
-        """
+        """Write the files of a scan, note that it has been segmented, and return what is missing and why."""
         scan, source, file = read.scan, read.source, self.results.file(read.scan)
-        _, _, recipe, classes, modality = self.training
+        recipe, classes = self.training.recipe, self.training.classes
         reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
         labels = largest_components(labelled.on_own_grid, reduced)
 
@@ -269,7 +265,7 @@ class Job:
         require_note(self.results.folder / NOTE)
         self.results.clear(scan)
         save_prediction(labels, source, file)
-        window, origin = intensity_window(recipe, modality), self.training.origin
+        window, origin = intensity_window(recipe, self.training.modality), self.training.origin
         segmented = SegmentedScan(scan, source, file, labels, labelled.uncertainty, classes, window, origin)
         missing = []
         for writer in self.writers:

@@ -77,6 +77,7 @@ def noted_syntax(file: Path) -> pydicom.uid.UID:
 
 
 def compact(values: np.ndarray) -> np.ndarray:
+    """Return values as int16 if all fit, else as float32."""
     fits = np.iinfo(np.int16).min <= values.min() and values.max() <= np.iinfo(np.int16).max
     whole = values.dtype.kind in "iu" or (values == np.round(values)).all()
     return values.astype(np.int16 if fits and whole else np.float32)

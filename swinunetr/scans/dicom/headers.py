@@ -19,7 +19,6 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", DEFLATED, "1.2.840.10008.1.2.2")
 SEGMENTATIONS = "Segmentation Storage", "RT Structure Set"  # in the names of SOP classes
-SECONDARY_CAPTURE = "Secondary Capture"
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 # Defined terms of RescaleType: those of Hounsfield units, and those of something else. Others, such as US
@@ -169,17 +168,16 @@ def _other(header: pydicom.Dataset, kind: str, pixels: bool, modality: str) -> s
         return "a report or another object without pixels"
     grey = text_of(header, "SamplesPerPixel") in ("", "1")
     grey &= text_of(header, "PhotometricInterpretation") in ("", "MONOCHROME1", "MONOCHROME2")
-    if SECONDARY_CAPTURE in kind or not grey:
+    if "Secondary Capture" in kind or not grey:
         return "a screenshot, secondary capture or colour image, without reliable intensities; export the original"
     if noted != modality:
         return f"modality {noted if re.fullmatch('[A-Z0-9_ ]{1,16}', noted) else 'not given'}, expected {modality}"
     if any(part in text_of(header, "ImageType").upper() for part in ("LOCALIZER", "SCOUT", "TOPOGRAM")):
         return "a localiser"
-    return _other_quantity(header) if modality == "CT" else ""
+    if modality != "CT":
+        return ""
 
-
-def _other_quantity(header: pydicom.Dataset) -> str:
-    """Return what a CT image shows if it is not Hounsfield units, else an empty text."""
+    # What a CT image shows if it is not Hounsfield units.
     for transformation in transformations(header):
         if unit := OTHER_UNITS.get(text_of(transformation, "RescaleType").upper()):
             return f"a map of {unit} (RescaleType), expected Hounsfield units; export the images of the series in HU"

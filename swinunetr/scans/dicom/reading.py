@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,14 +40,11 @@ def read_instances(files: list[Path], modality: str) -> list[Instance]:
 
     Several threads read them, since disks can be slow. ``modality`` is DICOM's name of it.
     """
-
-    def read(file: Path) -> Instance | None:
-        return _read_instance(file, modality)
-
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")  # many headers break rules that do not matter here
         title = "Reading DICOM headers" if len(files) > MOST_WITHOUT_BAR else ""
-        return [instance for instance in in_threads(read, files, title) if instance]
+        instances = in_threads(partial(_read_instance, modality=modality), files, title)
+    return [instance for instance in instances if instance]
 
 
 def _read_instance(file: Path, modality: str) -> Instance | None:

@@ -22,7 +22,6 @@ MAY_BE_EMPTY = (  # the standard allows these to be empty, and some files lack t
 ONE_OF_A_SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 IDENTITY = ("PatientID", "PatientName")  # never taken away, since an archive files by them
 TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UR")  # VRs to validate
-SEXES = ("", "M", "F", "O")
 GRID_TOLERANCE_MM = 1e-3  # positions that differ by more are replaced by those of the regular grid
 
 
@@ -112,7 +111,7 @@ def _correct(source: Dataset, series: Series) -> None:
     for name in MAY_BE_EMPTY:
         if name not in source:
             setattr(source, name, None)
-    if source.PatientSex not in (None, *SEXES):
+    if source.PatientSex not in (None, "", "M", "F", "O"):
         source.PatientSex = None
 
 
