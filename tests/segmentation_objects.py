@@ -12,11 +12,11 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 
 from swinunetr.data.organs import ORGANS
 from swinunetr.scans.dicom import Series
-from swinunetr.scans.dicom_seg import Model
+from swinunetr.scans.dicom_seg import Origin
 
 CLASSES = ("background", *ORGANS)
 KINDS = ("LABELMAP", "BINARY")
-MODEL = Model("best_model.pth", "0123456789abcdef" * 4)
+ORIGIN = Origin("best_model.pth", "0123456789abcdef" * 4)
 COLUMNS, ROWS, SLICES = 16, 12, 8
 SPACING = (0.7, 0.9)  # between rows, between columns
 AXIAL = (1, 0, 0, 0, 1, 0)

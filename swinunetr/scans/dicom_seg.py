@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from highdicom import UID, AlgorithmIdentificationSequence, SpecificCharacterSetValues
@@ -37,17 +37,11 @@ LEAST_SERIES_NUMBER = 1000  # added to the number of the source, so that viewers
 READ_TOLERANCE = 0.1  # voxels; orientations have rounded digits
 
 
-@dataclass(frozen=True)
-class Model:
-    """The weights that made a segmentation.
+class Origin(NamedTuple):
+    """The weights that made a segmentation, as DICOM names them."""
 
-    Attributes:
-        file: Name of the weights file, without its folders.
-        sha256: SHA-256 of its content, in hexadecimal.
-    """
-
-    file: str
-    sha256: str
+    file: str  # its name, without folders
+    sha256: str  # of its content, in hexadecimal
 
     @property
     def version(self) -> str:
@@ -56,7 +50,7 @@ class Model:
 
 
 def write_segmentation(
-    labels: np.ndarray, series: Series, classes: Sequence[str], path: str | Path, model: Model, kind: str = "LABELMAP"
+    labels: np.ndarray, series: Series, classes: Sequence[str], path: str | Path, origin: Origin, kind: str = "LABELMAP"
 ) -> None:
     """Write the segmentation of a series as one DICOM segmentation object.
 
@@ -74,12 +68,10 @@ def write_segmentation(
     Args:
         labels: Labels (columns, rows, slices), uint8, the axis order of the NIfTI file that SimpleITK writes of the
             series; slices in the order of ``series.files``, for a multi-frame object of ``series.frames``.
-        series: Series that was segmented.
         classes: Names of the labels from 0, which is background. The organs of BTCV get codes of SNOMED CT; other names
             get codes of a private scheme.
         path: File to write; an existing file is replaced only if writing succeeds.
-        model: The weights that made the labels.
-        kind: ``"LABELMAP"`` for newer viewers, ``"BINARY"`` for others.
+        kind: ``LABELMAP`` for newer viewers, ``BINARY`` for others.
 
     Raises:
         InputError: The labels do not have the shape of the series or have values without a class, the series lacks
@@ -92,27 +84,35 @@ def write_segmentation(
         raise InputError(f"{series.name}: a segmentation object of several multi-frame files is not supported.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's name values of the header, which may identify the patient
-        segmentation = _segmentation(labels, series, classes, model, kind)
-    with replacing(path) as temporary:
-        segmentation.save_as(temporary)
-        _compare(temporary, labels, series)
+        segmentation = _segmentation(labels, series, classes, origin, kind)
+        with replacing(path) as temporary:
+            segmentation.save_as(temporary)
+            _compare(temporary, labels, series)
 
 
 def kind_of(path: str | Path) -> str:
     """Return the kind of a DICOM segmentation object; empty if there is no such file or it is not one."""
     try:
-        return str(
-            dcmread(path, stop_before_pixels=True, specific_tags=["SegmentationType"]).get("SegmentationType", "")
-        )
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SegmentationType"])
+        return str(header.get("SegmentationType", ""))
     except (OSError, InvalidDicomError):
         return ""
 
 
-def _segmentation(labels: np.ndarray, series: Series, classes: Sequence[str], model: Model, kind: str) -> Segmentation:
+def _segmentation(
+    labels: np.ndarray, series: Series, classes: Sequence[str], origin: Origin, kind: str
+) -> Segmentation:
     try:
         sources = read_sources(series)
-        _check_labels(labels, series, classes, sources[0])
-        return _build(labels, series, classes, sources, model, kind)
+        expected = (sources[0].get("Columns"), sources[0].get("Rows"), len(series.frames or series.files))
+        if labels.shape != expected or labels.dtype != np.uint8:
+            raise InputError(
+                f"{series.name}: expected labels of shape {expected} (columns, rows, slices), uint8, found "
+                f"{labels.shape}, {labels.dtype}."
+            )
+        if labels.max() >= len(classes):
+            raise InputError(f"{series.name}: found label {labels.max()}, but only {len(classes)} classes.")
+        return _build(labels, series, classes, sources, origin, kind)
     except OSError as error:
         raise InputError(f"{series.name}: a file of the series could not be read ({error}). Copy it again.") from error
     except InputError:
@@ -147,44 +147,37 @@ def _compare(file: Path, labels: np.ndarray, series: Series) -> None:
         )
 
 
-def _check_labels(labels: np.ndarray, series: Series, classes: Sequence[str], source: Dataset) -> None:
-    expected = (source.get("Columns"), source.get("Rows"), len(series.frames or series.files))
-    if labels.shape != expected or labels.dtype != np.uint8:
-        raise InputError(
-            f"{series.name}: expected labels of shape {expected} (columns, rows, slices), uint8, found {labels.shape}, "
-            f"{labels.dtype}."
-        )
-    if labels.max() >= len(classes):
-        raise InputError(f"{series.name}: found label {labels.max()}, but only {len(classes)} classes.")
-
-
 def _build(
-    labels: np.ndarray, series: Series, classes: Sequence[str], sources: list[Dataset], model: Model, kind: str
+    labels: np.ndarray, series: Series, classes: Sequence[str], sources: list[Dataset], origin: Origin, kind: str
 ) -> Segmentation:
     first = sources[0]
     planes, positions = labels.transpose(2, 1, 0), None  # (slices, rows, columns)
     if kind == "BINARY" and not labels.any():
         everywhere = get_plane_positions_of_image(first) if series.frames else get_plane_positions_of_series(sources)
         planes, positions = planes[:1], everywhere[:1]
+    # The character set of the source, which its archive can read, if it does for all; else UTF-8.
+    encoding = first.get("SpecificCharacterSet")
+    readable = encoding is None or encoding in [term.value for term in SpecificCharacterSetValues]
+    software = [origin.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))]
     segmentation = Segmentation(
         source_images=sources,
         pixel_array=planes,
         plane_positions=positions,
         segmentation_type=kind,
-        segment_descriptions=_describe(classes, model),
+        segment_descriptions=_describe(classes, origin),
         series_instance_uid=UID(),
         series_number=LEAST_SERIES_NUMBER + abs(first.get("SeriesNumber") or 0) % 10**9,  # DICOM ends at 2**31 - 1
         sop_instance_uid=UID(),
         instance_number=1,
         manufacturer=PROJECT,
         manufacturer_model_name="SwinUNETR",
-        software_versions=[model.version, *(f"{package} {version(package)}" for package in ("monai", "torch"))],
-        device_serial_number=model.sha256[:12],  # required; of a program, this is what tells one from another
+        software_versions=software,  # type: ignore[arg-type]  # highdicom takes any sequence
+        device_serial_number=origin.sha256[:12],  # required; of a program, this is what tells one from another
         series_description="Segmentation by SwinUNETR",
         transfer_syntax_uid=TRANSFER_SYNTAX[kind],
         # A label map with all slices has the grid of its source in every program; a frame without organs takes 1 kB.
         omit_empty_frames=kind == "BINARY" and bool(labels.any()),
-        specific_character_set=_encoding(first, classes),
+        specific_character_set=encoding if readable and "".join(classes).isascii() else "ISO_IR 192",
     )
     if series.frames:  # highdicom counted those that are kept; one item can belong to several frames
         groups = segmentation.PerFrameFunctionalGroupsSequence
@@ -194,17 +187,9 @@ def _build(
     return segmentation
 
 
-def _encoding(source: Dataset, classes: Sequence[str]) -> str | None:
-    """Return the character set of the source, which its archive can read, if it does for all; else UTF-8."""
-    encoding = source.get("SpecificCharacterSet")
-    accepted = encoding is None or encoding in [term.value for term in SpecificCharacterSetValues]
-    return encoding if accepted and "".join(classes).isascii() else "ISO_IR 192"
-
-
-def _describe(classes: Sequence[str], model: Model) -> list[SegmentDescription]:
-    """Return the description of each class except the background."""
+def _describe(classes: Sequence[str], origin: Origin) -> list[SegmentDescription]:
     algorithm = AlgorithmIdentificationSequence(
-        name="SwinUNETR", family=codes.cid7162.ArtificialIntelligence, version=model.version, source=PROJECT
+        name="SwinUNETR", family=codes.cid7162.ArtificialIntelligence, version=origin.version, source=PROJECT
     )
     described = []
     for number, (name, colour) in enumerate(zip(classes[1:], organ_colours(len(classes) - 1), strict=True), start=1):
@@ -212,11 +197,13 @@ def _describe(classes: Sequence[str], model: Model) -> list[SegmentDescription]:
         category = codes.cid7150.AnatomicalStructure
         if not organ:  # it can be a lesion or a device; this category is true of every region
             category = codes.cid7150.SpatialAndRelationalConcept
+        # Of the name, since a label number means other things in other lists.
+        private = Code(hashlib.sha256(name.encode()).hexdigest()[:16], PRIVATE_SCHEME, _text(name))
         segment = SegmentDescription(
             segment_number=number,
             segment_label=_text(name),
             segmented_property_category=category,
-            segmented_property_type=organ_code(organ.code) if organ else _private_code(name),
+            segmented_property_type=organ_code(organ.code) if organ else private,
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             anatomic_regions=[organ_code(region) for region in organ.regions] if organ and organ.regions else None,
@@ -232,11 +219,6 @@ def _describe(classes: Sequence[str], model: Model) -> list[SegmentDescription]:
 def organ_code(concept: Concept) -> Code:
     """Return a concept as pydicom's code."""
     return Code(concept.value, concept.scheme, concept.meaning)
-
-
-def _private_code(name: str) -> Code:
-    """Return a code for a name; it is made of the name, since a label number means other things in other lists."""
-    return Code(hashlib.sha256(name.encode()).hexdigest()[:16], PRIVATE_SCHEME, _text(name))
 
 
 def _text(name: str, length: int = 64) -> str:

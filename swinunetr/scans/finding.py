@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from swinunetr.data.checks import check_headers, check_image, describe_images, fingerprints
 from swinunetr.data.folders import case_name, is_nifti, list_volumes
@@ -16,48 +17,42 @@ from swinunetr.scans.dicom import LeftOut, Series, find_series, fingerprint
 from swinunetr.tables import Table
 
 
-@dataclass(frozen=True)
-class Scan:
-    """A scan to segment.
+class Scan(NamedTuple):
+    """A scan to segment."""
 
-    Attributes:
-        name: Path-like name of its results, without an ending.
-        file: NIfTI file; for a DICOM series, None.
-        series: DICOM series; for a NIfTI file, None.
-    """
-
-    name: str
-    file: Path | None
-    series: Series | None
+    name: str  # path-like, of its results, without an ending
+    file: Path  # NIfTI file, or the first file of a DICOM series
+    series: Series | None  # None for a NIfTI file
 
     @property
     def place(self) -> str:
         """Hash of the path of the scan's folder, which may name the patient; the scan itself may be a link."""
-        folder = (self.file or self.series.files[0]).parent.resolve()
-        return hashlib.sha256(os.fsencode(folder)).hexdigest()
+        return hashlib.sha256(os.fsencode(self.file.parent.resolve())).hexdigest()
 
 
 def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], list[str]]:
     """Return the scans in a file or folder, without earlier results, and a line for each scan that is left out.
 
-    Only headers are read; tables show what was found.
-
-    Args:
-        root: File or folder of the scans.
-        output: Folder of the results, which is not searched.
-        modality: Modality of the scans.
+    Only headers are read; tables show what was found. The folder ``output`` of the results is not searched.
 
     Raises:
         InputError: There is no such file or folder, it holds no scans or results of this project, or ``output`` holds
             the scans.
     """
+    # All that is there, with names of which no two meet on any disk.
     _check_root(root, output)
-    entries, notes, series, left_out = _list(root, output, modality)
+    if not root.is_file():
+        entries, notes = list_volumes(root, without=output)
+    else:
+        entries, notes = [{"name": case_name(root), "image": str(root)}] if is_nifti(root) else [], []
+    single = root.is_file() and is_nifti(root)
+    series, left_out = ([], []) if single else find_series(root, modality, without=output)
     if not entries and not series and not left_out:
         expected = f"scans: expected NIfTI files (.nii, .nii.gz) or DICOM series in '{root}', found none."
         raise InputError("\n".join([expected, *notes]))
     entries, series = _with_distinct_names(entries, series)
 
+    # What can be used, by the headers.
     images = check_headers(entries)
     valid = [image for image in images if image.valid]
     problems = [
@@ -71,7 +66,8 @@ def find_scans(root: Path, output: Path, modality: str) -> tuple[list[Scan], lis
         print(line)
     problems += [f"{unused.name}: {unused.reason}" for unused in left_out]
     scans = [Scan(image.case, Path(image.path), None) for image in valid]
-    return scans + [Scan(volume.name, None, volume) for volume in series], problems
+    scans += [Scan(volume.name, volume.files[0], volume) for volume in series]
+    return scans, problems
 
 
 def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
@@ -87,23 +83,12 @@ def read_content(scan: Scan, modality: str) -> tuple[str, list[Fault]]:
 
 
 def _check_root(root: Path, output: Path) -> None:
-    """Check that scans are there, apart from results."""
     if not root.exists():
         raise InputError(f"scans: no file or folder at '{root}'.")
     if output in (root, *root.parents):
         raise InputError(f"output: '{output}' holds the scans. Choose a separate folder, so that no scan is replaced.")
     if folder := next((folder for folder in (root, *root.parents) if holds_results(folder)), None):
         raise InputError(f"scans: '{folder}' holds results of this project, not scans. Give the folder of the scans.")
-
-
-def _list(
-    root: Path, output: Path, modality: str
-) -> tuple[list[dict[str, str]], list[str], list[Series], list[LeftOut]]:
-    """Return name and image of each NIfTI file, notes on folders, and the DICOM series with those left out."""
-    if root.is_file() and is_nifti(root):
-        return [{"name": case_name(root), "image": str(root)}], [], [], []
-    entries, notes = ([], []) if root.is_file() else list_volumes(root, without=output)
-    return entries, notes, *find_series(root, modality, without=output)
 
 
 def _with_distinct_names(
@@ -119,9 +104,9 @@ def _with_distinct_names(
 
 
 def _describe_series(series: Sequence[Series], left_out: Sequence[LeftOut]) -> Table:
-    rows = []
-    for volume in series:
-        slices = f"{len(volume.frames) or len(volume.files)} slices of {volume.modality}"
-        rows.append((volume.name, "; ".join([slices, *volume.notes])))
+    rows = [
+        (volume.name, "; ".join((f"{len(volume.frames or volume.files)} slices of {volume.modality}", *volume.notes)))
+        for volume in series
+    ]
     rows += [(unused.name, f"left out: {unused.reason}") for unused in left_out]
     return Table(("DICOM series", "found"), rows)

@@ -33,7 +33,6 @@ class Results:
         self.segmentations: set[str] = set()  # files of all scans, in folded form
 
     def file(self, scan: Scan, ending: str = ".nii.gz") -> Path:
-        """Return the file of a scan with this ending."""
         return self.folder / f"{scan.name}{ending}"
 
     def require_own(self, scans: Sequence[Scan], writers: Sequence[Writer]) -> None:
@@ -52,10 +51,8 @@ class Results:
         self.segmentations = {folded(f"{name}.nii.gz") for name in self.scans.keys() | {scan.name for scan in scans}}
         for writer in writers:
             files = [f"{scan.name}{writer.ending}" for scan in scans]
-            if replaced := [file for file in files if folded(file) in self.segmentations]:
-                raise InputError(
-                    f"{writer.option}: it would replace {named(replaced)} of another scan. Rename that scan."
-                )
+            if replaced := named(file for file in files if folded(file) in self.segmentations):
+                raise InputError(f"{writer.option}: it would replace {replaced} of another scan. Rename that scan.")
 
     def _has_other(self, scan: Scan) -> bool:
         noted = self.scans.get(scan.name, {})
@@ -93,7 +90,7 @@ class Results:
                 raise not_written(file, error) from error
 
     def add(self, scan: Scan, content: str, volumes: list[dict]) -> None:
-        """Note that a scan has been segmented, and the volumes of its organs."""
+        """Note that a scan has been segmented, and a row for each of its organs."""
         with self._updating():
             self.rows[scan.name] = [{"scan": scan.name, **row} for row in volumes]
             write_csv([row for name in sorted(self.rows) for row in self.rows[name]], self.table)
@@ -120,14 +117,13 @@ def _read_notes(file: Path) -> dict[str, dict[str, str]]:
     """Return ``scans.json``: by the name of a scan, hashes of its ``content``, its ``place`` and its ``result``."""
     try:
         noted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        # An earlier version noted the content alone.
-        scans = {
-            name: {"content": note} if isinstance(note, str) else {"content": "", **note}
-            for name, note in noted.items()
-        }
+        for name, note in noted.items():
+            noted[name] = (
+                {"content": note} if isinstance(note, str) else {"content": "", **note}
+            )  # str: earlier version
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise _changed(file) from error
-    return scans
+    return noted
 
 
 def _read_volumes(file: Path) -> dict[str, list[dict[str, str]]]:

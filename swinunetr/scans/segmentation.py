@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import torch
@@ -30,7 +30,7 @@ from swinunetr.recipe import Recipe
 from swinunetr.results.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.results.metrics import organ_volumes
 from swinunetr.scans.dicom import write_nifti
-from swinunetr.scans.dicom_seg import Model
+from swinunetr.scans.dicom_seg import Origin
 from swinunetr.scans.finding import Scan, find_scans, read_content
 from swinunetr.scans.results_folder import Results
 from swinunetr.scans.writers import SegmentedScan, Writer, asked_writers
@@ -41,7 +41,7 @@ MOST_LINES = 6  # of a list in a message
 
 
 class SomeLeftOut(InputError):
-    """Some scans were left out, or have no DICOM segmentation object; the message names each and says why."""
+    """Some scans were left out, or lack a file that was asked for; the message names each and says why."""
 
 
 def segment(
@@ -71,31 +71,30 @@ def segment(
             such as ``pictures=True``.
 
     Raises:
-        SomeLeftOut: Some scans could not be segmented or have no DICOM segmentation object, which the message lists
-            after all others were.
+        SomeLeftOut: Some scans could not be segmented, or lack a file that was asked for, such as a DICOM segmentation
+            object; the message lists them after all others were segmented.
         InputError: No scan can be segmented, a file or folder is missing, the weights do not store their training or
             do not fit together, ``scans`` is a folder of results, ``output`` contains the scans, other predictions or
             those of other scans of the same name, or the disk is full.
     """
     # What is asked for: weights, options, scans.
     root, output = (Path(path).expanduser().resolve() for path in (scans, output))
-    training = _read_training([weights] if isinstance(weights, str | Path) else weights, flips, largest_component)
+    weights = [weights] if isinstance(weights, str | Path) else weights
+    training = _read_training(weights, flips, modality, largest_component)
     writers = asked_writers(outputs)
-    modality = modality or training.modality
-    listed, problems = find_scans(root, output, modality)
+    listed, problems = find_scans(root, output, training.modality)
     if not listed:
         raise _none_segmented(problems)
     for writer in writers:
         writer.require_scans(listed, root)
 
     # What the output folder has already.
-    hashes = [sha256(file) for file in training.files]
-    results = _open_results(output, training, hashes, modality)
+    results = _open_results(output, training)
     results.require_own(listed, writers)
     save_label_names(output, training.classes)
 
     # One scan after another.
-    done, left_out, incomplete = _segment_all(listed, _load(training, hashes), results, writers, modality)
+    done, left_out, incomplete = _segment_all(listed, training, results, writers)
     problems += left_out
     if not done:
         raise _none_segmented(problems)
@@ -105,45 +104,41 @@ def segment(
 
 
 class Training(NamedTuple):
-    """What the notes of weights say that were trained alike."""
+    """Weights that were trained alike, and how scans are segmented with them."""
 
     files: list[Path]  # of the weights
-    recipe: Recipe
+    hashes: list[str]  # SHA-256 of each file
+    recipe: Recipe  # with the options of inference
     classes: tuple[str, ...]
-    modality: str
+    modality: str  # of the scans
+
+    @property
+    def origin(self) -> Origin:
+        """How DICOM names the weights."""
+        joined = hashlib.sha256("".join(self.hashes).encode()).hexdigest() if len(self.files) > 1 else self.hashes[0]
+        return Origin(" + ".join(file.name for file in self.files), joined)
 
 
-class Trained(NamedTuple):
-    """A trained network or an ensemble, on its device."""
-
-    network: torch.nn.Module
-    ensemble: Sequence[Weights]  # empty for one network
-    recipe: Recipe
-    classes: tuple[str, ...]
-    hardware: Hardware
-    model: Model  # how DICOM names it
-
-
-def _read_training(weights: Sequence[str | Path], flips: bool, largest_component: Sequence[str]) -> Training:
-    """Return how weights were trained, with the options of inference in the recipe."""
+def _read_training(
+    weights: Sequence[str | Path], flips: bool, modality: str | None, largest_component: Sequence[str]
+) -> Training:
     files = [find_checkpoint(file) for file in weights]
-    notes = {file: noted_training(file)[0] for file in files}
-    classes, modality = tuple(notes[files[0]]["classes"]), notes[files[0]]["modality"]
-    recipe = replace(require_one_setup(notes, flips), largest_component=tuple(largest_component))
+    trainings = {file: noted_training(file) for file in files}
+    require_one_setup({file: note for file, (note, _) in trainings.items()}, flips)
+    note, recipe = trainings[files[0]]
+    recipe = replace(recipe, test_time_flips=flips, largest_component=tuple(largest_component))
+    classes = tuple(note["classes"])
     organ_labels(recipe.largest_component, classes[1:], "largest_component")  # raises an error for unknown organs
-    return Training(files, recipe, classes, modality)
+    return Training(files, list(map(sha256, files)), recipe, classes, modality or note["modality"])
 
 
-def _open_results(folder: Path, training: Training, hashes: Sequence[str], modality: str) -> Results:
-    """Return what the output folder has, after noting there what its segmentations are made with.
-
-    Raises:
-        InputError: It has those of other weights or options.
-    """
-    flips, reduced = training.recipe.test_time_flips, training.recipe.largest_component
-    settings = {"weights_sha256": hashes[0] if len(hashes) == 1 else list(hashes), "test_time_flips": flips}
-    settings |= {"modality": modality} | ({"largest_component": list(reduced)} if reduced else {})
-    organs = training.classes[1:]
+def _open_results(folder: Path, training: Training) -> Results:
+    """Return what the output folder has, after noting there what its segmentations are made with."""
+    recipe, hashes, organs = training.recipe, training.hashes, training.classes[1:]
+    settings: dict[str, Any] = {"weights_sha256": hashes[0] if len(hashes) == 1 else hashes}
+    settings |= {"test_time_flips": recipe.test_time_flips, "modality": training.modality}
+    if recipe.largest_component:
+        settings["largest_component"] = recipe.largest_component
     return Results(claim_folder(folder, _plain(settings, organs), as_now=lambda noted: _plain(noted, organs)))
 
 
@@ -158,48 +153,43 @@ def _plain(settings: Mapping, organs: Sequence[str]) -> dict:
     return plain
 
 
-def _load(training: Training, hashes: Sequence[str]) -> Trained:
-    """Return the network of the weights, placed on the device; of several, the states of all on the CPU."""
-    files, recipe, classes, _ = training
-    hardware = find_hardware()
-    network = build_swinunetr(len(classes), files[0])
-    ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
-    if not ensemble:  # else its weights are loaded for each scan
-        load_pretrained(network, files[0], classes=classes)
-    joined = hashlib.sha256("".join(hashes).encode()).hexdigest() if len(hashes) > 1 else hashes[0]
-    model = Model(" + ".join(file.name for file in files), joined)
-    return Trained(place_network(network, hardware), ensemble, recipe, classes, hardware, model)
-
-
 def _segment_all(
-    scans: Sequence[Scan], trained: Trained, results: Results, writers: Sequence[Writer], modality: str
-) -> tuple[list[Path], list[str], list[str]]:
+    scans: Sequence[Scan], training: Training, results: Results, writers: Sequence[Writer]
+) -> tuple[list[Path], list[str], dict[str, list[str]]]:
     """Segment the scans that have no results yet, one after another, and write the results.
 
-    On a GPU the next scans are read, and the last one is written, while the network segments the present one.
-
-    Returns:
-        The segmentations, a line for each scan that cannot be segmented, and one for each without an asked file.
+    On a GPU the next scans are read, and the last one is written, while the network segments the present one. Results
+    are the segmentations, a line for each scan that is left out, and by ``Writer.noun`` one for each scan without it.
     """
-    done, left_out, incomplete = [], [], []
+    # The network of the weights; of several, the states of all, which are loaded for each scan.
+    hardware = find_hardware()
+    files, classes = training.files, training.classes
+    network = build_swinunetr(len(classes), files[0])
+    ensemble = read_ensemble(files, classes) if len(files) > 1 else ()
+    if not ensemble:
+        load_pretrained(network, files[0], classes=classes)
+    network = place_network(network, hardware)
+
+    # The scans.
+    done, left_out = [], []
+    incomplete: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # threads may write when interrupted
-        job = Job(trained, results, writers, modality, Path(temporary))
-        scans_read = read_ahead(job.read, scans, trained.hardware, threads=2)
-        scans_labelled = read_ahead(job.label, scans_read, trained.hardware)
+        job = Job(training, network, ensemble, hardware, results, writers, Path(temporary))
+        scans_read = read_ahead(job.read, scans, hardware, threads=2)
+        scans_labelled = read_ahead(job.label, scans_read, hardware)
         for read, labelled in tqdm(scans_labelled, desc="Segmenting", total=len(scans)):
-            scan = read.scan
+            name = read.scan.name
             if read.error:
-                left_out.append(f"{scan.name}: {read.error}")
+                left_out.append(f"{name}: {read.error}")
                 tqdm.write(f"left out: {left_out[-1]}")
                 continue
             if labelled:
-                lines = [f"{scan.name}: {reason}" for reason in job.write(read, labelled)]
-                incomplete += lines
-                for line in lines:
-                    tqdm.write(f"not written: {line}")
+                for noun, reason in job.write(read, labelled):
+                    incomplete.setdefault(noun, []).append(f"{name}: {reason}")
+                    tqdm.write(f"not written: {name}: {reason}")
             else:
-                results.note_place(scan)
-            done.append(results.file(scan))
+                results.note_place(read.scan)
+            done.append(results.file(read.scan))
     return done, left_out, incomplete
 
 
@@ -208,6 +198,7 @@ class ReadScan(NamedTuple):
 
     scan: Scan
     content: str = ""  # hash of its content
+    source: str = ""  # NIfTI file of its voxels, for a DICOM series a temporary one
     case: Case | None = None  # preprocessed; None if its results are there
     error: InputError | None = None  # why it cannot be segmented
 
@@ -216,14 +207,16 @@ class ReadScan(NamedTuple):
 class Job:
     """What is done for a scan: it is read, labelled and written, each in a thread of its own on a GPU."""
 
-    trained: Trained
+    training: Training
+    network: torch.nn.Module
+    ensemble: Sequence[Weights]  # empty for one network
+    hardware: Hardware
     results: Results
     writers: Sequence[Writer]
-    modality: str
     temporary: Path  # folder of the voxels of series
 
     def read(self, scan: Scan) -> ReadScan:
-        """Read, check and preprocess a scan."""
+        """Read, check and preprocess a scan just before it is segmented."""
         try:
             return self._read(scan)
         except WriteError:
@@ -232,13 +225,9 @@ class Job:
             return ReadScan(scan, error=error)
 
     def _read(self, scan: Scan) -> ReadScan:
-        """Return a scan as it is read just before it is segmented.
-
-        Raises:
-            InputError: The scan cannot be read, or its voxels cannot be of this modality.
-        """
         # Its content, by which its results are known.
-        content, faults = read_content(scan, self.modality)
+        modality = self.training.modality
+        content, faults = read_content(scan, modality)
         _require_valid(faults)
         files = [(writer, self.results.file(scan, writer.ending)) for writer in self.writers]
         if self.results.has(scan, content) and all(writer.is_done(scan, file) for writer, file in files):
@@ -250,30 +239,25 @@ class Job:
         if scan.series:
             source = self.temporary / f"{content}.nii"
             write_nifti(scan.series, source)
-            faults = image_faults(source, self.modality, scan.series.padding)
+            faults = image_faults(source, modality, scan.series.padding)
             _require_valid(faults)
         for fault in faults:
             tqdm.write(f"warning: {scan.name}: {fault.what}; {fault.remedy}")
         entry = {"name": scan.name, "image": str(source)}
-        return ReadScan(scan, content, prepare_cases([entry], self.trained.recipe, self.modality, "")[0])
+        return ReadScan(scan, content, str(source), prepare_cases([entry], self.training.recipe, modality, "")[0])
 
     def label(self, read: ReadScan) -> tuple[ReadScan, Labelled | None]:
         """Return a scan with its labels; without, if its results are there or it cannot be segmented."""
         if read.case is None:
             return read, None
-        trained, uncertainty = self.trained, any(writer.needs_uncertainty for writer in self.writers)
-        return read, label_case(
-            trained.network, read.case, trained.recipe, trained.hardware, trained.ensemble, uncertainty
-        )
+        uncertainty = any(writer.needs_uncertainty for writer in self.writers)
+        recipe = self.training.recipe
+        return read, label_case(self.network, read.case, recipe, self.hardware, self.ensemble, uncertainty)
 
-    def write(self, read: ReadScan, labelled: Labelled) -> list[str]:
-        """Write the files of a scan, note that it has been segmented, and return why files are missing, if any are.
-
-        Raises:
-            WriteError: The disk is full, or the folder is gone.
-        """
-        scan, source, file = read.scan, read.case["source"], self.results.file(read.scan)
-        recipe, classes = self.trained.recipe, self.trained.classes
+    def write(self, read: ReadScan, labelled: Labelled) -> list[tuple[str, str]]:
+        """Write the files of a scan, note that it has been segmented, and return what is missing and why."""
+        scan, source, file = read.scan, read.source, self.results.file(read.scan)
+        recipe, classes = self.training.recipe, self.training.classes
         reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
         labels = largest_components(labelled.on_own_grid, reduced)
 
@@ -281,8 +265,8 @@ class Job:
         require_note(self.results.folder / NOTE)
         self.results.clear(scan)
         save_prediction(labels, source, file)
-        window = intensity_window(recipe, self.modality)
-        segmented = SegmentedScan(scan, source, file, labels, labelled.uncertainty, classes, window, self.trained.model)
+        window, origin = intensity_window(recipe, self.training.modality), self.training.origin
+        segmented = SegmentedScan(scan, source, file, labels, labelled.uncertainty, classes, window, origin)
         missing = []
         for writer in self.writers:
             try:
@@ -290,10 +274,10 @@ class Job:
             except WriteError:
                 raise
             except InputError as error:
-                missing.append(str(error))
+                missing.append((writer.noun, str(error)))
 
         # Noted last, so that a scan whose files are not all there is segmented again.
-        voxel_ml = voxel_volume_mm3(nib.load(file).affine) / 1000
+        voxel_ml = voxel_volume_mm3(nib.load(file).affine) / 1000  # type: ignore[attr-defined]  # of any format
         self.results.add(scan, read.content, organ_volumes(labels, voxel_ml, classes[1:]))
         if scan.series:
             Path(source).unlink()
@@ -309,12 +293,12 @@ def _none_segmented(problems: Sequence[str]) -> InputError:
     return InputError("\n".join(["scans: none can be segmented:", *_first(problems)]))
 
 
-def _describe_problems(problems: Sequence[str], without_object: Sequence[str], scans: int) -> str:
-    """Return a message that names the scans that were left out, and those without a DICOM segmentation object."""
+def _describe_problems(problems: Sequence[str], incomplete: Mapping[str, Sequence[str]], scans: int) -> str:
+    """Return a message that names the scans that were left out, and those without a file that was asked for."""
     lines = [f"{len(problems)} of {scans} scans were left out:", *_first(problems)] if problems else []
-    if without_object:
-        heading = f"{len(without_object)} of {scans} scans have no DICOM segmentation object:"
-        lines += [heading, *_first(without_object, most=3 if problems else MOST_LINES)]
+    for noun, missing in incomplete.items():
+        heading = f"{len(missing)} of {scans} scans have no {noun}:"
+        lines += [heading, *_first(missing, most=3 if problems else MOST_LINES)]
     return "\n".join(lines)
 
 

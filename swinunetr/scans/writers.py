@@ -18,7 +18,7 @@ from swinunetr.errors import InputError
 from swinunetr.files import replacing
 from swinunetr.results import plots
 from swinunetr.results.inference import save_prediction
-from swinunetr.scans.dicom_seg import KINDS, Model, kind_of, write_segmentation
+from swinunetr.scans.dicom_seg import KINDS, Origin, kind_of, write_segmentation
 from swinunetr.scans.finding import Scan
 
 
@@ -32,24 +32,17 @@ class SegmentedScan(NamedTuple):
     uncertainty: np.ndarray | None  # in steps of 1/255; None if no writer needs it
     classes: tuple[str, ...]  # names of the labels from 0, which is background
     window: tuple[float, float] | None  # in HU, of the intensities; None for other modalities than CT
-    model: Model
+    origin: Origin
 
 
 class Writer(ABC):
-    """One kind of file that is written for each scan if its option is given.
+    """One kind of file that is written for each scan if its option is given."""
 
-    Attributes:
-        ending: Ending of the file, after the name of the scan.
-        option: Keyword of ``segment``; in `segment.py`, with dashes.
-        argument: What ``argparse`` needs for the option.
-        needs_uncertainty: Whether the uncertainty must be computed.
-        value: Value of the option.
-    """
-
-    ending: ClassVar[str]
-    option: ClassVar[str]
-    argument: ClassVar[dict[str, Any]]
-    needs_uncertainty: ClassVar[bool] = False
+    ending: ClassVar[str]  # of the file, after the name of the scan
+    noun: ClassVar[str]  # what a scan has with it, for messages
+    option: ClassVar[str]  # keyword of `segment`; in `segment.py`, with dashes
+    argument: ClassVar[dict[str, Any]]  # what argparse needs for the option
+    needs_uncertainty: ClassVar[bool] = False  # whether the uncertainty must be computed
 
     def __init__(self, value: Any) -> None:
         """Take the value of the option; raise an InputError if it is not one of those that it has."""
@@ -76,6 +69,7 @@ class DicomObject(Writer):
     """DICOM segmentation object of a series; the value is its kind."""
 
     ending = ".dcm"
+    noun = "DICOM segmentation object"
     option = "dicom_seg"
     argument = {
         "nargs": "?",
@@ -93,22 +87,22 @@ class DicomObject(Writer):
 
     def require_scans(self, scans: Sequence[Scan], root: Path) -> None:
         if not any(scan.series for scan in scans):
-            raise InputError(
-                f"dicom_seg: expected DICOM series in '{root}', found NIfTI files only. Leave out --dicom-seg."
-            )
+            expected = f"dicom_seg: expected DICOM series in '{root}', found NIfTI files only."
+            raise InputError(f"{expected} Leave out --dicom-seg.")
 
     def is_done(self, scan: Scan, file: Path) -> bool:
         return not scan.series or kind_of(file) == self.value
 
     def write(self, segmented: SegmentedScan, file: Path) -> None:
         if series := segmented.scan.series:
-            write_segmentation(segmented.labels, series, segmented.classes, file, segmented.model, self.value)
+            write_segmentation(segmented.labels, series, segmented.classes, file, segmented.origin, self.value)
 
 
 class Picture(Writer):
     """Picture of a scan with the outlines of the organs."""
 
     ending = ".png"
+    noun = "picture"
     option = "pictures"
     argument = {"action": "store_true", "help": "write a picture of each scan with its outlines"}
 
@@ -124,14 +118,13 @@ class Uncertainty(Writer):
     """Uncertainty of each voxel, from 0 to 1; see :func:`swinunetr.results.resampling.resample_labels`."""
 
     ending = "_uncertainty.nii.gz"
+    noun = "file of their uncertainty"
     option = "uncertainty"
-    argument = {
-        "action": "store_true",
-        "help": "write how uncertain each voxel is, from 0 to 1, best of an ensemble",
-    }
+    argument = {"action": "store_true", "help": "write how uncertain each voxel is, from 0 to 1, best of an ensemble"}
     needs_uncertainty = True
 
     def write(self, segmented: SegmentedScan, file: Path) -> None:
+        assert segmented.uncertainty is not None  # as it was needed
         save_prediction(segmented.uncertainty, segmented.source, file, 1 / 255)
 
 

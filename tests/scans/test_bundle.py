@@ -19,7 +19,8 @@ from swinunetr.data.transforms import preprocessing
 from swinunetr.errors import InputError
 from swinunetr.network.checkpoints import build_swinunetr, load_pretrained, save_weights, training_note
 from swinunetr.results.evaluation import read_labels
-from swinunetr.scans.bundle import texts, write_bundle, writing
+from swinunetr.scans import bundle
+from swinunetr.scans.bundle import bundle_texts, write_bundle
 from swinunetr.scans.segmentation import segment
 from swinunetr.training.options import choose_recipe
 
@@ -66,7 +67,7 @@ def written(weights, tmp_path_factory):
 @pytest.fixture
 def no_export(monkeypatch):
     """Leave out the ``torch.export`` program, which takes the longest."""
-    monkeypatch.setattr(writing, "export_program", lambda *_: None)
+    monkeypatch.setattr(bundle, "export_program", lambda *_: None)
 
 
 def test_a_bundle_has_the_files_that_monai_expects(written):
@@ -123,7 +124,7 @@ def test_the_bundles_preprocessing_is_that_of_training(weights, written, tmp_pat
     stored.header["qform_code"] = 0
     nib.save(stored, tmp_path / "scan.nii")
     scan = {"image": str(tmp_path / "scan.nii"), "image_path": "a text, as MONAI Label has it"}
-    files = texts.bundle_texts(loaded(weights), NOTE | {"modality": modality}, RECIPE)
+    files = bundle_texts(loaded(weights), NOTE | {"modality": modality}, RECIPE)
     config = ConfigParser(json.loads(files["configs/inference.json"]))
     config["bundle_root"] = str(written)
     expected = preprocessing(RECIPE, modality, ("image",))({"image": scan["image"]})["image"]
@@ -231,7 +232,7 @@ def test_a_full_disk_leaves_nothing(weights, tmp_path, monkeypatch, hidden):
                 raise RuntimeError("unexpected pos 1 vs 2")  # noqa: B904
             raise
 
-    monkeypatch.setattr(writing, "export_program", full)
+    monkeypatch.setattr(bundle, "export_program", full)
     with pytest.raises(InputError, match=r"could not be written .*No space left.*Nothing was left"):
         write_bundle(weights, tmp_path / "out" / "bundle")
     assert not list((tmp_path / "out").iterdir())

@@ -18,8 +18,8 @@ from segmentation_objects import (
     CLASSES,
     COLUMNS,
     KINDS,
-    MODEL,
     OBLIQUE,
+    ORIGIN,
     ROWS,
     SLICES,
     SPACING,
@@ -48,7 +48,7 @@ def labels():
 @pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE])
 def test_each_voxel_is_where_simpleitk_has_it(labels, tmp_path, kind, orientation):
     series = write_series(tmp_path / "scan", orientation)
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "scan")))
     scan = reader.Execute()
@@ -63,7 +63,7 @@ def test_each_voxel_is_where_simpleitk_has_it(labels, tmp_path, kind, orientatio
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_frame_refers_to_the_image_at_its_place(labels, tmp_path, kind):
     series = write_series(tmp_path / "scan", OBLIQUE)
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     place = {str(dcmread(file).SOPInstanceUID): list(dcmread(file).ImagePositionPatient) for file in series.files}
     segmentation = dcmread(tmp_path / "seg.dcm")
     for group in segmentation.PerFrameFunctionalGroupsSequence:
@@ -79,7 +79,7 @@ def test_each_frame_refers_to_the_image_at_its_place(labels, tmp_path, kind):
 def test_frames_of_a_multi_frame_object_are_found_by_their_numbers(labels, tmp_path, kind, per_frame):
     frames = (9, 0, 2, 11, 4, 1, 6, 5)
     series = write_enhanced(tmp_path / "scan", frames, per_frame)
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     row, column = np.reshape(OBLIQUE, (2, 3))
 
     def point(index):
@@ -98,7 +98,7 @@ def test_frames_of_a_multi_frame_object_are_found_by_their_numbers(labels, tmp_p
 @pytest.mark.parametrize("kind", KINDS)
 def test_highdicom_reads_the_labels_back(labels, tmp_path, kind):
     series = write_series(tmp_path / "scan")
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     uids = [dcmread(file).SOPInstanceUID for file in series.files]
     segmentation = segread(tmp_path / "seg.dcm")
     read = segmentation.get_pixels_by_source_instance(uids, combine_segments=True, ignore_spatial_locations=True)
@@ -107,12 +107,12 @@ def test_highdicom_reads_the_labels_back(labels, tmp_path, kind):
 
 def test_organs_without_voxels_are_described_but_take_no_frames(labels, tmp_path):
     series = write_series(tmp_path / "scan")
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, "BINARY")
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, "BINARY")
     segmentation = dcmread(tmp_path / "seg.dcm")
     assert [item.SegmentLabel for item in segmentation.SegmentSequence] == list(ORGANS)
     slices = sum(int((labels == label).any((0, 1)).sum()) for label in range(1, len(CLASSES)))
     assert segmentation.NumberOfFrames == slices
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, "LABELMAP")
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, "LABELMAP")
     segmentation = dcmread(tmp_path / "seg.dcm")
     assert [item.SegmentLabel for item in segmentation.SegmentSequence] == ["Background", *ORGANS]
     assert segmentation.NumberOfFrames == SLICES and segmentation.DimensionOrganizationType == "3D"
@@ -123,7 +123,7 @@ def test_organs_without_voxels_are_described_but_take_no_frames(labels, tmp_path
 def test_a_scan_without_organs_gives_an_object_without_voxels(tmp_path, kind, frames, multi_frame):
     folder = tmp_path / "scan"
     series = write_enhanced(folder, tuple(range(SLICES)), False) if multi_frame else write_series(folder)
-    write_segmentation(np.zeros((COLUMNS, ROWS, SLICES), np.uint8), series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(np.zeros((COLUMNS, ROWS, SLICES), np.uint8), series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     segmentation = dcmread(tmp_path / "seg.dcm")
     assert segmentation.NumberOfFrames == frames and not segmentation.pixel_array.any()
     assert len(segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == len(series.files)
@@ -137,7 +137,7 @@ def test_dciodvfy_finds_no_error(labels, tmp_path, kind, found, multi_frame):
     folder = tmp_path / "scan"
     series = write_enhanced(folder, tuple(range(SLICES)), True) if multi_frame else write_series(folder)
     classes = [*CLASSES, "a lesion"]
-    write_segmentation(labels * np.uint8(found), series, classes, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels * np.uint8(found), series, classes, tmp_path / "seg.dcm", ORIGIN, kind)
     assert errors(tmp_path / "seg.dcm") == []
     copy = dcmread(tmp_path / "seg.dcm")  # older versions check the contents only of the class that they know
     copy.SOPClassUID = copy.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -159,9 +159,10 @@ def test_the_13_organs_of_btcv_have_codes_of_the_standard():
     assert len(set(ORGAN_COLOURS)) == len(ORGANS)
 
 
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")  # pydicom counts the bytes of 64 characters
 def test_segments_say_what_they_are_and_what_made_them(labels, tmp_path):
     classes = [*CLASSES[:4], "Left_Adrenal Gland", "portal and splenic veins", "Läsion\\neu " + 60 * "x"]
-    write_segmentation(labels % 6, write_series(tmp_path / "scan"), classes, tmp_path / "seg.dcm", MODEL, "BINARY")
+    write_segmentation(labels % 6, write_series(tmp_path / "scan"), classes, tmp_path / "seg.dcm", ORIGIN, "BINARY")
     spleen, right, left, adrenal, veins, own = dcmread(tmp_path / "seg.dcm").SegmentSequence
 
     def code(item):
@@ -193,7 +194,7 @@ def test_segments_say_what_they_are_and_what_made_them(labels, tmp_path):
 def test_patient_and_study_are_those_of_the_scan_and_the_series_is_new(labels, tmp_path):
     series = write_series(tmp_path / "scan", PatientWeight=70, StudyDescription="CT abdomen")
     for name in ("1.dcm", "2.dcm"):
-        write_segmentation(labels, series, CLASSES, tmp_path / name, MODEL)
+        write_segmentation(labels, series, CLASSES, tmp_path / name, ORIGIN)
     first, second, source = (dcmread(file) for file in (tmp_path / "1.dcm", tmp_path / "2.dcm", series.files[0]))
     for name in (
         "PatientName",
@@ -221,34 +222,34 @@ def test_patient_and_study_are_those_of_the_scan_and_the_series_is_new(labels, t
 )
 def test_names_in_other_scripts_are_kept(labels, tmp_path, classes, encoding, name):
     series = write_series(tmp_path / "scan", PatientName=name, SpecificCharacterSet=encoding)
-    write_segmentation(labels // 13, series, classes, tmp_path / "seg.dcm", MODEL)
+    write_segmentation(labels // 13, series, classes, tmp_path / "seg.dcm", ORIGIN)
     segmentation = dcmread(tmp_path / "seg.dcm")
     assert str(segmentation.PatientName) == name and segmentation.SegmentSequence[1].SegmentLabel == classes[1]
 
 
 @pytest.mark.parametrize(("number", "new"), [(2**31 - 1, 147484647), (-2000, 3000), (None, 1000)])
 def test_the_series_number_is_one_that_dicom_allows(labels, tmp_path, number, new):
-    write_segmentation(labels, write_series(tmp_path / "a", SeriesNumber=number), CLASSES, tmp_path / "s.dcm", MODEL)
+    write_segmentation(labels, write_series(tmp_path / "a", SeriesNumber=number), CLASSES, tmp_path / "s.dcm", ORIGIN)
     assert dcmread(tmp_path / "s.dcm").SeriesNumber == new
 
 
 def test_what_cannot_be_written_is_refused_in_plain_words(labels, tmp_path):
     series, file = write_series(tmp_path / "scan"), tmp_path / "out/seg.dcm"
     with pytest.raises(InputError, match=r"\(16, 12, 8\).*found \(12, 16, 8\)"):
-        write_segmentation(labels.swapaxes(0, 1), series, CLASSES, file, MODEL)
+        write_segmentation(labels.swapaxes(0, 1), series, CLASSES, file, ORIGIN)
     with pytest.raises(InputError, match=r"found \(16, 12, 7\)"):
-        write_segmentation(labels[..., 1:], series, CLASSES, file, MODEL)
+        write_segmentation(labels[..., 1:], series, CLASSES, file, ORIGIN)
     with pytest.raises(InputError, match="int64"):
-        write_segmentation(labels.astype(np.int64), series, CLASSES, file, MODEL)
+        write_segmentation(labels.astype(np.int64), series, CLASSES, file, ORIGIN)
     with pytest.raises(InputError, match="found label 13, but only 13 classes"):
-        write_segmentation(labels, series, CLASSES[:13], file, MODEL)
+        write_segmentation(labels, series, CLASSES[:13], file, ORIGIN)
     with pytest.raises(InputError, match="LABELMAP, BINARY, found 'RTSTRUCT'"):
-        write_segmentation(labels, series, CLASSES, file, MODEL, "RTSTRUCT")
+        write_segmentation(labels, series, CLASSES, file, ORIGIN, "RTSTRUCT")
     with pytest.raises(InputError, match="do not allow a segmentation object"):
-        write_segmentation(labels, write_series(tmp_path / "x", ImagePositionPatient=None), CLASSES, file, MODEL)
+        write_segmentation(labels, write_series(tmp_path / "x", ImagePositionPatient=None), CLASSES, file, ORIGIN)
     series.files[3].unlink()
     with pytest.raises(InputError, match="could not be read"):
-        write_segmentation(labels, series, CLASSES, file, MODEL)
+        write_segmentation(labels, series, CLASSES, file, ORIGIN)
     assert not file.parent.exists()
 
 
@@ -258,5 +259,5 @@ def test_an_object_that_does_not_read_back_is_not_written(labels, tmp_path, kind
     matrix[:, 0] *= 1.1  # not the pixel spacing of the images
     series = replace(write_series(tmp_path / "scan"), affine=tuple(map(tuple, matrix)))
     with pytest.raises(InputError, match="does not have the voxels and places of the segmentation"):
-        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     assert [file.name for file in tmp_path.iterdir()] == ["scan"]

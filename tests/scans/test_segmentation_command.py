@@ -52,6 +52,7 @@ def test_a_command_whose_output_nobody_reads_shows_no_traceback(monkeypatch, cap
     monkeypatch.setattr(segmentation, "segment", Mock(return_value=[]))
     monkeypatch.setattr(sys, "stdout", None)
     assert command_line.main() == 0
+    sys.stdout.close()  # which the command opened
 
 
 def test_an_interrupted_command_ends_in_one_line_and_leaves_whole_files(weights, scans, tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from scan_files import CLASSES, as_nifti, write_body, write_scans, write_weights
 from swinunetr.errors import InputError
 from swinunetr.results import inference
 from swinunetr.results.evaluation import read_labels
+from swinunetr.scans import writers
 from swinunetr.scans.dicom_seg import kind_of
 from swinunetr.scans.segmentation import SomeLeftOut, segment
 
@@ -114,6 +115,14 @@ def test_a_series_that_allows_no_segmentation_object_has_a_nifti_file(weights, t
     assert headline == "1 of 2 scans have no DICOM segmentation object:" and line.startswith("invalid/series3")
     assert (tmp_path / "out/invalid/series3.nii.gz").is_file() and (tmp_path / "out/good/series3.dcm").is_file()
     assert "invalid/series3,left box" in (tmp_path / "out/volumes.csv").read_text()
+
+
+def test_a_scan_without_another_file_is_named_by_what_it_lacks(weights, tmp_path, monkeypatch):
+    write_body(tmp_path / "scans")
+    monkeypatch.setattr(writers.Picture, "write", Mock(side_effect=InputError("no slice to show")))
+    with pytest.raises(SomeLeftOut) as error:
+        segment(weights, tmp_path / "scans", tmp_path / "out", pictures=True)
+    assert str(error.value).splitlines() == ["1 of 1 scans have no picture:", "series3: no slice to show"]
 
 
 def test_nothing_that_names_the_patient_is_written_without_a_segmentation_object(weights, tmp_path, capsys):

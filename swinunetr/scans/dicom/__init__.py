@@ -1,6 +1,6 @@
 """DICOM series: those that a folder holds, their geometry, and their voxels.
 
-`reading` opens the files, and `headers` makes an `instance` of what each says. `grouping` finds the instances of one
+`reading` opens the files, and `headers` makes an instance of what each says. `grouping` finds the instances of one
 series, and `geometry` whether their slices are a volume. `series` joins these four. `decoding` has the voxels of one
 file, and `voxels` those of a series. `sources` has the headers to which a segmentation of a series refers.
 """

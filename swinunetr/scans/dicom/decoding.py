@@ -7,7 +7,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import pydicom
 import SimpleITK as sitk
 
 from swinunetr.files import not_written
-from swinunetr.scans.dicom.headers import UNCOMPRESSED, functional_group, text_of, transfer_syntax
+from swinunetr.scans.dicom.headers import UNCOMPRESSED, text_of, transfer_syntax, transformations
 
 DECODED = re.compile(r"1\.2\.840\.10008\.1\.2(\.1|\.1\.99|\.2|\.5|\.4\.(50|51|57|70|80|81|90|91))?")  # by GDCM
 JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
@@ -30,38 +30,42 @@ DECODING = threading.Lock()  # one series at a time, on all cores; the display o
 def decode(file: Path, multiframe: bool) -> np.ndarray:
     """Return the rescaled values of a file (frame, row, column), int16 if all fit, else float32.
 
-    Frames are in their order in the file. Call it within :func:`quiet_decoding`.
+    Call it within :func:`quiet_decoding`.
 
     Raises:
         WriteError: A temporary file cannot be written.
         Exception: The pixels cannot be decoded; GDCM and pydicom raise many types of error.
     """
-    return _decode_frames(file) if multiframe else _decode_slice(file)
+    if multiframe:
+        return _decode_frames(file)
+    # SimpleITK ends the process on a path that is not UTF-8: a link takes its place.
+    plain = os.fsencode(file).decode(errors="replace") == str(file)
+    link = nullcontext(file) if plain else _temporary_file(lambda link: link.symlink_to(os.path.abspath(file)))
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    with link as path:
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        if reader.GetMetaData("0028|0004").strip() == "MONOCHROME1":  # GDCM inverts the stored values, as for display
+            return _decode_frames(file)
+        return compact(sitk.GetArrayFromImage(reader.Execute()))
 
 
 @contextmanager
 def quiet_decoding(first: Path) -> Iterator[None]:
-    """Decode without lines of GDCM, in which errors are repeated or which are no errors; one caller at a time.
-
-    Args:
-        first: A file of the series; the others are compressed in the same way.
-    """
-    with DECODING:
-        shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    """Decode files that are compressed as the ``first`` without lines of GDCM, which repeat errors or are none."""
+    display = sitk.ProcessObject
+    with DECODING, ExitStack() as restored:
+        restored.callback(display.SetGlobalWarningDisplay, display.GetGlobalWarningDisplay())
+        display.SetGlobalWarningDisplay(False)
         # GDCM tries 8 bits first, and its JPEG library writes that this fails, past Python, for every slice.
-        silent = os.open(os.devnull, os.O_WRONLY) if noted_syntax(first) == JPEG_12_BIT else None
-        stderr = os.dup(2) if silent is not None else None
-        try:
-            if silent is not None:
-                os.dup2(silent, 2)
-            yield
-        finally:
-            if silent is not None:
-                os.dup2(stderr, 2)
-                os.close(stderr)
-                os.close(silent)
-            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        if noted_syntax(first) == JPEG_12_BIT:
+            stderr = os.dup(2)
+            restored.callback(os.close, stderr)
+            restored.callback(os.dup2, stderr, 2)
+            with open(os.devnull, "wb") as silent:
+                os.dup2(silent.fileno(), 2)
+        yield
 
 
 def noted_syntax(file: Path) -> pydicom.uid.UID:
@@ -79,35 +83,9 @@ def compact(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int16 if fits and whole else np.float32)
 
 
-def _decode_slice(file: Path) -> np.ndarray:
-    """Return the values of a file with one slice (1, row, column), rescaled by GDCM."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    with _plain_path(file) as path:
-        reader.SetFileName(path)
-        reader.ReadImageInformation()
-        if reader.GetMetaData("0028|0004").strip() == "MONOCHROME1":  # GDCM inverts the stored values, as for display
-            return _decode_frames(file)
-        return compact(sitk.GetArrayFromImage(reader.Execute()))
-
-
-@contextmanager
-def _plain_path(file: Path) -> Iterator[str]:
-    """Yield a path for SimpleITK, which ends the process on one that is not UTF-8: a link takes its place."""
-    if os.fsencode(file).decode(errors="replace") == str(file):
-        yield str(file)
-        return
-    with _temporary_file(lambda link: link.symlink_to(os.path.abspath(file))) as link:
-        yield str(link)
-
-
 @contextmanager
 def _temporary_file(write: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield a temporary file that ``write`` makes, for GDCM to read.
-
-    Raises:
-        WriteError: It cannot be written, as on a full disk.
-    """
+    """Yield a temporary file that ``write`` makes, for GDCM to read."""
     with ExitStack() as stack:
         try:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "slice.dcm"
@@ -118,7 +96,7 @@ def _temporary_file(write: Callable[[Path], object]) -> Iterator[Path]:
 
 
 def _decode_frames(file: Path) -> np.ndarray:
-    """Return the rescaled values of all frames of a file in their order there (frame, row, column).
+    """Return the values of all frames in their order in the file.
 
     GDCM decodes a copy with no more than the description of the pixels, which gives the stored values. From the whole
     header it takes the rescale of the first frame for all, and it inverts MONOCHROME1.
@@ -131,14 +109,14 @@ def _decode_frames(file: Path) -> np.ndarray:
     plain.PhotometricInterpretation = "MONOCHROME2"
     plain.SOPClassUID, plain.SOPInstanceUID = MULTIFRAME_WORD, "2.25.1"
     plain.file_meta = pydicom.dataset.FileMetaDataset()
-    syntax = plain.file_meta.TransferSyntaxUID = transfer_syntax(header)
+    syntax = transfer_syntax(header)
+    plain.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     with _temporary_file(lambda copy: plain.save_as(copy, enforce_file_format=True)) as copy:
         stored = sitk.GetArrayFromImage(sitk.ReadImage(str(copy), imageIO="GDCMImageIO"))
     if syntax in UNCOMPRESSED and len(header.PixelData) < stored.nbytes:
         raise ValueError("the file ends before its last frame")  # GDCM would fill the rest
     frames = []
-    for frame, values in enumerate(stored):
-        transformation = functional_group(header, frame, "PixelValueTransformationSequence") or header
+    for values, transformation in zip(stored, transformations(header), strict=True):
         slope = text_of(transformation, "RescaleSlope") or 1
         intercept = text_of(transformation, "RescaleIntercept") or 0
         frames.append(compact(values * float(slope) + float(intercept)))

@@ -6,18 +6,27 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from nibabel.affines import from_matvec
 
 from swinunetr.files import safe_name
-from swinunetr.scans.dicom.instance import Plane
 
 LEAST_SLICES = 5
 SPACING_TOLERANCE = 0.1  # of the spacing; headers have rounded positions
 SAME_PLACE_MM = 0.05  # slices closer than this are at the same position
 SHIFT_TOLERANCE_MM = 0.5  # in the plane of the slices, over the whole series
 SAME_TOLERANCE = 1e-4  # orientation and pixel spacing (mm) of slices of one volume
+
+
+class Plane(NamedTuple):
+    """Geometry of one slice, as in its header: LPS coordinates in mm."""
+
+    position: tuple[float, ...]  # center of the first voxel (x, y, z)
+    orientation: tuple[float, ...]  # unit vectors along a row and along a column, one after the other
+    spacing: tuple[float, ...]  # distance between rows, and between columns
+    shape: tuple[int, int]  # number of rows and of columns
 
 
 def plane_problem(planes: Sequence[Plane]) -> str:
@@ -50,9 +59,7 @@ def slice_axes(plane: Plane) -> np.ndarray:
 def position_problem(places: np.ndarray, files: Sequence[Path]) -> str:
     """Return why slices are not one at each of equal distances along a line; else an empty text.
 
-    Args:
-        places: Positions along row, column and normal (slice, 3) in mm, in the order along the normal.
-        files: File of each slice.
+    ``places`` are the positions along row, column and normal (slice, 3) in mm, in the order along the normal.
     """
     if problem := _repeated(places[:, 2], files):
         return problem
@@ -62,13 +69,7 @@ def position_problem(places: np.ndarray, files: Sequence[Path]) -> str:
 
 
 def volume_affine(first: Plane, axes: np.ndarray, slice_spacing: float) -> tuple[tuple[float, ...], ...]:
-    """Return the matrix from voxels (column, row, slice) to mm in RAS.
-
-    Args:
-        first: Plane of the first slice.
-        axes: Result of :func:`slice_axes`.
-        slice_spacing: Distance between slices in mm.
-    """
+    """Return the matrix from voxels (column, row, slice) to mm in RAS; ``axes`` is that of :func:`slice_axes`."""
     between_rows, between_columns = first.spacing
     lps = from_matvec(axes * [between_columns, between_rows, slice_spacing], first.position)
     return tuple(tuple(float(value) + 0.0 for value in row) for row in np.diag([-1, -1, 1, 1]) @ lps)

@@ -13,7 +13,7 @@ from swinunetr.errors import WriteError
 from swinunetr.files import sha256
 from swinunetr.scans.dicom.decoding import decode, quiet_decoding
 from swinunetr.scans.dicom.geometry import LEAST_SLICES, plane_problem
-from swinunetr.scans.dicom.instance import Instance
+from swinunetr.scans.dicom.headers import Instance
 
 
 def group_instances(instances: Sequence[Instance]) -> list[list[Instance]]:
@@ -35,25 +35,25 @@ def _separate(group: list[Instance]) -> list[list[Instance]]:
     for instance in group:
         inner = instance.file.parent.relative_to(common).parts
         folders.setdefault(inner[0] if inner else "", []).append(instance)
-    folder_of = {id(instance): name for name, held in folders.items() for instance in held}
+    folder_of = {id(instance): name for name, members in folders.items() for instance in members}
     kept, differing = _without_copies(group)
     if len({folder_of[id(instance)] for instance in differing}) > 1 or _share_identifiers(folders):
-        return [series for held in folders.values() for series in _separate(held)]
+        return [series for members in folders.values() for series in _separate(members)]
     return [kept]
 
 
 def _share_identifiers(folders: dict[str, list[Instance]]) -> bool:
     """Return whether folders cannot be of one volume: other sizes or spacings, or one UID of slices at two places."""
-    slices = [[instance for instance in held if instance.planes] for held in folders.values()]
-    slices = [held for held in slices if held]
+    slices = [[instance for instance in members if instance.planes] for members in folders.values()]
+    slices = [members for members in slices if members]
     if len(slices) < 2:
         return False
-    if plane_problem([plane for held in slices for instance in held for plane in instance.planes]):
+    if plane_problem([plane for members in slices for instance in members for plane in instance.planes]):
         return True
     places: dict[str, set] = {}
-    for instance in (instance for held in slices for instance in held):
+    for instance in (instance for members in slices for instance in members):
         places.setdefault(instance.identity[0], set()).add(instance.place)
-    in_folders = Counter(uid for held in slices for uid in {instance.identity[0] for instance in held})
+    in_folders = Counter(uid for members in slices for uid in {instance.identity[0] for instance in members})
     return any(in_folders[uid] > 1 and len(places[uid]) > 1 for uid in places)
 
 
@@ -97,8 +97,8 @@ def _distinct(copies: list[Instance]) -> list[Instance]:
         spacings = tuple((plane.spacing, plane.shape) for plane in instance.planes)
         content = None if voxels is None else (voxels.tobytes(), instance.values, instance.modality, spacings)
         contents.setdefault(content, instance)
-    undecoded = contents.pop(None, None)
-    return list(contents.values()) or [undecoded]
+    decoded = [instance for content, instance in contents.items() if content]
+    return decoded or list(contents.values())
 
 
 def _voxels(instance: Instance) -> np.ndarray | None:
@@ -119,7 +119,8 @@ def _join_slices(groups: list[list[Instance]]) -> list[list[Instance]]:
     """
     joined: dict[tuple, list[Instance]] = {}
     for index, group in enumerate(groups):
-        first, key = group[0], (index,)
+        first = group[0]
+        key: tuple = (index,)
         if len(group) == 1 and len(first.planes) == 1 and not first.fault:
             plane = first.planes[0]
             orientation = tuple(round(x, 3) for x in plane.orientation)

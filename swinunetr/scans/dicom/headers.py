@@ -1,15 +1,17 @@
-"""What the header of a DICOM file says: series, place in the patient and values, or why the file is no slice."""
+"""What the header of a DICOM file, an instance of a series, says: its place and values, or why it is no slice."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
 
-from swinunetr.scans.dicom.instance import Instance, Plane, Values
+from swinunetr.scans.dicom.geometry import Plane
 
 UNIT_TOLERANCE = 1e-3  # of the length of the orientation vectors, and of their angle in rad
 
@@ -17,7 +19,6 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", DEFLATED, "1.2.840.10008.1.2.2")
 SEGMENTATIONS = "Segmentation Storage", "RT Structure Set"  # in the names of SOP classes
-SECONDARY_CAPTURE = "Secondary Capture"
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 # Defined terms of RescaleType: those of Hounsfield units, and those of something else. Others, such as US
@@ -44,13 +45,44 @@ CUT = "ends before its last pixel (truncated); copy it again"
 LIST_ONLY = "a DICOMDIR, which only lists files; give the folder that holds them, or copy them beside it"
 
 
+class Values(NamedTuple):
+    """How the stored values of an instance become those of the modality."""
+
+    image_type: str = ""  # ImageType with the types of the frames, in capitals
+    rescale: tuple[tuple[float, float], ...] = ()  # slope and intercept of each frame
+    calibrated: bool = True  # whether the header says that the result is in the units of the modality
+    padding: tuple[int, int] | None = None  # first and last stored value of it; None if the header names none
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What is needed of one DICOM file: it has planes, or it is something ``other``, or it has a ``fault``."""
+
+    file: Path
+    series: tuple[str, ...] = ()  # what the instances of a series have in common: patient, study, and last the series
+    identity: tuple[str, str] = ("", "")  # SOP instance UID and instance number
+    series_uid: str = ""
+    series_name: str = "series"  # from the series number, such as series3
+    modality: str = ""  # as in the file, such as CT
+    planes: tuple[Plane, ...] = ()  # of each frame
+    values: Values = Values()
+    multiframe: bool = False  # whether it is an enhanced multi-frame object
+    other: str = ""  # what it is, if it is no slice of the modality
+    fault: str = ""  # what is wrong with it
+
+    @property
+    def place(self) -> tuple:
+        """Positions of all frames, rounded as much as copies may be; two slices are never so close."""
+        return tuple(tuple(round(x, 1) for x in plane.position) for plane in self.planes)
+
+
 def describe(unread: Instance, header: pydicom.Dataset, pixels: str, marked: bool, modality: str) -> Instance | None:
     """Return an instance as its header describes it; None if the file is not DICOM.
 
     Args:
         unread: The instance before its header was read.
         header: Elements of ``HEADER``, with the file meta information.
-        pixels: Whether the pixels of the file are "complete", "cut" or "none".
+        pixels: "complete", "cut" or "none".
         marked: Whether the file has the mark of DICOM after its preamble.
         modality: DICOM's name of the modality of the slices.
     """
@@ -64,19 +96,18 @@ def describe(unread: Instance, header: pydicom.Dataset, pixels: str, marked: boo
     kind = pydicom.uid.UID(sop_class).name  # "CT Image Storage"
     needs_pixels = kind.endswith("Image Storage") or "Rows" in header or not (sop_class or series_uid)
     truncated = pixels == "none" and needs_pixels
-    if truncated and not series_uid:
-        return replace(unread, fault=TRUNCATED)
-
-    # What it shows, and where.
-    instance = _identified(unread, header)
+    instance = unread if truncated and not series_uid else _identified(unread, header)
     if truncated:
         return replace(instance, fault=TRUNCATED)
+
+    # What it shows, and where.
     if other := _other(header, kind, pixels != "none", modality):
         return replace(instance, other=other)
     planes, values = _planes(header), _values(header, modality)
-    for part in (planes, values):
-        if isinstance(part, str):
-            return replace(instance, fault=part)
+    if isinstance(planes, str):
+        return replace(instance, fault=planes)
+    if isinstance(values, str):
+        return replace(instance, fault=values)
     fault = CUT if pixels == "cut" else ""
     return replace(instance, planes=planes, values=values, multiframe=GROUPS[1] in header, fault=fault)
 
@@ -97,6 +128,12 @@ def functional_group(header: pydicom.Dataset, frame: int, name: str) -> pydicom.
         if groups and groups[number].get(name):
             return groups[number][name][0]
     return pydicom.Dataset()
+
+
+def transformations(header: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """Return what holds the rescale of each frame."""
+    frames = range(len(header.get(GROUPS[1]) or ()) or 1)
+    return [functional_group(header, frame, "PixelValueTransformationSequence") or header for frame in frames]
 
 
 def text_of(dataset: pydicom.Dataset, name: str) -> str:
@@ -131,18 +168,17 @@ def _other(header: pydicom.Dataset, kind: str, pixels: bool, modality: str) -> s
         return "a report or another object without pixels"
     grey = text_of(header, "SamplesPerPixel") in ("", "1")
     grey &= text_of(header, "PhotometricInterpretation") in ("", "MONOCHROME1", "MONOCHROME2")
-    if SECONDARY_CAPTURE in kind or not grey:
+    if "Secondary Capture" in kind or not grey:
         return "a screenshot, secondary capture or colour image, without reliable intensities; export the original"
     if noted != modality:
         return f"modality {noted if re.fullmatch('[A-Z0-9_ ]{1,16}', noted) else 'not given'}, expected {modality}"
     if any(part in text_of(header, "ImageType").upper() for part in ("LOCALIZER", "SCOUT", "TOPOGRAM")):
         return "a localiser"
-    return _other_quantity(header) if modality == "CT" else ""
+    if modality != "CT":
+        return ""
 
-
-def _other_quantity(header: pydicom.Dataset) -> str:
-    """Return what a CT image shows if it is not Hounsfield units, else an empty text."""
-    for transformation in _transformations(header):
+    # What a CT image shows if it is not Hounsfield units.
+    for transformation in transformations(header):
         if unit := OTHER_UNITS.get(text_of(transformation, "RescaleType").upper()):
             return f"a map of {unit} (RescaleType), expected Hounsfield units; export the images of the series in HU"
     image_type = _image_type(header)
@@ -151,17 +187,11 @@ def _other_quantity(header: pydicom.Dataset) -> str:
     return ""
 
 
-def _transformations(header: pydicom.Dataset) -> list[pydicom.Dataset]:
-    """Return what holds the rescale of each frame."""
-    frames = range(len(header.get(GROUPS[1]) or ()) or 1)
-    return [functional_group(header, frame, "PixelValueTransformationSequence") or header for frame in frames]
-
-
 def _image_type(header: pydicom.Dataset) -> str:
     """Return the image type of an instance, with those of its frames."""
-    texts = [text_of(header, "ImageType")]
-    for frame in range(len(header.get(GROUPS[1]) or ())):
-        texts.append(text_of(functional_group(header, frame, "CTImageFrameTypeSequence"), "FrameType"))
+    frames = range(len(header.get(GROUPS[1]) or ()))
+    groups = [functional_group(header, frame, "CTImageFrameTypeSequence") for frame in frames]
+    texts = [text_of(header, "ImageType"), *(text_of(group, "FrameType") for group in groups)]
     return " ".join(dict.fromkeys(texts)).upper()
 
 
@@ -171,7 +201,7 @@ def _values(header: pydicom.Dataset, modality: str) -> Values | str:
     if bits and highest and int(highest) != int(bits) - 1:  # GDCM reads the low bits in any case
         return f"has BitsStored {bits} with HighBit {highest}, expected {int(bits) - 1}; export the original series"
     rescale, calibrated = [], True
-    for transformation in _transformations(header):
+    for transformation in transformations(header):
         texts = text_of(transformation, "RescaleSlope"), text_of(transformation, "RescaleIntercept")
         calibrated &= all(texts) and text_of(transformation, "RescaleType").upper() in HOUNSFIELD
         try:

@@ -8,38 +8,43 @@ import struct
 import warnings
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
 
-from swinunetr.scans.dicom.headers import DEFLATED, HEADER, TRUNCATED, UNCOMPRESSED, describe, text_of, transfer_syntax
-from swinunetr.scans.dicom.instance import Instance
+from swinunetr.scans.dicom.headers import (
+    DEFLATED,
+    HEADER,
+    TRUNCATED,
+    UNCOMPRESSED,
+    Instance,
+    describe,
+    text_of,
+    transfer_syntax,
+)
 from swinunetr.threads import in_threads
 
 MOST_WITHOUT_BAR = 300  # files; more are read with a progress bar
 # Some files have no preamble; they start with group 2 or 8, in either byte order.
 FIRST_ELEMENT = re.compile(rb"[\x02\x08]\x00.\x00|\x00[\x02\x08]\x00.", re.DOTALL)
 UNDEFINED_LENGTH = 0xFFFFFFFF  # of compressed pixels, which are stored as fragments
+ARCHIVE = "an archive of several files or a compressed file; unpack it"
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".dcm.gz")
 LOOKED_AT = 20  # files in an archive
 
 
 def read_instances(files: list[Path], modality: str) -> list[Instance]:
-    """Return what is needed of all DICOM files, read by several threads, since disks can be slow.
+    """Return what is needed of all DICOM files, and of archives that hold scans; other files have no instance.
 
-    Args:
-        files: Files of any kind; those that are not DICOM have no instance, but archives that hold scans have one.
-        modality: DICOM's name of the modality of the slices.
+    Several threads read them, since disks can be slow. ``modality`` is DICOM's name of it.
     """
-
-    def read(file: Path) -> Instance | None:
-        return _read_instance(file, modality)
-
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter("ignore")  # many headers break rules that do not matter here
         title = "Reading DICOM headers" if len(files) > MOST_WITHOUT_BAR else ""
-        return [instance for instance in in_threads(read, files, title) if instance]
+        instances = in_threads(partial(_read_instance, modality=modality), files, title)
+    return [instance for instance in instances if instance]
 
 
 def _read_instance(file: Path, modality: str) -> Instance | None:
@@ -51,7 +56,9 @@ def _read_instance(file: Path, modality: str) -> Instance | None:
             start = opened.read(132)
             marked = start[128:] == b"DICM"
             if not marked and not FIRST_ELEMENT.match(start):
-                return _archive(unread) if _may_hold_scans(file) else None
+                if not _may_hold_scans(file):
+                    return None
+                return replace(unread, series=(str(file),), series_name=file.name, other=ARCHIVE)
             opened.seek(0)
             header = pydicom.dcmread(opened, stop_before_pixels=True, force=not marked, specific_tags=list(HEADER))
             pixels = "none" if "Rows" not in header else _read_pixels_length(opened, header)
@@ -63,12 +70,6 @@ def _read_instance(file: Path, modality: str) -> Instance | None:
         return replace(unread, fault=fault if error.strerror else TRUNCATED)  # pydicom raises it without a text
     except Exception:  # damaged files raise many types of error
         return replace(unread, fault=TRUNCATED) if marked else None
-
-
-def _archive(unread: Instance) -> Instance:
-    """Return an archive, which is a series of its own."""
-    reason = "an archive of several files or a compressed file; unpack it"
-    return replace(unread, series=(str(unread.file),), series_name=unread.file.name, other=reason)
 
 
 def _may_hold_scans(file: Path) -> bool:
@@ -94,13 +95,11 @@ def _read_pixels_length(opened: BinaryIO, header: pydicom.Dataset) -> str:
     if syntax == DEFLATED:  # decompressing it has found any cut
         return "complete"
     implicit, little = header.original_encoding
-    order = "<" if little else ">"
-    start = opened.read(8 if implicit else 12)
-    if len(start) < 2:
-        return "none"
-    if len(start) < (8 if implicit else 12):
-        return "cut"
-    (length,) = struct.unpack(f"{order}I", start[-4:])
+    element_size = 8 if implicit else 12
+    start = opened.read(element_size)
+    if len(start) < element_size:
+        return "none" if len(start) < 2 else "cut"
+    length = int.from_bytes(start[-4:], "little" if little else "big")
     left = os.fstat(opened.fileno()).st_size - opened.tell()
     if length == UNDEFINED_LENGTH:
         return "complete" if _fragments_end(opened, left) else "cut"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +19,7 @@ from swinunetr.errors import InputError
 from swinunetr.files import safe_name, sha256, walk_files
 from swinunetr.scans.dicom.geometry import plane_problem, position_problem, slice_axes, volume_affine
 from swinunetr.scans.dicom.grouping import group_instances
-from swinunetr.scans.dicom.headers import LIST_ONLY
-from swinunetr.scans.dicom.instance import Instance
+from swinunetr.scans.dicom.headers import LIST_ONLY, Instance
 from swinunetr.scans.dicom.reading import read_instances
 from swinunetr.threads import in_threads
 
@@ -28,39 +29,22 @@ PADDED_HU = -2000  # as many scanners write outside the field of view
 
 @dataclass(frozen=True)
 class Series:
-    """A volume of a DICOM series, whose slices lie at equal distances.
+    """A volume of a DICOM series, whose slices lie at equal distances."""
 
-    Attributes:
-        name: Path-like name from the folder and the number of the series, unique in the tree; it holds nothing of the
-            header that identifies a patient.
-        files: The files in the order of their slices; a single one for an enhanced multi-frame object.
-        frames: For multi-frame objects, the numbers of the frames in the order of the slices; else empty. They count
-            from 0, through all files if a series has several.
-        uid: Series instance UID.
-        modality: As in the files, such as ``CT``.
-        affine: Four rows of the matrix from voxels (column, row, slice) to mm in RAS, as in NIfTI.
-        padding: Values of the NIfTI file that mark voxels outside the field of view, as the headers say.
-        calibrated: Whether the headers say how stored values become those of the modality. If not, as in a CT without
-            RescaleIntercept, :func:`write_nifti` compares the voxels with Hounsfield units.
-        distinct: Whether no other series that was found has images of the same UIDs and other content.
-        notes: What a user should know of a series that is a volume all the same.
-    """
-
-    name: str
-    files: tuple[Path, ...]
-    frames: tuple[int, ...]
-    uid: str
-    modality: str
-    affine: tuple[tuple[float, ...], ...]
-    padding: tuple[float, ...] = field(default=(), repr=False)
-    calibrated: bool = True
-    distinct: bool = True
-    notes: tuple[str, ...] = ()
+    name: str  # path-like, of its folder and number, unique in the tree; nothing in it identifies a patient
+    files: tuple[Path, ...]  # in the order of their slices; a single one for an enhanced multi-frame object
+    frames: tuple[int, ...]  # of multi-frame objects, in the order of the slices; from 0, through all files
+    uid: str  # series instance UID
+    modality: str  # as in the files, such as CT
+    affine: tuple[tuple[float, ...], ...]  # rows of the matrix from voxels (column, row, slice) to mm in RAS
+    padding: tuple[float, ...] = field(default=(), repr=False)  # values of the NIfTI file outside the field of view
+    calibrated: bool = True  # whether the headers say how stored values become those of the modality
+    distinct: bool = True  # whether no other series that was found has images of the same UIDs and other content
+    notes: tuple[str, ...] = ()  # what a user should know of it
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A DICOM series that is not used: its name as of a :class:`Series`, and why."""
+class LeftOut(NamedTuple):
+    """A DICOM series that is not used, and why."""
 
     name: str
     reason: str
@@ -70,16 +54,12 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
     """Find the volumes among all DICOM files of a folder, and why other series are not volumes.
 
     Files that are not DICOM are ignored, and so are hidden files and folders; archives with scans are named. Copies of
-    an object count once. Objects are copies if their content is equal, whatever their identifiers. Where folders hold
-    different content under the same identifiers, each folder is a series.
+    an object count once, see :func:`grouping.group_instances`. Both results are in the order of their names.
 
     Args:
         root: Folder that is searched with its subfolders and links, or a single file.
         modality: Modality of the series, such as ``CT`` or ``MR``.
-        without: Subfolder that is not searched, such as that of the results.
-
-    Returns:
-        The volumes, and the series that are left out; both in the order of their names.
+        without: Subfolder that is not searched, such as that of the results; None means none.
 
     Raises:
         InputError: There is no such file or folder.
@@ -135,12 +115,9 @@ def _names(groups: Sequence[Sequence[Instance]], root: Path) -> list[str]:
     for index, name in enumerate(names):
         ending = re.sub(r"[^0-9A-Za-z]", "", groups[index][0].series_uid.rpartition(".")[2])
         name = f"{name}-{ending}" if ending and count[name.casefold()] > 1 else name
-        unique, copy = name, 1
-        while unique.casefold() in taken:
-            copy += 1
-            unique = f"{name}-{copy}"
-        taken.add(unique.casefold())
-        names[index] = unique
+        copies = (f"{name}-{copy}" for copy in itertools.count(2))
+        names[index] = next(unique for unique in itertools.chain([name], copies) if unique.casefold() not in taken)
+        taken.add(names[index].casefold())
     return names
 
 
@@ -205,20 +182,18 @@ def _file_problem(slices: Sequence[Instance]) -> str:
 def _padding(slices: Sequence[Instance]) -> tuple[float, ...]:
     """Return the values of padding after the rescale, in order."""
     values: set[float] = set()
-    for padding, rescale in {
-        (instance.values.padding, pair) for instance in slices for pair in instance.values.rescale
-    }:
+    headers = {(instance.values.padding, rescale) for instance in slices for rescale in instance.values.rescale}
+    for padding, (slope, intercept) in headers:
         if padding:
             first, last = padding
             stored = range(first, last + 1) if last - first < 2**16 else padding
-            values |= {value * rescale[0] + rescale[1] for value in stored}
+            values |= {value * slope + intercept for value in stored}
     if slices[0].modality == "CT" and any(value > HIGHEST_HU for value in values):
         values.add(PADDED_HU)  # as it is written
     return tuple(sorted(float(value) for value in values))
 
 
 def _notes(slices: Sequence[Instance]) -> tuple[str, ...]:
-    """Return what a user should know of a volume."""
     notes = []
     if len({instance.series_uid for instance in slices}) > 1:
         notes.append("each slice has a series instance UID of its own; joined by position")

@@ -16,19 +16,12 @@ from swinunetr.scans.dicom.series import Series
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
 MAY_BE_EMPTY = (  # the standard allows these to be empty, and some files lack them
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
 )
 ONE_OF_A_SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 IDENTITY = ("PatientID", "PatientName")  # never taken away, since an archive files by them
 TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UR")  # VRs to validate
-SEXES = ("", "M", "F", "O")
 GRID_TOLERANCE_MM = 1e-3  # positions that differ by more are replaced by those of the regular grid
 
 
@@ -40,7 +33,7 @@ def read_sources(series: Series) -> list[Dataset]:
         OSError: A file cannot be read.
     """
     # Read and identified. Without force, pydicom refuses files that lack the preamble.
-    sources = [dcmread(file, stop_before_pixels=True, force=True) for file in series.files]
+    sources: list[Dataset] = [dcmread(file, stop_before_pixels=True, force=True) for file in series.files]
     _complete_uids(sources)
     _check_uids(sources, series)
 
@@ -60,12 +53,9 @@ def read_sources(series: Series) -> list[Dataset]:
 def _complete_uids(sources: list[Dataset]) -> None:
     """Give images without UIDs those of their file headers; others, such as the study's, follow from those."""
     for source in sources:
-        for name, stored in (
-            ("SOPClassUID", "MediaStorageSOPClassUID"),
-            ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
-        ):
-            if not source.get(name) and source.file_meta.get(stored):
-                setattr(source, name, source.file_meta[stored].value)
+        for name in ("SOPClassUID", "SOPInstanceUID"):
+            if not source.get(name) and (stored := source.file_meta.get(f"MediaStorage{name}")):
+                setattr(source, name, stored)
     instances = sorted(str(source.get("SOPInstanceUID", "")) for source in sources)
     for name in ONE_OF_A_SERIES:
         made = generate_uid(entropy_srcs=[name, *instances])
@@ -121,7 +111,7 @@ def _correct(source: Dataset, series: Series) -> None:
     for name in MAY_BE_EMPTY:
         if name not in source:
             setattr(source, name, None)
-    if source.PatientSex not in (None, *SEXES):
+    if source.PatientSex not in (None, "", "M", "F", "O"):
         source.PatientSex = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -22,16 +23,13 @@ def write_nifti(series: Series, path: Path) -> None:
 
     Padding of a CT that would look like metal is written as -2000 HU.
 
-    Args:
-        series: A result of :func:`find_series`.
-        path: File to write, ``.nii`` or ``.nii.gz``.
-
     Raises:
         InputError: The pixels of a file cannot be decoded, the headers of a CT do not say its units and its values are
             no Hounsfield units.
         WriteError: The NIfTI file or a temporary file cannot be written.
     """
-    voxels = np.concatenate(_decode_all(series))  # (slice, row, column)
+    with quiet_decoding(series.files[0]):
+        voxels = np.concatenate(in_threads(partial(_decode_file, series), series.files))  # (slice, row, column)
     if series.frames:
         voxels = voxels[list(series.frames)]
     if not series.calibrated:
@@ -48,26 +46,20 @@ def write_nifti(series: Series, path: Path) -> None:
         raise not_written(path, error) from error
 
 
-def _decode_all(series: Series) -> list[np.ndarray]:
-    """Return the voxels of each file (frame, row, column)."""
-
-    def decode_file(file: Path) -> np.ndarray:
-        syntax = noted_syntax(file)
-        problem = f"Series '{series.name}': the pixels of '{file}' cannot be decoded: "
-        if not DECODED.fullmatch(syntax):
-            compression = f"compressed as {syntax.name}, which GDCM does not know"
-            raise InputError(f"{problem}{compression}. Export the series without compression.")
-        try:
-            return decode(file, multiframe=bool(series.frames))
-        except WriteError:
-            raise
-        except (OSError, MemoryError) as error:
-            raise InputError(f"{problem}{error or 'not enough memory'}. Copy it again, or free memory.") from error
-        except Exception as error:  # GDCM and pydicom raise many types of error
-            raise InputError(f"{problem}it is truncated or damaged ({syntax.name}). Copy it again.") from error
-
-    with quiet_decoding(series.files[0]):
-        return in_threads(decode_file, series.files)
+def _decode_file(series: Series, file: Path) -> np.ndarray:
+    syntax = noted_syntax(file)
+    problem = f"Series '{series.name}': the pixels of '{file}' cannot be decoded: "
+    if not DECODED.fullmatch(syntax):
+        compression = f"compressed as {syntax.name}, which GDCM does not know"
+        raise InputError(f"{problem}{compression}. Export the series without compression.")
+    try:
+        return decode(file, multiframe=bool(series.frames))
+    except WriteError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise InputError(f"{problem}{error or 'not enough memory'}. Copy it again, or free memory.") from error
+    except Exception as error:  # GDCM and pydicom raise many types of error
+        raise InputError(f"{problem}it is truncated or damaged ({syntax.name}). Copy it again.") from error
 
 
 def _require_hounsfield(series: Series, voxels: np.ndarray) -> None:

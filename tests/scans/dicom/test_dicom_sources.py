@@ -11,7 +11,7 @@ from segmentation_objects import (
     AXIAL,
     CLASSES,
     KINDS,
-    MODEL,
+    ORIGIN,
     SLICES,
     affine,
     errors,
@@ -36,7 +36,7 @@ def test_attributes_that_may_be_empty_may_be_missing(labels, tmp_path):
     names = "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime SeriesNumber"
     names += " ReferringPhysicianName SliceThickness PositionReferenceIndicator Manufacturer"
     series = write_series(tmp_path / "scan", **dict.fromkeys(names.split()))
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN)
     assert dcmread(tmp_path / "seg.dcm").PatientID == ""
 
 
@@ -45,7 +45,7 @@ def test_orientations_may_differ_by_rounding(labels, tmp_path):
     source = dcmread(series.files[3])
     source.ImageOrientationPatient = [1, 0, 0, 0, 1, "0.0000001"]
     source.save_as(series.files[3])
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN)
     assert len(points(tmp_path / "seg.dcm")) == np.count_nonzero(labels)
 
 
@@ -54,7 +54,7 @@ def test_images_without_uids_get_those_of_their_file_headers_and_a_study_of_thei
     series, found = write_series(tmp_path / "scan", **blank), []
     instances = {str(dcmread(file).file_meta.MediaStorageSOPInstanceUID) for file in series.files}
     for number in range(2):
-        write_segmentation(labels, series, CLASSES, tmp_path / f"{number}.dcm", MODEL)
+        write_segmentation(labels, series, CLASSES, tmp_path / f"{number}.dcm", ORIGIN)
         found.append(dcmread(tmp_path / f"{number}.dcm"))
     (listed,) = found[0].ReferencedSeriesSequence
     assert {item.ReferencedSOPInstanceUID for item in listed.ReferencedInstanceSequence} == instances
@@ -79,7 +79,7 @@ def test_rounded_positions_give_the_regular_grid_of_the_nifti_file(labels, tmp_p
         source.save_as(file)
     matrix[2, 2] = 1.25
     series = replace(series, affine=tuple(map(tuple, matrix)))
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     volume = segread(tmp_path / "seg.dcm").get_volume(combine_segments=True, rtol=1e-6)
     assert volume.spacing[0] == pytest.approx(1.25) and np.count_nonzero(volume.array) == np.count_nonzero(labels)
     lps = np.diag([-1, -1, 1, 1]) @ matrix
@@ -98,7 +98,7 @@ def test_values_that_the_standard_forbids_are_corrected_or_left_out(labels, tmp_
         wrong = {"StudyDate": "2020-01-02", "StudyTime": "10:11:12", "PatientBirthDate": "unknown", "StudyID": 20 * "x"}
         wrong |= {"PatientSex": "female", "PatientAge": "60", "ProcedureCodeSequence": [code], "SeriesNumber": 7}
         series = write_series(tmp_path / "scan", **wrong)
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     written = dcmread(tmp_path / "seg.dcm")
     assert (written.StudyDate, written.StudyTime, written.SeriesNumber) == ("20200102", "101112", 1007)
     assert not (written.PatientBirthDate or written.PatientSex or written.StudyID)
@@ -109,7 +109,7 @@ def test_values_that_the_standard_forbids_are_corrected_or_left_out(labels, tmp_
 
 @pytest.mark.parametrize("sex", ["U", ""])
 def test_a_sex_that_the_standard_does_not_list_is_left_empty(labels, tmp_path, sex):
-    write_segmentation(labels, write_series(tmp_path, PatientSex=sex), CLASSES, tmp_path / "seg.dcm", MODEL)
+    write_segmentation(labels, write_series(tmp_path, PatientSex=sex), CLASSES, tmp_path / "seg.dcm", ORIGIN)
     assert not dcmread(tmp_path / "seg.dcm").PatientSex
 
 
@@ -124,7 +124,7 @@ def test_a_missing_slice_thickness_is_the_distance(labels, tmp_path, kind, multi
         source.save_as(series.files[0])
     else:
         series = write_series(tmp_path / "scan", SliceThickness=thickness)
-    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL, kind)
+    write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN, kind)
     measures = dcmread(tmp_path / "seg.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert measures.SliceThickness == pytest.approx(2.5)
 
@@ -148,11 +148,11 @@ def test_identifiers_that_would_mislead_an_archive_are_named(labels, tmp_path, n
             setattr(source, name, value(number))
             source.save_as(file)
     with pytest.raises(InputError, match=message):
-        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
+        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN)
     assert not (tmp_path / "seg.dcm").exists()
 
 
 def test_a_series_whose_uids_another_one_has_too_gets_no_object(labels, tmp_path):
     series = replace(write_series(tmp_path / "scan"), distinct=False)
     with pytest.raises(InputError, match="another series has images of the same UIDs"):
-        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", MODEL)
+        write_segmentation(labels, series, CLASSES, tmp_path / "seg.dcm", ORIGIN)
