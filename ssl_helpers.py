@@ -23,7 +23,7 @@ A folder imports from those above it in this list, never from those below; data/
                  phantoms                synthetic CT where there are no data; varied ones, to measure on
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoints             files of weights: found, read, recognised, loaded, saved
-                 merging, design         its two orders of patch merging; its size, seen in the tensors
+                 merging                 its two orders of patch merging
                  placement, fast         the network on its device, and what makes it fast
                  supervision             a loss on coarser levels of the decoder as well
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid

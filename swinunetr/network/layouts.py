@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from swinunetr.errors import CheckpointError
+from swinunetr.words import named
 
 # The checkpoint that has a short name and can be downloaded.
 SSL_50K = "ssl_50k"
@@ -119,15 +120,12 @@ OTHER_NETWORKS = (
 # Parts of error messages.
 SWINUNETR_WEIGHTS = "the weights of a SwinUNETR, written by torch.save"
 GET_AGAIN = "Copy, download or export it again."
+first_few = partial(named, most=4, counted=True)  # of many names
 
 
 @lru_cache(maxsize=8)
 def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, str], Mapping[str, str]]:
     """Recognise a checkpoint by the names of all its tensors; the name of the file has no effect.
-
-    Args:
-        file: Path of the checkpoint, for messages.
-        names: Names of all tensors in the checkpoint.
 
     Returns:
         The family, ``{name in the file: name in SwinUNETR}`` and ``{name in the file: reason why it is dropped}``.
@@ -138,8 +136,7 @@ def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, 
     plain = {name: re.sub(WRAPPED, "", name) for name in names}
     prefixes = _prefixes(plain.values())
     if len(prefixes) > 1:
-        kept = max(prefixes)
-        remedy = f"Write a file with one of them alone: the tensors whose names start with '{kept}'."
+        remedy = f"Write a file with one of them alone: the tensors whose names start with '{max(prefixes)}'."
         shown = " and ".join(f"'{prefix}'" for prefix in prefixes)
         raise refusal(file, f"several networks, with the prefixes {shown}", remedy=remedy)
     prefix = prefixes[0] if prefixes else ""
@@ -172,12 +169,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _match(family: Family, common: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names.
-
-    Args:
-        family: The family.
-        common: ``{name in the file: name without prefixes, in the present spelling}``.
-    """
+    """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names, from common ones."""
     placed, dropped, unmatched = {}, {}, []
     for name, short in common.items():
         target = _rename(short, family.renames)
@@ -200,13 +192,6 @@ def _rename(name: str, renames: Iterable[tuple[str, str]]) -> str:
 def part_of(name: str) -> str | None:
     """Return the part of a SwinUNETR that a tensor belongs to, a key of ``PARTS``; None if it is in no part."""
     return next((part for part, pattern in PARTS.items() if re.match(pattern, name)), None)
-
-
-def first_few(items: Iterable[object], limit: int = 4) -> str:
-    """Return the first ``limit`` items as text, and the number of the others."""
-    texts = [str(item) for item in items]
-    others = f" and {len(texts) - limit} more" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + others
 
 
 def refusal(file: Path, kind: str, expected: str = SWINUNETR_WEIGHTS, remedy: str = GET_AGAIN) -> CheckpointError:

@@ -1,26 +1,51 @@
-"""Which tensor of a checkpoint goes where in a network, and the report about it."""
+"""Which tensor of a checkpoint goes where in a network, the rows of its head by class, and the report about it."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from monai.networks.nets import SwinUNETR
 from torch import Tensor
 
-from swinunetr.network.checkpoints.classes import MOST_NAMES, HeadRows, match_classes
-from swinunetr.network.checkpoints.recognition import OTHER_WEIGHTS, Checkpoint, first_size
-from swinunetr.network.design import traits_of
+from swinunetr.network.checkpoints.recognition import OTHER_WEIGHTS, Checkpoint, first_size, read_checkpoint, traits_of
 from swinunetr.network.layouts import PARTS, first_few, part_of, refusal
 from swinunetr.network.merging import MERGING, merging_of
 from swinunetr.tables import Shown, Table
+from swinunetr.words import named
 
+first_classes = partial(named, most=14, counted=True)  # in one line of a report or message
 UNNOTED = {  # what the report says of the order of patch merging that a file does not note
     "legacy": ', assumed, as the file notes none; weights trained with MONAI 1.5 or later need merging="current"',
     "current": ", as given; the file notes none",
 }
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Rows of a head that a file and a network have in common, one per class.
+
+    Attributes:
+        rows: ``{row in the network: row in the file}`` of each class that both have.
+        kept: Names of these classes in the network.
+        dropped: Names of the other classes of the file.
+        left_random: Names of the other classes of the network.
+    """
+
+    rows: Mapping[int, int]
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    left_random: tuple[str, ...]
+
+    def notes(self) -> list[str]:
+        """Return a line for each kind of class that there is."""
+        kinds = {"kept": self.kept, "dropped": self.dropped, "stay random": self.left_random}
+        return [f"rows of the head, {kind}: {first_classes(names)}" for kind, names in kinds.items() if names]
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,11 +53,9 @@ class LoadReport(Shown):
     """What happened to each tensor of a file (loaded or dropped) and of a network (loaded or left random).
 
     Attributes:
-        file: Path of the checkpoint.
         family: Short name of the layout.
         title: Description of the layout.
-        merging: ``"legacy"`` or ``"current"``.
-        merging_noted: Whether the file notes it; otherwise it is the argument, or assumed.
+        merging_noted: Whether the file notes its order of patch merging; otherwise it is the argument, or assumed.
         loaded: ``{name in the file: name in the network}``; of the head only the rows in ``head``, if there are any.
         dropped: ``{name in the file: reason}``.
         left_random: ``{name in the network: reason}``.
@@ -87,11 +110,7 @@ def fit(
 ) -> LoadReport:
     """Return what has to happen to each tensor of a file and of a network, which may be without values.
 
-    Args:
-        checkpoint: The file.
-        model: The network, which is not changed.
-        decoder: False leaves out the decoder and the head.
-        classes: Names of the output channels of the network; None compares their number only.
+    ``decoder`` and ``classes`` are as in ``load_pretrained``.
 
     Raises:
         CheckpointError: The file is of a network of another size or merging, or tensors are missing or of other shapes.
@@ -129,17 +148,70 @@ def fit(
     )
 
 
+def match_classes(in_file: Sequence[str], in_network: Sequence[str]) -> HeadRows:
+    """Return which rows of a file's head belong to which rows of a network's head.
+
+    Names agree if they are equal in lower case with each run of spaces, underscores and hyphens as one space:
+    ``"Left_Kidney"`` is ``"left kidney"``. Where this makes two names of one list equal, such as ``"T1"`` and ``"t1"``,
+    they must agree exactly. A name that is twice in one list agrees with none, since either row could be meant.
+
+    Args:
+        in_file: Names of the classes in the file, in the order of their rows.
+        in_network: The same of the network.
+    """
+    counts = [Counter(map(_plain, names)) for names in (in_file, in_network)]
+    unclear = {name for count in counts for name in count if count[name] > 1}
+    file_rows, network_rows = (_rows_by_name(names, unclear) for names in (in_file, in_network))
+    rows = {row: file_rows[name] for name, row in network_rows.items() if name in file_rows}
+    return HeadRows(
+        rows=rows,
+        kept=tuple(in_network[row] for row in rows),
+        dropped=tuple(name for row, name in enumerate(in_file) if row not in rows.values()),
+        left_random=tuple(name for row, name in enumerate(in_network) if row not in rows),
+    )
+
+
+def require_classes(checkpoint: str | os.PathLike, classes: Sequence[str]) -> None:
+    """Check that the head of a checkpoint has these classes and no others, so that it can be used without training.
+
+    A class that the head lacks would start at random. A class that only the head has would lose its row, and its voxels
+    would go to other classes. The order does not matter where the file notes the names of its classes, see
+    ``match_classes``; without names their number is compared.
+
+    Raises:
+        CheckpointError: The classes differ, the file has no head for segmentation, or it cannot be read.
+    """
+    source = read_checkpoint(checkpoint)
+    sizes = {first_size(source.tensors[name]) for name, target in source.placed.items() if part_of(target) == "head"}
+    head = match_classes(source.classes, classes) if source.classes else None
+    if not sizes:
+        problem = "weights without a segmentation head"
+    elif sizes != {len(source.classes or classes)}:
+        problem = f"weights with a head for {max(sizes)} classes"
+        problem += f", but with names for {len(source.classes)}" if source.classes else ""
+    elif head and head.left_random:
+        problem = f"weights that were not trained for {first_classes(head.left_random)}"
+        problem += f", but for {first_classes(head.dropped)}" if head.dropped else ""
+    elif head and head.dropped:
+        problem = f"weights that were also trained for {first_classes(head.dropped)}"
+    else:
+        return
+    raise refusal(
+        source.file,
+        problem,
+        f"weights for the {len(classes)} classes in the JSON and no others, since evaluate_only does not train",
+        "Correct the labels in the JSON (label files need not contain every class), or train without evaluate_only.",
+    )
+
+
 def _require_traits(checkpoint: Checkpoint, traits: Mapping[str, object]) -> None:
     """Check that a file is of a network of these traits."""
     if differing := _differences(checkpoint.traits, traits):
-        again = f"Use build_swinunetr(classes, {str(checkpoint.file)!r}), with in_channels as in the file"
-        other_merging = checkpoint.traits["merging"] != traits["merging"]
-        raise refusal(
-            checkpoint.file,
-            f"{checkpoint.family.title}, where {first_few(differing)}",
-            "a checkpoint that fits the network",
-            again + (", and the same merging in load_pretrained." if other_merging else "."),
-        )
+        problem = f"{checkpoint.family.title}, where {first_few(differing)}"
+        remedy = f"Use build_swinunetr(classes, {str(checkpoint.file)!r}), with in_channels as in the file"
+        if checkpoint.traits["merging"] != traits["merging"]:
+            remedy += ", and the same merging in load_pretrained"
+        raise refusal(checkpoint.file, problem, "a checkpoint that fits the network", f"{remedy}.")
 
 
 def _require_shapes(
@@ -149,17 +221,14 @@ def _require_shapes(
     needed = {name: tuple(tensors[name].shape) for name in tensors if name in shapes or part_of(name) in required}
     if differing := _differences(shapes, needed):
         problem = f"{checkpoint.family.title}, where {first_few(differing)}"
-        raise refusal(
-            checkpoint.file, problem, "all tensors of MONAI's SwinUNETR, of its default options", OTHER_WEIGHTS
-        )
+        expected = "all tensors of MONAI's SwinUNETR, of its default options"
+        raise refusal(checkpoint.file, problem, expected, OTHER_WEIGHTS)
 
 
 def _differences(in_file: Mapping, in_network: Mapping) -> list[str]:
     """Return one text per key whose value in the file is not that in the network."""
-    keys = [key for key in in_file | in_network if in_file.get(key) != in_network.get(key)]
-    return [
-        f"{key} is {in_file.get(key, 'missing')}, but {in_network.get(key, 'missing')} in the network" for key in keys
-    ]
+    pairs = {key: (in_file.get(key, "missing"), in_network.get(key, "missing")) for key in {**in_file, **in_network}}
+    return [f"{key} is {ours}, but {other} in the network" for key, (ours, other) in pairs.items() if ours != other]
 
 
 def _head_for_other_classes(
@@ -176,7 +245,7 @@ def _head_for_other_classes(
             if head and in_file != len(checkpoint.classes):
                 reasons[name] = f"made for {in_file} classes, but the file names {len(checkpoint.classes)}"
             elif head and not head.rows:
-                reasons[name] = f"made for other classes: {first_few(checkpoint.classes, MOST_NAMES)}"
+                reasons[name] = f"made for other classes: {first_classes(checkpoint.classes)}"
             elif not head and in_file != in_network:
                 reasons[name] = f"made for {in_file} classes; the network has {in_network}"
     return reasons
@@ -188,3 +257,14 @@ def _why_random(name: str, unwanted_parts: set[str]) -> str:
     if part_of(name) in unwanted_parts:
         return "the decoder was not requested; trained in fine-tuning"
     return "not in this checkpoint; trained in fine-tuning"
+
+
+def _rows_by_name(names: Sequence[str], unclear: set[str]) -> dict[object, int]:
+    """Return the row of each name that is once in a list; a name whose plain form is unclear counts as it is."""
+    compared = [(name,) if _plain(name) in unclear else _plain(name) for name in names]
+    return {name: row for row, name in enumerate(compared) if compared.count(name) == 1}
+
+
+def _plain(name: str) -> str:
+    """Return the form of a class name that is compared; a name of separators only is compared as it is."""
+    return re.sub(r"[\s_-]+", " ", name).strip().lower() or name

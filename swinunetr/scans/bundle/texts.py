@@ -11,7 +11,7 @@ from pathlib import Path
 from monai.networks.nets import SwinUNETR
 
 from swinunetr.data.transforms import case_transforms, describe_scaling, intensity_window
-from swinunetr.network.design import traits_of
+from swinunetr.network.checkpoints import traits_of
 from swinunetr.network.merging import merging_of
 from swinunetr.recipe import Recipe
 from swinunetr.results.inference import sliding_window
