@@ -90,6 +90,8 @@ def shift_mask(
 class FastWindowAttention(WindowAttention):
     """Attention within windows, computed in the dtype of the queries."""
 
+    relative_position_index: Tensor
+
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B * windows, tokens, C) to the same shape; ``mask`` (windows, tokens, tokens) may be None."""
         if self.training and self.attn_drop.p > 0:
@@ -172,8 +174,8 @@ class FastInstanceNorm3d(nn.InstanceNorm3d):
                 y.register_hook(Tensor.contiguous)
             return y
         images = x.contiguous(memory_format=torch.channels_last_3d).split(1)
-        options = {"weight": self.weight, "bias": self.bias, "training": True, "eps": self.eps}
-        normed = [F.batch_norm(image, None, None, **options) for image in images]
+        weights = (None, None, self.weight, self.bias)
+        normed = [F.batch_norm(image, *weights, training=True, eps=self.eps) for image in images]
         return torch.cat(normed) if len(normed) > 1 else normed[0]
 
     def by_channel(self, x: Tensor) -> Tensor:

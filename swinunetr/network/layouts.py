@@ -170,7 +170,8 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 def _match(family: Family, common: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names, from common ones."""
-    placed, dropped, unmatched = {}, {}, []
+    placed: dict[str, str] = {}
+    dropped, unmatched = {}, []
     for name, short in common.items():
         target = _rename(short, family.renames)
         reason = next((reason for pattern, reason in family.drops + COMMON_DROPS if re.match(pattern, short)), None)

@@ -83,11 +83,11 @@ class LoadReport(Shown):
         """Return a table of the number of tensors loaded per part, with notes about the others."""
         loaded = Counter(part_of(name) for name in self.loaded.values())
         totals = loaded + Counter(part_of(name) for name in self.left_random)
-        names = {part: part for part in PARTS}
+        titles = {part: part for part in PARTS}
         if self.head and self.head.left_random:
             classes = len(self.head.kept) + len(self.head.left_random)
-            names["head"] = f"head, {len(self.head.kept)} of {classes} classes"
-        rows = [(names[part], f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
+            titles["head"] = f"head, {len(self.head.kept)} of {classes} classes"
+        rows = [(titles[part], f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
         notes = [f"patch merging: {self.merging}" + ("" if self.merging_noted else UNNOTED[self.merging])]
         if self.head:
             notes += self.head.notes()
@@ -128,7 +128,7 @@ def fit(
 
     # All others have to be there, in the shapes of the network.
     shapes = {target: tuple(checkpoint.tensors[name].shape) for name, target in loaded.items()}
-    if head:
+    if head and classes:
         shapes |= {target: (len(classes), *shape[1:]) for target, shape in shapes.items() if part_of(target) == "head"}
     required = family.covers - unwanted_parts - ({"head"} if other_head else set())
     _require_shapes(checkpoint, shapes, tensors, required)
@@ -139,7 +139,7 @@ def fit(
         merging=checkpoint.traits["merging"],
         merging_noted=checkpoint.weights.notes.get("patch_merging") in MERGING,
         loaded=loaded,
-        dropped=checkpoint.dropped | left_out,
+        dropped={**checkpoint.dropped, **left_out},
         left_random={name: _why_random(name, unwanted_parts) for name in tensors if name not in shapes},
         ignored=checkpoint.weights.ignored,
         unused=checkpoint.weights.unused,
@@ -238,14 +238,14 @@ def _head_for_other_classes(
 
     Without the names in ``head`` this is a head with another number of classes than the network's.
     """
-    reasons = {}
+    reasons, named_classes = {}, checkpoint.classes or ()
     for name, target in checkpoint.placed.items():
         if part_of(target) == "head" and target in tensors:
             in_file, in_network = first_size(checkpoint.tensors[name]), first_size(tensors[target])
-            if head and in_file != len(checkpoint.classes):
-                reasons[name] = f"made for {in_file} classes, but the file names {len(checkpoint.classes)}"
+            if head and in_file != len(named_classes):
+                reasons[name] = f"made for {in_file} classes, but the file names {len(named_classes)}"
             elif head and not head.rows:
-                reasons[name] = f"made for other classes: {first_classes(checkpoint.classes)}"
+                reasons[name] = f"made for other classes: {first_classes(named_classes)}"
             elif not head and in_file != in_network:
                 reasons[name] = f"made for {in_file} classes; the network has {in_network}"
     return reasons

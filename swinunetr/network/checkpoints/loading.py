@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -162,16 +162,16 @@ def require_buildable(checkpoint: str | os.PathLike, merging: str | None = None)
         build_swinunetr(2, source.file, merging=merging)
 
 
-def save_weights(model: SwinUNETR, path: str | os.PathLike, note: Mapping | None = None) -> None:
+def save_weights(model: SwinUNETR, path: str | Path, note: Mapping | None = None) -> None:
     """Write the state dict of a network, on any device, completely or not at all.
 
     Plain MONAI can load it: ``SwinUNETR(...).load_state_dict(torch.load(path, weights_only=True))``. The order of patch
     merging and ``note``, how the weights were trained as plain values, are in ``_metadata`` of the state dict, which
     torch saves and MONAI does not read. ``training_note`` returns the note.
     """
-    tensors = model.state_dict()
-    state = OrderedDict((name, tensor.cpu().contiguous()) for name, tensor in tensors.items())
-    state._metadata = tensors._metadata
+    state: Any = model.state_dict()
+    for name, tensor in state.items():
+        state[name] = tensor.cpu().contiguous()
     state._metadata[""] |= {"patch_merging": merging_of(model), "made_by": dict(note or {})}
     with replacing(path) as temporary, open(temporary, "wb") as file:  # by its path, the file would hold its name
         torch.save(state, file)

@@ -188,5 +188,6 @@ def _training_note(weights: WeightsFile) -> dict[str, Any]:
 def _noted_classes(weights: WeightsFile) -> tuple[str, ...] | None:
     """Return the names of the classes that a note has, None if there are none or only one, as after pre-training."""
     classes = _training_note(weights).get("classes")
-    named = isinstance(classes, list | tuple) and len(classes) > 1 and all(isinstance(name, str) for name in classes)
-    return tuple(classes) if named else None
+    if isinstance(classes, list | tuple) and len(classes) > 1 and all(isinstance(name, str) for name in classes):
+        return tuple(classes)
+    return None
