@@ -150,11 +150,10 @@ def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, 
             return family, placed, dropped
     nearest, placed, _, unmatched = min(attempts, key=lambda attempt: len(attempt[3]))
     kind = f"similar to {nearest.title}" if placed else "another network"
+    parts = dict.fromkeys(part_of(target) for target in placed.values())
+    reason = f"with these parts only: {first_few(parts) or 'none'}"
     if unmatched:
         reason = f"with unmatched tensors: {first_few(unmatched)}"
-    else:
-        parts = dict.fromkeys(part_of(target) for target in placed.values())
-        reason = f"with these parts only: {first_few(parts) or 'none'}"
     raise refusal(file, f"{kind}, {reason}", remedy="Choose weights of MONAI's SwinUNETR, or of its Swin encoder.")
 
 
@@ -196,12 +195,5 @@ def part_of(name: str) -> str | None:
 
 
 def refusal(file: Path, kind: str, expected: str = SWINUNETR_WEIGHTS, remedy: str = GET_AGAIN) -> CheckpointError:
-    """Return the error that refuses a file; the caller raises it.
-
-    Args:
-        file: The refused file.
-        kind: What the file seems to be.
-        expected: What was expected in its place.
-        remedy: What the user can do, as a sentence.
-    """
+    """Return the error that refuses a file because of its ``kind``; the caller raises it. ``remedy`` is a sentence."""
     return CheckpointError(f"{file}: this seems to be {kind}. Expected {expected}. {remedy}")

@@ -115,7 +115,7 @@ def fit(
     Raises:
         CheckpointError: The file is of a network of another size or merging, or tensors are missing or of other shapes.
     """
-    tensors, family = model.state_dict(), checkpoint.family
+    tensors = model.state_dict()
     _require_traits(checkpoint, traits_of(tensors) | {"merging": merging_of(model)})
 
     # Left out are parts that were not requested, and a head that was made for other classes.
@@ -123,24 +123,33 @@ def fit(
     other_head = _head_for_other_classes(checkpoint, tensors, head)
     unwanted_parts = set() if decoder else {"decoder", "head"}
     unwanted = [name for name, target in checkpoint.placed.items() if part_of(target) in unwanted_parts]
-    left_out = other_head | dict.fromkeys(unwanted, "the decoder was not requested")
+    not_requested = "the decoder was not requested"
+    left_out = other_head | dict.fromkeys(unwanted, not_requested)
     loaded = {name: target for name, target in checkpoint.placed.items() if name not in left_out}
 
     # All others have to be there, in the shapes of the network.
     shapes = {target: tuple(checkpoint.tensors[name].shape) for name, target in loaded.items()}
     if head and classes:
         shapes |= {target: (len(classes), *shape[1:]) for target, shape in shapes.items() if part_of(target) == "head"}
-    required = family.covers - unwanted_parts - ({"head"} if other_head else set())
-    _require_shapes(checkpoint, shapes, tensors, required)
+    required = checkpoint.family.covers - unwanted_parts - ({"head"} if other_head else set())
+    needed = {name: tuple(tensors[name].shape) for name in tensors if name in shapes or part_of(name) in required}
+    _require_equal(
+        checkpoint, shapes, needed, "all tensors of MONAI's SwinUNETR, of its default options", OTHER_WEIGHTS
+    )
+
+    # What the network has and the file has not.
+    missing: dict[str | None, str] = dict.fromkeys(unwanted_parts, not_requested)
+    missing["head"] = "head for the classes of your data"
+    reasons = {name: missing.get(part_of(name), "not in this checkpoint") for name in tensors if name not in shapes}
     return LoadReport(
         file=checkpoint.file,
-        family=family.name,
-        title=family.title,
+        family=checkpoint.family.name,
+        title=checkpoint.family.title,
         merging=checkpoint.traits["merging"],
         merging_noted=checkpoint.weights.notes.get("patch_merging") in MERGING,
         loaded=loaded,
         dropped={**checkpoint.dropped, **left_out},
-        left_random={name: _why_random(name, unwanted_parts) for name in tensors if name not in shapes},
+        left_random={name: f"{reason}; trained in fine-tuning" for name, reason in reasons.items()},
         ignored=checkpoint.weights.ignored,
         unused=checkpoint.weights.unused,
         names_compared=bool(classes),
@@ -206,29 +215,17 @@ def require_classes(checkpoint: str | os.PathLike, classes: Sequence[str]) -> No
 
 def _require_traits(checkpoint: Checkpoint, traits: Mapping[str, object]) -> None:
     """Check that a file is of a network of these traits."""
-    if differing := _differences(checkpoint.traits, traits):
-        problem = f"{checkpoint.family.title}, where {first_few(differing)}"
-        remedy = f"Use build_swinunetr(classes, {str(checkpoint.file)!r}), with in_channels as in the file"
-        if checkpoint.traits["merging"] != traits["merging"]:
-            remedy += ", and the same merging in load_pretrained"
-        raise refusal(checkpoint.file, problem, "a checkpoint that fits the network", f"{remedy}.")
+    remedy = f"Use build_swinunetr(classes, {str(checkpoint.file)!r}), with in_channels as in the file"
+    if checkpoint.traits["merging"] != traits["merging"]:
+        remedy += ", and the same merging in load_pretrained"
+    _require_equal(checkpoint, checkpoint.traits, traits, "a checkpoint that fits the network", f"{remedy}.")
 
 
-def _require_shapes(
-    checkpoint: Checkpoint, shapes: Mapping[str, tuple], tensors: Mapping[str, Tensor], required: set[str]
-) -> None:
-    """Check that what is loaded has the shapes of the network's tensors, and that no required part lacks one."""
-    needed = {name: tuple(tensors[name].shape) for name in tensors if name in shapes or part_of(name) in required}
-    if differing := _differences(shapes, needed):
-        problem = f"{checkpoint.family.title}, where {first_few(differing)}"
-        expected = "all tensors of MONAI's SwinUNETR, of its default options"
-        raise refusal(checkpoint.file, problem, expected, OTHER_WEIGHTS)
-
-
-def _differences(in_file: Mapping, in_network: Mapping) -> list[str]:
-    """Return one text per key whose value in the file is not that in the network."""
+def _require_equal(checkpoint: Checkpoint, in_file: Mapping, in_network: Mapping, expected: str, remedy: str) -> None:
+    """Check that the traits or shapes of a file are those of the network, each by its name."""
     pairs = {key: (in_file.get(key, "missing"), in_network.get(key, "missing")) for key in {**in_file, **in_network}}
-    return [f"{key} is {ours}, but {other} in the network" for key, (ours, other) in pairs.items() if ours != other]
+    if differing := [f"{key} is {a}, but {b} in the network" for key, (a, b) in pairs.items() if a != b]:
+        raise refusal(checkpoint.file, f"{checkpoint.family.title}, where {first_few(differing)}", expected, remedy)
 
 
 def _head_for_other_classes(
@@ -249,14 +246,6 @@ def _head_for_other_classes(
             elif not head and in_file != in_network:
                 reasons[name] = f"made for {in_file} classes; the network has {in_network}"
     return reasons
-
-
-def _why_random(name: str, unwanted_parts: set[str]) -> str:
-    if part_of(name) == "head":
-        return "head for the classes of your data; trained in fine-tuning"
-    if part_of(name) in unwanted_parts:
-        return "the decoder was not requested; trained in fine-tuning"
-    return "not in this checkpoint; trained in fine-tuning"
 
 
 def _rows_by_name(names: Sequence[str], unclear: set[str]) -> dict[object, int]:

@@ -148,8 +148,9 @@ def _load(file: Path) -> tuple[Mapping, bool]:
         raise refusal(file, f"a list of {len(content)} dictionaries, of which one is needed", remedy=remedy)
     if not isinstance(content, Mapping):
         raise refusal(file, f"a saved {type(content).__name__}")
-    if unknown and not any(True for _ in _dictionaries(content)):
-        raise refusal(file, _kind(unknown[0]), remedy=_writing(file, _place_of_module(content)))
+    if unknown and not any(True for _ in _dictionaries(content)):  # but a module that was saved as a whole
+        place = next((f'["{name}"]' for name in WRAPPERS if name in content), "")
+        raise refusal(file, _kind(unknown[0]), remedy=_writing(file, f"{place}.state_dict()"))
     return content, mapped
 
 
@@ -257,12 +258,6 @@ def _kind(name: str) -> str:
     if name.startswith(("torch.nn.", "monai.")):
         return f"a pickled module ({name}) instead of its state_dict()"
     return f"a pickle that would run code ({name}), which did not run"
-
-
-def _place_of_module(content: Mapping) -> str:
-    """Return the code from a file's content to the tensors of the module that was saved as a whole."""
-    key = next((name for name in WRAPPERS if name in content), None)
-    return ".state_dict()" if key is None else f'["{key}"].state_dict()'
 
 
 def _writing(file: Path, place: str) -> str:
