@@ -27,21 +27,13 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Family:
-    """Names of the tensors in one kind of checkpoint. All patterns match at the start of a name.
-
-    Attributes:
-        name: Short name.
-        title: Description for messages.
-        covers: Parts of a SwinUNETR that the checkpoint fills completely.
-        renames: Pairs of (pattern, replacement) that give the name in SwinUNETR.
-        drops: Pairs of (pattern, reason) for tensors that SwinUNETR does not use.
-    """
+    """Names of the tensors in one kind of checkpoint. All patterns match at the start of a name."""
 
     name: str
-    title: str
-    covers: set[str]
-    renames: tuple[tuple[str, str], ...] = ()
-    drops: tuple[tuple[str, str], ...] = ()
+    title: str  # for messages
+    covers: set[str]  # parts of a SwinUNETR that the checkpoint fills completely
+    renames: tuple[tuple[str, str], ...] = ()  # pairs of (pattern, replacement) that give the name in SwinUNETR
+    drops: tuple[tuple[str, str], ...] = ()  # pairs of (pattern, reason) for tensors that SwinUNETR does not use
 
 
 # Sets of parts that checkpoints cover.

@@ -28,19 +28,12 @@ UNNOTED = {  # what the report says of the order of patch merging that a file do
 
 @dataclass(frozen=True)
 class HeadRows:
-    """Rows of a head that a file and a network have in common, one per class.
+    """Rows of a head that a file and a network have in common, one per class."""
 
-    Attributes:
-        rows: ``{row in the network: row in the file}`` of each class that both have.
-        kept: Names of these classes in the network.
-        dropped: Names of the other classes of the file.
-        left_random: Names of the other classes of the network.
-    """
-
-    rows: Mapping[int, int]
-    kept: tuple[str, ...]
-    dropped: tuple[str, ...]
-    left_random: tuple[str, ...]
+    rows: Mapping[int, int]  # {row in the network: row in the file} of each class that both have
+    kept: tuple[str, ...]  # names of these classes in the network
+    dropped: tuple[str, ...]  # names of the other classes of the file
+    left_random: tuple[str, ...]  # names of the other classes of the network
 
     def notes(self) -> list[str]:
         """Return a line for each kind of class that there is."""
@@ -50,34 +43,20 @@ class HeadRows:
 
 @dataclass(frozen=True, repr=False)
 class LoadReport(Shown):
-    """What happened to each tensor of a file (loaded or dropped) and of a network (loaded or left random).
-
-    Attributes:
-        family: Short name of the layout.
-        title: Description of the layout.
-        merging_noted: Whether the file notes its order of patch merging; otherwise it is the argument, or assumed.
-        loaded: ``{name in the file: name in the network}``; of the head only the rows in ``head``, if there are any.
-        dropped: ``{name in the file: reason}``.
-        left_random: ``{name in the network: reason}``.
-        ignored: Names of entries that are not tensors, such as ``epoch``.
-        head: Rows of the head that were loaded, by the names of the classes; None if names were not compared or if no
-            row was loaded.
-        unused: Keys of further networks in the file, such as ``ema``, which were not loaded.
-        names_compared: Whether the names of the network's classes were given.
-    """
+    """What happened to each tensor of a file (loaded or dropped) and of a network (loaded or left random)."""
 
     file: Path
-    family: str
-    title: str
-    merging: str
-    merging_noted: bool
-    loaded: Mapping[str, str]
-    dropped: Mapping[str, str]
-    left_random: Mapping[str, str]
-    ignored: tuple[str, ...] = ()
-    head: HeadRows | None = None
-    unused: tuple[str, ...] = ()
-    names_compared: bool = False
+    family: str  # short name of the layout
+    title: str  # description of the layout
+    merging: str  # "legacy" or "current"
+    merging_noted: bool  # by the file; otherwise it is the argument, or assumed
+    loaded: Mapping[str, str]  # {name in the file: name in the network}; of the head only the rows in ``head``, if any
+    dropped: Mapping[str, str]  # {name in the file: reason}
+    left_random: Mapping[str, str]  # {name in the network: reason}
+    ignored: tuple[str, ...] = ()  # names of entries that are not tensors, such as "epoch"
+    head: HeadRows | None = None  # None if the names of the classes were not compared, or if no row was loaded
+    unused: tuple[str, ...] = ()  # keys of further networks in the file, such as "ema", which were not loaded
+    names_compared: bool = False  # whether the names of the network's classes were given
 
     def tables(self) -> list[Table]:
         """Return a table of the number of tensors loaded per part, with notes about the others."""
@@ -133,9 +112,8 @@ def fit(
         shapes |= {target: (len(classes), *shape[1:]) for target, shape in shapes.items() if part_of(target) == "head"}
     required = checkpoint.family.covers - unwanted_parts - ({"head"} if other_head else set())
     needed = {name: tuple(tensors[name].shape) for name in tensors if name in shapes or part_of(name) in required}
-    _require_equal(
-        checkpoint, shapes, needed, "all tensors of MONAI's SwinUNETR, of its default options", OTHER_WEIGHTS
-    )
+    expected = "all tensors of MONAI's SwinUNETR, of its default options"
+    _require_equal(checkpoint, shapes, needed, expected, OTHER_WEIGHTS)
 
     # What the network has and the file has not.
     missing: dict[str | None, str] = dict.fromkeys(unwanted_parts, not_requested)
@@ -146,12 +124,12 @@ def fit(
         family=checkpoint.family.name,
         title=checkpoint.family.title,
         merging=checkpoint.traits["merging"],
-        merging_noted=checkpoint.weights.notes.get("patch_merging") in MERGING,
+        merging_noted=checkpoint.notes.get("patch_merging") in MERGING,
         loaded=loaded,
         dropped={**checkpoint.dropped, **left_out},
         left_random={name: f"{reason}; trained in fine-tuning" for name, reason in reasons.items()},
-        ignored=checkpoint.weights.ignored,
-        unused=checkpoint.weights.unused,
+        ignored=checkpoint.ignored,
+        unused=checkpoint.unused,
         names_compared=bool(classes),
         head=head if any(part_of(target) == "head" for target in loaded.values()) else None,
     )

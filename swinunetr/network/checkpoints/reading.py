@@ -31,21 +31,13 @@ MOST_KEPT = 8  # files
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The tensors of a network in a file, and what else the file holds.
-
-    Attributes:
-        file: Path.
-        tensors: Tensors by name.
-        notes: What ``saving.save_weights`` wrote beside them, by name; empty for files from elsewhere.
-        ignored: Names of the entries that are not tensors, such as ``epoch``.
-        unused: Keys of further networks in the file, such as ``ema``.
-    """
+    """The tensors of a network in a file, and what else the file holds."""
 
     file: Path
-    tensors: Mapping[str, Tensor]
-    notes: Mapping[str, object]
-    ignored: tuple[str, ...]
-    unused: tuple[str, ...]
+    tensors: Mapping[str, Tensor]  # by name
+    notes: Mapping[str, Any]  # what ``save_weights`` wrote beside them, by name; empty for files from elsewhere
+    ignored: tuple[str, ...]  # names of the entries that are not tensors, such as "epoch"
+    unused: tuple[str, ...]  # keys of further networks in the file, such as "ema"
 
 
 _kept: dict[Path, tuple[tuple, WeightsFile]] = {}  # by path, the stamp of a file and its content
@@ -205,12 +197,10 @@ def _not_weights(file: Path) -> str | None:
 def _numpy_globals() -> list:
     """Return the numpy functions and classes that ``torch.load`` may use for numbers and arrays beside the tensors."""
     makers: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]]
-    allowed: list[Any] = [np.ndarray, np.dtype]
-    for function in makers:
-        for core in ("core", "_core"):  # the names in files of numpy 1 and of numpy 2
-            allowed.append((function, f"numpy.{core}.multiarray.{function.__name__}"))
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # in files of numpy 1 and of numpy 2
+    named_makers = [(maker, f"{module}.{maker.__name__}") for maker in makers for module in modules]
     codes = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
-    return allowed + list({type(np.dtype(code)) for code in codes})
+    return [np.ndarray, np.dtype, *named_makers, *{type(np.dtype(code)) for code in codes}]
 
 
 def _dictionaries(content: Mapping, key: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,34 +23,14 @@ INTEGERS = (POSITIONS, "num_batches_tracked")  # ends of the names of tensors th
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A file of weights that was recognised; each of its tensors is a key of either ``placed`` or ``dropped``.
+class Checkpoint(WeightsFile):
+    """A file of weights that was recognised; each of its tensors is a key of either ``placed`` or ``dropped``."""
 
-    Attributes:
-        weights: Its content.
-        family: Its layout.
-        placed: ``{name in the file: name in SwinUNETR}``.
-        dropped: ``{name in the file: reason}``.
-        traits: Arguments of the constructor of its network, see ``traits_of``, and its ``merging``.
-        classes: Names of the rows of its head; None if they are not noted.
-    """
-
-    weights: WeightsFile
     family: Family
-    placed: Mapping[str, str]
-    dropped: Mapping[str, str]
-    traits: Mapping[str, Any]
-    classes: tuple[str, ...] | None
-
-    @property
-    def file(self) -> Path:
-        """The path of the file."""
-        return self.weights.file
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors by their names in the file."""
-        return self.weights.tensors
+    placed: Mapping[str, str]  # {name in the file: name in SwinUNETR}
+    dropped: Mapping[str, str]  # {name in the file: reason}
+    traits: Mapping[str, Any]  # arguments of the constructor of its network, see ``traits_of``, and its ``merging``
+    classes: tuple[str, ...] | None  # names of the rows of its head; None if they are not noted
 
 
 def read_checkpoint(path: str | os.PathLike, merging: str | None = None) -> Checkpoint:
@@ -68,7 +47,9 @@ def read_checkpoint(path: str | os.PathLike, merging: str | None = None) -> Chec
     weights = read_weights(existing_file(path))
     family, placed, dropped = recognise(weights.file, tuple(weights.tensors))
     traits = _traits(weights, family, placed) | {"merging": _merging(weights, merging)}
-    return Checkpoint(weights, family, placed, dropped, traits, _noted_classes(weights))
+    return Checkpoint(
+        **vars(weights), family=family, placed=placed, dropped=dropped, traits=traits, classes=_noted_classes(weights)
+    )
 
 
 def network_size(checkpoint: str | os.PathLike) -> dict[str, int]:
