@@ -1,4 +1,4 @@
-"""Geometry of NIfTI files: one affine of a scan for all its uses, and what its header says against that affine.
+"""NIfTI files and their geometry: one affine of a scan for all its uses, and what its header says against that affine.
 
 The affine is nibabel's: the sform if it is set, else the qform, else the spacing alone.
 """
@@ -6,6 +6,8 @@ The affine is nibabel's: the sform if it is set, else the qform, else the spacin
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +16,17 @@ ROUNDING = 1e-3  # of a spacing in mm, which some programs store with three digi
 TURNED_DEGREES = 1.0  # of an axis in sform and qform; a float32 quaternion differs by less
 REVERSED_DEGREES = 45.0  # from which an axis points to another side of the patient
 TILT_DEGREES = 0.5  # of two axes from a right angle; an oblique affine with few digits differs by less
+
+
+def load_nifti(path: str | Path) -> nib.Nifti1Image:
+    """Return a NIfTI-1 or NIfTI-2 file; its voxels are not read yet.
+
+    Raises:
+        OSError: The file is missing or cannot be read.
+        nibabel.filebasedimages.ImageFileError: It is not an image.
+    """
+    image: Any = nib.load(path)  # nibabel's type is the base class, which lacks the affine and the voxels
+    return image
 
 
 def voxel_volume_mm3(affine: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from tqdm.auto import tqdm
 
 from swinunetr.data.cache import cache_file, read_cache, write_cache
-from swinunetr.data.geometry import voxel_volume_mm3
+from swinunetr.data.geometry import load_nifti, voxel_volume_mm3
 from swinunetr.data.label_maps import LabelMap, clear_ignored, to_classes
 from swinunetr.data.transforms import preprocessing
 from swinunetr.errors import InputError
@@ -127,7 +127,7 @@ def prepare_cases(
 def _bytes_to_preprocess(file: str, recipe: CommonRecipe) -> float:
     """Return about how much main memory the preprocessing of a case takes; 0 if its file cannot be read."""
     try:
-        scan = nib.load(file)
+        scan = load_nifti(file)
     except Exception:  # damaged files raise many types of error; preprocessing the case names it
         return 0.0
     voxels = float(np.prod(scan.shape[:3]))
@@ -231,7 +231,7 @@ def _reading_error(files: Sequence[str]) -> Exception | None:
     """Return the first error of nibabel, in place of which MONAI asks to install other readers; None without one."""
     for file in files:
         try:
-            nib.load(file)
+            load_nifti(file)
         except Exception as error:  # damaged files raise many types of error
             return error
     return None
@@ -264,7 +264,7 @@ def _cache_file(
     paths = [entry[key] for key in ("image", "label") if key in entry]
     try:
         content = content_of(entry) if content_of else [sha256(path) for path in paths]
-        dtypes = [nib.load(path).get_data_dtype().str for path in paths]  # equal bytes can stand for other numbers
+        dtypes = [load_nifti(path).get_data_dtype().str for path in paths]  # equal bytes can stand for other numbers
     except (OSError, nib.filebasedimages.ImageFileError):  # missing or unreadable; preprocessing it names it
         return None
     if "label_map" in entry:

@@ -20,6 +20,7 @@ from swinunetr.data.checks.headers import Header, check_header, compare_grids, u
 from swinunetr.data.checks.hounsfield import STEPS, WHOLE_RANGE
 from swinunetr.data.checks.report import DatasetReport, error_table, make_report
 from swinunetr.data.checks.voxels import Voxels
+from swinunetr.data.geometry import load_nifti
 from swinunetr.data.lists import Dataset
 from swinunetr.data.modality import is_ct
 from swinunetr.errors import DatasetError, Fault, InputError
@@ -270,7 +271,7 @@ def _same_voxels(image: CheckedFile, other: CheckedFile) -> bool:
     span = image.voxels.high - image.voxels.low
     step = max(span / STEPS, 0.5 if span >= WHOLE_RANGE[0] else 0)
     first, second = (
-        np.asarray(nib.as_closest_canonical(nib.load(file.path)).dataobj).squeeze() for file in (image, other)
+        np.asarray(nib.as_closest_canonical(load_nifti(file.path)).dataobj).squeeze() for file in (image, other)
     )
     return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1.1 * step)
 
