@@ -200,9 +200,10 @@ def same_results(recipe: Recipe, folder: Path, entry: dict[str, str]) -> bool:
         ("Dice of these windows, both float32", largest_difference(own_dice, dice), FLOAT32_TOLERANCE),
         (better_name, largest_difference(own_better_dice, better_dice), FLOAT32_TOLERANCE),
     ]
-    rows = []
-    for name, found, allowed in differences:
-        rows.append((name, f"{found:.1e}", f"{allowed:.1e}", "ok" if found <= allowed else "TOO LARGE"))
+    rows = [
+        (name, f"{difference:.1e}", f"{allowed:.1e}", "ok" if difference <= allowed else "TOO LARGE")
+        for name, difference, allowed in differences
+    ]
     print(Table(("difference", "found", "allowed", ""), rows, title="Do both compute the same from the same weights?"))
     return all(verdict == "ok" for *_, verdict in rows)
 

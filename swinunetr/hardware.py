@@ -155,14 +155,17 @@ def find_hardware() -> Hardware:
         on_gpu = torch.cuda.is_available()
     if on_gpu:
         _open_gpu(local)
+
+    # The processes that train together.
     if ranks > 1 and not distributed.is_initialized():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TRAINING_WAIT)
         atexit.register(distributed.destroy_process_group)  # gloo's threads can abort a process that exits before
+
+    # Device and precision.
     if on_gpu:
         device = torch.device("cuda", local)
-        dtype: torch.dtype | None = (
-            torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        )
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype: torch.dtype | None = torch.bfloat16 if has_bf16 else torch.float16
         name, slow = torch.cuda.get_device_name(local), _slow_convolutions()
     else:
         device = torch.device("cpu")

@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Any, NewType, get_args, get_type_hints
 
 from swinunetr.errors import InputError
+from swinunetr.words import short
 
 FilePath = NewType("FilePath", str)  # of a file or folder; empty means none
 MOST_FAULTS = 8  # lines of an error message
@@ -156,7 +157,7 @@ def convert_parameters(values: Mapping[str, object], parameters: Mapping[str, Pa
         try:
             converted[name] = parameters[name].convert(value)
         except (ValueError, TypeError, OverflowError):
-            faults.append(f"{name}: expected {parameters[name].words}, found {_short(value)}.")
+            faults.append(f"{name}: expected {parameters[name].words}, found {short(value, 60)}.")
     if len(faults) > 1:
         lines = ["Some parameters are of the wrong type:", *faults[:MOST_FAULTS]]
         if len(faults) > MOST_FAULTS:
@@ -165,11 +166,6 @@ def convert_parameters(values: Mapping[str, object], parameters: Mapping[str, Pa
     if faults:
         raise InputError(faults[0])
     return converted
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 # ------------------------------------------------------------------------------------------------------ conversions

@@ -152,6 +152,11 @@ def test_lint_and_format(command):
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_annotations():
+    ran = subprocess.run([sys.executable, "-m", "mypy"], cwd=PROJECT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 # Other projects import these.
 NAMES = """CommonRecipe DEMO Dataset InputError LEAST LoadReport MOST_CENTRES NOT_A_LIST RECIPES Recipe SECTIONS
 SYNAPSE_FOLDERS augmentation build_swinunetr case_name check_dataset choose_recipe class_weights confusion_matrix

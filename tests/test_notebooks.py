@@ -111,7 +111,7 @@ def test_demo_leaves_what_the_readme_lists(demo, short):
     assert list(rows[0])[:5] == ["step", "train_loss", "mean_dice", "volume_ratio", "spleen"] and len(rows[0]) == 17
     summary = json.loads((run / "summary.json").read_text())
     defaults = {name: literal_eval(one["default"]) for name, one in inspect_notebook(str(NOTEBOOK)).items()}
-    recipe = read_parameters(**defaults | short)[1]  # which the benchmarks compare finished runs with
+    recipe = read_parameters(defaults | short)[1]  # which the benchmarks compare finished runs with
     assert summary["recipe"] == json.loads(json.dumps(asdict(recipe))) and summary["pretrained_sha256"] == ""
     assert summary["recipe"]["max_steps"] == 4 and len(summary["dice_per_organ"]) == 13
     rows = list(csv.DictReader((run / "evaluation.csv").read_text().splitlines()))

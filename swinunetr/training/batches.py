@@ -98,7 +98,8 @@ def place_cases(cases: list[Case], model: SwinUNETR, hardware: Hardware, batch_v
     needed = sum(volume.numel() * volume.element_size() for volume in volumes) + VALIDATION_BYTES
     if needed + SPARE * training_bytes(model, batch_voxels, hardware) > memory_bytes(hardware):
         return cases
-    return [case | {key: case[key].to(hardware.device) for key in ("image", "label")} for case in cases]
+    device = hardware.device
+    return [{**case, "image": case["image"].to(device), "label": case["label"].to(device)} for case in cases]
 
 
 def training_batches(

@@ -66,7 +66,7 @@ def volume_offsets(model: SwinUNETR, cases: Sequence[Case], recipe: Recipe, hard
         recipe: Recipe with ``calibration_cases`` and the settings of the sliding window.
         hardware: Device, precision and rank; each rank predicts a share of the cases.
     """
-    usable = [case for case in cases if not case.get("label_map") or 0 in case["label_map"].targets]
+    usable = [case for case in cases if not (label_map := case.get("label_map")) or 0 in label_map.targets]
     chosen = usable[:: math.ceil(len(usable) / recipe.calibration_cases) or 1]
     volumes = [_voxels(model, case, recipe, hardware) for case in hardware.share(chosen)]
     classes = model.out.conv.conv.out_channels

@@ -21,6 +21,7 @@ from swinunetr.network.checkpoints import (
     training_note,
 )
 from swinunetr.recipe import CommonRecipe, PretrainingRecipe, Recipe
+from swinunetr.words import short
 
 R = TypeVar("R", bound=CommonRecipe)
 
@@ -79,6 +80,7 @@ def require_one_setup(notes: Mapping[Path, Mapping], flips: bool = False) -> Rec
         InputError: The weights were trained on other grids, intensities, crops, classes or modalities, as networks of
             another size or, with ``flips``, with other flips; or a note has settings that this version does not know.
     """
+    # What must be alike, of each file with a note.
     alike = ["spacing_mm", "hu_window", "crop_size", "feature_size", "window_size"]
     if flips:
         alike.append("flip_axes")
@@ -94,6 +96,8 @@ def require_one_setup(notes: Mapping[Path, Mapping], flips: bool = False) -> Rec
             setups.append((file, recipe, setup, note.get("classes", ())))
     if not setups:
         return None
+
+    # The others against the first.
     first, recipe, expected, classes = setups[0]
     for file, _, setup, others in setups[1:]:
         differing = [name for name in expected if setup[name] != expected[name]]
@@ -138,22 +142,20 @@ def run_settings(
             set.
     """
     organ_labels(getattr(recipe, "largest_component", ()), dataset.organs, "largest_component")
+
+    # The weights.
     files = ensemble or ([find_checkpoint(checkpoint)] if checkpoint else [])
     if choices.get("evaluate_only"):
         for file in files:
-            require_classes(file, dataset.classes)
-            noted = training_note(file).get("modality", dataset.modality)
-            if intensity_window(recipe, noted) != intensity_window(recipe, dataset.modality):
-                raise InputError(
-                    f"pretrained_checkpoint: '{file}' was trained on {noted}, and the data set is of modality "
-                    f"{dataset.modality}. Use weights of the same modality, or correct the modality in the JSON."
-                )
+            _require_evaluable(file, recipe, dataset)
     orders = {merging_in(file) for file in files} or {"current"}  # of random weights
     if merging and orders != {merging}:
         choices["merging"] = merging
     hashes = [sha256(file) for file in files]
     if ensemble:
         choices["ensemble_sha256"] = hashes
+
+    # The data.
     split = {name: [case["name"] for case in getattr(dataset, name)] for name in ("training", "validation")}
     data = {name: fingerprint[name] for names in split.values() for name in names} if fingerprint else {}
     if len(data) > MOST_CASES:
@@ -169,6 +171,17 @@ def run_settings(
         "pretrained_sha256": hashes[0] if hashes else "",
         **choices,
     }
+
+
+def _require_evaluable(weights: Path, recipe: CommonRecipe, dataset: Dataset) -> None:
+    """Check that weights were trained for the classes and the intensities of a data set."""
+    require_classes(weights, dataset.classes)
+    modality = training_note(weights).get("modality", dataset.modality)
+    if intensity_window(recipe, modality) != intensity_window(recipe, dataset.modality):
+        raise InputError(
+            f"pretrained_checkpoint: '{weights}' was trained on {modality}, and the data set is of modality "
+            f"{dataset.modality}. Use weights of the same modality, or correct the modality in the JSON."
+        )
 
 
 def identity(settings: dict) -> dict:
@@ -202,11 +215,7 @@ def differences(before: dict, now: dict, where: tuple[str, str] = ("in the folde
             names = [line.split(":")[0].strip() for line in inner[:3]]
             lines += inner if len(inner) <= 3 else [f"  {key}: several differ ({', '.join(names)}, ...)"]
         elif old != new:
-            lines.append(f"  {key}: {_short(old)} {where[0]}, {_short(new)} {where[1]}")
+            lines.append(f"  {key}: {short(old, 60)} {where[0]}, {short(new, 60)} {where[1]}")
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"  ... and {len(lines) - MOST_LINES} more"]
     return lines
-
-
-def _short(value: object) -> str:
-    return str(value) if len(str(value)) <= 60 else str(value)[:57] + "..."

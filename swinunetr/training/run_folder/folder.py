@@ -107,7 +107,7 @@ class RunFolder:
         with self.hardware.failing_together():
             state = find_state(self.path, self.settings)
         settings = {key: value for key, value in self.settings.items() if key != "pretrained_checkpoint"}
-        step = f"{state.step}" if state.parts else f"{state.step}, without a state"
+        step = state.step if state.parts else f"{state.step}, without a state"
         if other := self.hardware.first_other({"step": step, "trains": self.trains, **settings}):
             rank, expected, found = other
             lines = differences(expected, found, ("on rank 0", f"on rank {rank}"))
