@@ -29,7 +29,7 @@ A folder imports from those above it in this list, never from those below; data/
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
                  report                  tables of the scores, with notes
-                 plots, legends, viewer  figures; scans to scroll through in the notebook
+                 plots, viewer           figures; scans to scroll through in the notebook
     training/    options, settings       parameters of a notebook as options and recipe; what identifies a run
                  run_folder              what a run writes, how a folder becomes its own, and how it resumes
                  stopping                what stops it

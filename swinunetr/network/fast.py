@@ -88,8 +88,6 @@ def shift_mask(
 class FastWindowAttention(WindowAttention):
     """Attention within windows, computed in the dtype of the queries."""
 
-    relative_position_index: Tensor
-
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B * windows, tokens, C) to the same shape; ``mask`` (windows, tokens, tokens) may be None."""
         if self.training and self.attn_drop.p > 0:

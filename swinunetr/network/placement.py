@@ -38,7 +38,7 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
     keep_activations = SPARE * training_bytes(model, batch_voxels, hardware) < memory_bytes(hardware)
     for module in model.swinViT.modules():
         if hasattr(module, "use_checkpoint"):
-            module.use_checkpoint = not keep_activations  # type: ignore[assignment]  # of no tensor
+            module.use_checkpoint = not keep_activations
     on_cpu = hardware.device.type == "cpu"
     if on_cpu:
         keep_freed_memory()
@@ -46,7 +46,7 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
         model.encoder10.__class__, model.decoder5.__class__ = Float32Block, Float32UpBlock
     layout = torch.channels_last_3d if on_cpu else torch.preserve_format
     with gpu_memory():
-        return speed_up(model).to(hardware.device, memory_format=layout)  # type: ignore[call-overload]  # not in its types
+        return speed_up(model).to(hardware.device, memory_format=layout)
 
 
 def training_bytes(model: SwinUNETR, batch_voxels: int, hardware: Hardware) -> int:

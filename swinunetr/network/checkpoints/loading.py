@@ -65,7 +65,7 @@ def build_swinunetr(
         window_size=window_size or traits["window_size"],
         use_checkpoint=use_checkpoint,
         use_v2=traits["use_v2"],
-        downsample=MERGING[merging or traits["merging"]],  # type: ignore[arg-type]  # MONAI takes classes too
+        downsample=MERGING[merging or traits["merging"]],
     )
     if source:
         fit(source, model)  # raises CheckpointError if an argument contradicts the file
