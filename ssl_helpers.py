@@ -23,13 +23,13 @@ A folder imports from those above it in this list, never from those below; data/
                  phantoms                synthetic CT where there are no data; varied ones, to measure on
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoints             files of weights: found, read, recognised, loaded, saved
-                 merging, design         its two orders of patch merging; its size, seen in the tensors
+                 merging                 its two orders of patch merging
                  placement, fast         the network on its device, and what makes it fast
                  supervision             a loss on coarser levels of the decoder as well
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
                  report                  tables of the scores, with notes
-                 plots, legends, viewer  figures; scans to scroll through in the notebook
+                 plots, viewer           figures; scans to scroll through in the notebook
     training/    options, settings       parameters of a notebook as options and recipe; what identifies a run
                  run_folder              what a run writes, how a folder becomes its own, and how it resumes
                  stopping                what stops it

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def named(values: Iterable[object], most: int = 8) -> str:
-    """Return at most ``most`` values separated by commas, with dots if there are more."""
+def named(values: Iterable[object], most: int = 8, counted: bool = False) -> str:
+    """Return at most ``most`` values separated by commas, with dots if there are more, or ``counted`` with how many."""
     texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    return ", ".join(texts if len(texts) <= most else [*texts[:most], "..."])
+    more = len(texts) - most
+    if more <= 0:
+        return ", ".join(texts)
+    return ", ".join(texts[:most]) + (f" and {more} more" if counted else ", ...")
 
 
 def short(value: object, most: int = 200) -> str:

@@ -70,10 +70,8 @@ def shift_mask(
 ) -> Tensor:
     """Return MONAI's attention mask (windows, tokens, tokens): 0 within a region, -100 between regions.
 
-    On a GPU its rows are padded; see :func:`with_aligned_rows`.
-
-    The mask is cached for the next forward pass; MONAI computes it in each pass. The largest, of the first stage of a
-    96^3 crop, takes 81 MB in bfloat16 and 161 MB in float32.
+    On a GPU its rows are padded; see :func:`with_aligned_rows`. The largest mask that is cached, of the first stage of
+    a 96^3 crop, takes 81 MB in bfloat16 and 161 MB in float32.
 
     Args:
         dims: Voxels along each axis, padded to whole windows.
@@ -110,10 +108,7 @@ def with_aligned_rows(bias: Tensor) -> Tensor:
     """Return a contiguous copy of a bias or mask whose last axis is padded with zeros to a multiple of ``ALIGNMENT``.
 
     PyTorch's fused attention only takes a mask whose last stride is 1, and computes in float32 without fusing for
-    others.
-
-    Args:
-        bias: Three axes, such as (heads, tokens, tokens); with four, ``F.pad`` would keep a permuted layout.
+    others. The bias has three axes, such as (heads, tokens, tokens): with four, ``F.pad`` would keep a permuted layout.
     """
     return F.pad(bias, (0, -bias.shape[-1] % ALIGNMENT)).contiguous()
 
@@ -121,11 +116,8 @@ def with_aligned_rows(bias: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Return the attention ``softmax(q k^T + bias) v``.
 
-    Args:
-        q: Queries (B, windows, heads, tokens, channels), already scaled.
-        k: Keys, same shape.
-        v: Values, same shape.
-        bias: (windows, heads, tokens, tokens), or (1, heads, tokens, tokens) if it is the same for all windows.
+    Queries, which are already scaled, keys and values are (B, windows, heads, tokens, channels); the bias is (windows,
+    heads, tokens, tokens), or (1, heads, tokens, tokens) if it is the same for all windows.
     """
     logits = q @ k.transpose(-2, -1)
     logits += bias  # out of place, or on a view, this would copy the largest tensor of the network
@@ -136,10 +128,8 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Return the same as ``attend`` from PyTorch's fused attention, which does not store the logits of all windows.
 
     Windows are passed as heads, since each window may have its own bias. Only GPUs have a kernel with a gradient for
-    the bias; on a CPU it was no faster.
-
-    The kernel is not left to PyTorch: from version 2.11 it can choose that of cuDNN where no gradient is needed, which
-    refuses rows of 343 tokens.
+    the bias; on a CPU it was no faster. The kernel is not left to PyTorch: from version 2.11 it can choose that of
+    cuDNN where no gradient is needed, which refuses rows of 343 tokens.
     """
     q_heads, k_heads, v_heads = (part.flatten(1, 2) for part in (q, k, v))
     mask = bias.flatten(0, 1)[None]
@@ -172,8 +162,8 @@ class FastInstanceNorm3d(nn.InstanceNorm3d):
                 y.register_hook(Tensor.contiguous)
             return y
         images = x.contiguous(memory_format=torch.channels_last_3d).split(1)
-        options = {"weight": self.weight, "bias": self.bias, "training": True, "eps": self.eps}
-        normed = [F.batch_norm(image, None, None, **options) for image in images]
+        weights = (None, None, self.weight, self.bias)
+        normed = [F.batch_norm(image, *weights, training=True, eps=self.eps) for image in images]
         return torch.cat(normed) if len(normed) > 1 else normed[0]
 
     def by_channel(self, x: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from swinunetr.errors import CheckpointError
+from swinunetr.words import named
 
 # The checkpoint that has a short name and can be downloaded.
 SSL_50K = "ssl_50k"
@@ -26,21 +27,13 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Family:
-    """Names of the tensors in one kind of checkpoint. All patterns match at the start of a name.
-
-    Attributes:
-        name: Short name.
-        title: Description for messages.
-        covers: Parts of a SwinUNETR that the checkpoint fills completely.
-        renames: Pairs of (pattern, replacement) that give the name in SwinUNETR.
-        drops: Pairs of (pattern, reason) for tensors that SwinUNETR does not use.
-    """
+    """Names of the tensors in one kind of checkpoint. All patterns match at the start of a name."""
 
     name: str
-    title: str
-    covers: set[str]
-    renames: tuple[tuple[str, str], ...] = ()
-    drops: tuple[tuple[str, str], ...] = ()
+    title: str  # for messages
+    covers: set[str]  # parts of a SwinUNETR that the checkpoint fills completely
+    renames: tuple[tuple[str, str], ...] = ()  # pairs of (pattern, replacement) that give the name in SwinUNETR
+    drops: tuple[tuple[str, str], ...] = ()  # pairs of (pattern, reason) for tensors that SwinUNETR does not use
 
 
 # Sets of parts that checkpoints cover.
@@ -119,15 +112,12 @@ OTHER_NETWORKS = (
 # Parts of error messages.
 SWINUNETR_WEIGHTS = "the weights of a SwinUNETR, written by torch.save"
 GET_AGAIN = "Copy, download or export it again."
+first_few = partial(named, most=4, counted=True)  # of many names
 
 
 @lru_cache(maxsize=8)
 def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, str], Mapping[str, str]]:
     """Recognise a checkpoint by the names of all its tensors; the name of the file has no effect.
-
-    Args:
-        file: Path of the checkpoint, for messages.
-        names: Names of all tensors in the checkpoint.
 
     Returns:
         The family, ``{name in the file: name in SwinUNETR}`` and ``{name in the file: reason why it is dropped}``.
@@ -138,8 +128,7 @@ def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, 
     plain = {name: re.sub(WRAPPED, "", name) for name in names}
     prefixes = _prefixes(plain.values())
     if len(prefixes) > 1:
-        kept = max(prefixes)
-        remedy = f"Write a file with one of them alone: the tensors whose names start with '{kept}'."
+        remedy = f"Write a file with one of them alone: the tensors whose names start with '{max(prefixes)}'."
         shown = " and ".join(f"'{prefix}'" for prefix in prefixes)
         raise refusal(file, f"several networks, with the prefixes {shown}", remedy=remedy)
     prefix = prefixes[0] if prefixes else ""
@@ -153,11 +142,10 @@ def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, 
             return family, placed, dropped
     nearest, placed, _, unmatched = min(attempts, key=lambda attempt: len(attempt[3]))
     kind = f"similar to {nearest.title}" if placed else "another network"
+    parts = dict.fromkeys(part_of(target) for target in placed.values())
+    reason = f"with these parts only: {first_few(parts) or 'none'}"
     if unmatched:
         reason = f"with unmatched tensors: {first_few(unmatched)}"
-    else:
-        parts = dict.fromkeys(part_of(target) for target in placed.values())
-        reason = f"with these parts only: {first_few(parts) or 'none'}"
     raise refusal(file, f"{kind}, {reason}", remedy="Choose weights of MONAI's SwinUNETR, or of its Swin encoder.")
 
 
@@ -172,13 +160,9 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _match(family: Family, common: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names.
-
-    Args:
-        family: The family.
-        common: ``{name in the file: name without prefixes, in the present spelling}``.
-    """
-    placed, dropped, unmatched = {}, {}, []
+    """Return placed ``{name: name in SwinUNETR}``, dropped ``{name: reason}`` and unmatched names, from common ones."""
+    placed: dict[str, str] = {}
+    dropped, unmatched = {}, []
     for name, short in common.items():
         target = _rename(short, family.renames)
         reason = next((reason for pattern, reason in family.drops + COMMON_DROPS if re.match(pattern, short)), None)
@@ -202,20 +186,6 @@ def part_of(name: str) -> str | None:
     return next((part for part, pattern in PARTS.items() if re.match(pattern, name)), None)
 
 
-def first_few(items: Iterable[object], limit: int = 4) -> str:
-    """Return the first ``limit`` items as text, and the number of the others."""
-    texts = [str(item) for item in items]
-    others = f" and {len(texts) - limit} more" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + others
-
-
 def refusal(file: Path, kind: str, expected: str = SWINUNETR_WEIGHTS, remedy: str = GET_AGAIN) -> CheckpointError:
-    """Return the error that refuses a file; the caller raises it.
-
-    Args:
-        file: The refused file.
-        kind: What the file seems to be.
-        expected: What was expected in its place.
-        remedy: What the user can do, as a sentence.
-    """
+    """Return the error that refuses a file because of its ``kind``; the caller raises it. ``remedy`` is a sentence."""
     return CheckpointError(f"{file}: this seems to be {kind}. Expected {expected}. {remedy}")

@@ -53,8 +53,8 @@ def training_bytes(model: SwinUNETR, batch_voxels: int, hardware: Hardware) -> i
     """Return an estimate of the peak memory of training, in bytes, without activation checkpointing.
 
     On a GPU a step needs 215 bytes per voxel, 22 more per class and 39 more per feature; weights and the two moments of
-    AdamW need 12 bytes per parameter. ``benchmarks/counted_step.py`` counts the peak on fake tensors. From 1 to 8 crops
-    of 64 to 128 voxels, with 12 to 48 features and 2 to 50 classes, the estimate differed from it by at most 10%.
+    AdamW need 12 bytes per parameter. This differs by at most 10% from what ``benchmarks/counted_step.py`` counts on
+    fake tensors for 1 to 8 crops of 64 to 128 voxels, with 12 to 48 features and 2 to 50 classes.
 
     On a CPU, PyTorch's saved-tensor hooks count 5.9 kB of activations per voxel in bfloat16 at feature size 48. This
     grows in proportion to the feature size, and float32 needs twice as much. 4% is added for what autograd does not

@@ -94,8 +94,8 @@ def _resample(
         slab_affine = affine @ from_matvec(np.eye(3), [first, 0, 0])
         slab = resample(volume, slab_affine, (last - first, *shape[1:])).as_tensor()
         labels[first:last] = slab.argmax(0).to(torch.uint8)
-        if uncertainty:
+        if entropy is not None:
             slab /= slab.sum(0).clamp_min(1e-6)  # at the edge of the training grid, beyond which all are 0
             share = torch.special.entr(slab).sum(0) / math.log(len(slab))
             entropy[first:last] = (255 * share.clamp(0, 1)).round().to(torch.uint8)
-    return labels.numpy(), entropy.numpy() if uncertainty else None
+    return labels.numpy(), None if entropy is None else entropy.numpy()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from swinunetr.data.geometry import load_nifti
 from swinunetr.data.organs import organ_colours
 from swinunetr.data.transforms import PERCENTILES
 
@@ -34,7 +36,7 @@ def view_scan(
         scan: File of the scan.
         labels: Files of segmentations by title, such as ``prediction``; the first one is shown at the start.
         organs: Names of the labels from 1.
-        window: Intensities of black and white; None takes the 0.5th and 99.5th percentile.
+        window: As in the figures; see ``plots``.
         organ: The viewer opens at the middle of this organ in the last of ``labels`` that contains it; None opens in
             the middle of the scan.
 
@@ -47,9 +49,9 @@ def view_scan(
         print("To scroll through this scan, run `%pip install ipyniivue` in a cell, and then this cell again.")
         return None
     from ipyniivue import NiiVue, Volume
-    from ipywidgets import HTML, ToggleButtons, VBox
+    from ipywidgets import HTML, ToggleButtons, VBox  # type: ignore[import-untyped]
 
-    low, high = window or np.percentile(np.asarray(nib.load(scan).dataobj), PERCENTILES)
+    low, high = window or np.percentile(np.asarray(load_nifti(scan).dataobj), PERCENTILES)
     volumes = [Volume(path=Path(scan), colormap="gray", cal_min=float(low), cal_max=float(high))]
     for file in labels.values():
         volumes.append(Volume(path=Path(file), opacity=0.0))
@@ -74,7 +76,7 @@ def has_front_end() -> bool:
     """Return whether this code runs in a notebook that someone has open, rather than under papermill or as a script."""
     from IPython import get_ipython  # here, since the command line does without it
 
-    kernel = getattr(get_ipython(), "kernel", None)
+    kernel: Any = getattr(get_ipython(), "kernel", None)
     if not hasattr(kernel, "get_parent"):
         return False
     # By Jupyter's messaging protocol, a front end says with every cell whether its user can answer `input()`. Those of
@@ -83,11 +85,11 @@ def has_front_end() -> bool:
     return bool(kernel.get_parent().get("content", {}).get("allow_stdin"))
 
 
-def _middle(files: Sequence[str | Path], label: int) -> list[float]:
+def _middle(files: Iterable[str | Path], label: int) -> list[float]:
     """Return the middle of a label along x, y, z as fractions of the volume, from the last file that has the label."""
     middle = [0.5, 0.5, 0.5]
     for file in files:
-        volume = np.asarray(nib.as_closest_canonical(nib.load(file)).dataobj)
+        volume = np.asarray(nib.as_closest_canonical(load_nifti(file)).dataobj)
         voxels = np.argwhere(volume.reshape(volume.shape[:3]) == label)
         if len(voxels):
             middle = ((voxels.mean(axis=0).round() + 0.5) / volume.shape[:3]).tolist()

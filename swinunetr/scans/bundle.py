@@ -27,7 +27,7 @@ from swinunetr.data.transforms import case_transforms, describe_scaling, intensi
 from swinunetr.errors import InputError
 from swinunetr.network import merging
 from swinunetr.network.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights
-from swinunetr.network.design import traits_of
+from swinunetr.network.checkpoints.recognition import traits_of
 from swinunetr.network.merging import merging_of
 from swinunetr.recipe import Recipe
 from swinunetr.results import resampling

@@ -1,10 +1,12 @@
-"""Build the SwinUNETR that fits a checkpoint, and load the checkpoint into it."""
+"""Build the SwinUNETR that fits a checkpoint, load the checkpoint into it, and save it again."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from monai.networks.nets import SwinUNETR
@@ -12,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from swinunetr.errors import CheckpointError
+from swinunetr.files import replacing
 from swinunetr.network.checkpoints.finding import existing_file, find_checkpoint
 from swinunetr.network.checkpoints.fitting import LoadReport, fit
 from swinunetr.network.checkpoints.reading import read_weights
-from swinunetr.network.checkpoints.recognition import OTHER_WEIGHTS, POSITIONS, Checkpoint, read_checkpoint
-from swinunetr.network.design import traits_of
+from swinunetr.network.checkpoints.recognition import OTHER_WEIGHTS, POSITIONS, Checkpoint, read_checkpoint, traits_of
 from swinunetr.network.layouts import first_few, part_of, refusal
 from swinunetr.network.merging import MERGING, merging_of
 
@@ -54,7 +56,8 @@ def build_swinunetr(
     if merging not in (None, *MERGING):
         raise ValueError(f"expected merging to be None or one of {list(MERGING)}, found {merging!r}")
     source = None if checkpoint is None else read_checkpoint(checkpoint, merging)
-    traits = source.traits if source else {"feature_size": 48, "window_size": 7, "use_v2": False, "merging": "current"}
+    default = {"feature_size": 48, "window_size": 7, "use_v2": False, "merging": "current"}
+    traits: Mapping[str, Any] = source.traits if source else default
     model = SwinUNETR(
         in_channels=in_channels,
         out_channels=classes,
@@ -91,9 +94,6 @@ def load_pretrained(
             segmentation.
         classes: Names of the output channels, including background. None compares the number of classes only.
 
-    Returns:
-        What happened to each tensor of the file and of the network.
-
     Raises:
         CheckpointError: The file cannot be read safely, is incomplete or unknown, contains NaN or infinity, or belongs
             to a network of another size or merging. The network is unchanged.
@@ -125,15 +125,13 @@ def read_ensemble(
 ) -> list[Weights]:
     """Return the weights of several networks of the same shape, with the head's rows in the order of ``classes``.
 
-    Args:
-        files: Checkpoints of SwinUNETR with a head.
-        classes: Names of the classes, including the background.
-        merging: Order of patch merging of the files that note none, as in ``build_swinunetr``.
+    ``merging`` is the order of patch merging of the files that note none, as in ``build_swinunetr``.
 
     Raises:
         CheckpointError: A file cannot be read, or is of another network than the first.
     """
-    states, kinds = [], []
+    states: list[Weights] = []
+    kinds = []
     for file in files:
         order = None if read_weights(existing_file(file)).notes.get("patch_merging") in MERGING else merging
         network = build_swinunetr(len(classes), file, merging=order)
@@ -151,9 +149,7 @@ def read_ensemble(
 def require_buildable(checkpoint: str | os.PathLike, merging: str | None = None) -> None:
     """Check that a network for images of one channel can be built and filled with a checkpoint.
 
-    Args:
-        checkpoint: Path of the checkpoint.
-        merging: As in ``build_swinunetr``.
+    ``merging`` is as in ``build_swinunetr``.
 
     Raises:
         CheckpointError: The file cannot be read or is of another network; the message says which.
@@ -166,6 +162,52 @@ def require_buildable(checkpoint: str | os.PathLike, merging: str | None = None)
         build_swinunetr(2, source.file, merging=merging)
 
 
+def save_weights(model: SwinUNETR, path: str | Path, note: Mapping | None = None) -> None:
+    """Write the state dict of a network, on any device, completely or not at all.
+
+    Plain MONAI can load it: ``SwinUNETR(...).load_state_dict(torch.load(path, weights_only=True))``. The order of patch
+    merging and ``note``, how the weights were trained as plain values, are in ``_metadata`` of the state dict, which
+    torch saves and MONAI does not read. ``training_note`` returns the note.
+    """
+    state: Any = model.state_dict()
+    for name, tensor in state.items():
+        state[name] = tensor.cpu().contiguous()
+    state._metadata[""] |= {"patch_merging": merging_of(model), "made_by": dict(note or {})}
+    with replacing(path) as temporary, open(temporary, "wb") as file:  # by its path, the file would hold its name
+        torch.save(state, file)
+
+
+def encoder_response(model: SwinUNETR, image: Tensor) -> list[Tensor]:
+    """Return the five feature maps of the Swin encoder, float32 on the CPU, each at half the resolution of the last.
+
+    Args:
+        model: The network.
+        image: (B, C, X, Y, Z), on the device of the network.
+    """
+    with torch.no_grad():
+        return [features.float().cpu() for features in model.swinViT(image, model.normalize)]
+
+
+def response_changes(before: list[Tensor], after: list[Tensor]) -> list[float]:
+    """Return the relative change of each encoder stage: the norm of the difference over the norm of ``before``."""
+    return [float((new - old).norm() / old.norm()) for old, new in zip(before, after, strict=True)]
+
+
+def compare_responses(before: list[Tensor], after: list[Tensor]) -> str:
+    """Describe how much loading changed the ``encoder_response`` to the same image, one line per stage.
+
+    Raises:
+        CheckpointError: The response of a stage did not change, so its weights were not loaded.
+    """
+    changes = response_changes(before, after)
+    if 0 in changes:
+        raise CheckpointError(
+            f"The response of encoder stage {changes.index(0)} did not change: its weights were not loaded. "
+            "Call load_pretrained on this network between the two calls of encoder_response."
+        )
+    return "\n".join(f"encoder stage {i}: response changed by {change:.0%}" for i, change in enumerate(changes))
+
+
 @contextmanager
 def _parameters_without_values() -> Iterator[None]:
     """Give the parameters of networks that are built in the block no memory and no random values."""
@@ -173,7 +215,7 @@ def _parameters_without_values() -> Iterator[None]:
     def emptied(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
-    hook = register_module_parameter_registration_hook(emptied)
+    hook = register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]  # which may return one
     try:
         yield
     finally:
@@ -181,16 +223,7 @@ def _parameters_without_values() -> Iterator[None]:
 
 
 def _require_values(source: Checkpoint, report: LoadReport, tensors: Weights) -> None:
-    """Check that the tensors to load hold values that a network computes with.
-
-    Args:
-        source: The file.
-        report: What is to be loaded from it.
-        tensors: Those of the network.
-
-    Raises:
-        CheckpointError: Weights contain NaN or infinity, or positions are outside of the attention window.
-    """
+    """Check that what is to be loaded has no NaN or infinity, and no positions outside of the attention window."""
     broken, outside = [], []
     for name, target in report.loaded.items():
         low, high = source.tensors[name].aminmax()  # both NaN if any value is; no copies

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,21 +31,13 @@ MOST_KEPT = 8  # files
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The tensors of a network in a file, and what else the file holds.
-
-    Attributes:
-        file: Path.
-        tensors: Tensors by name.
-        notes: What ``saving.save_weights`` wrote beside them, by name; empty for files from elsewhere.
-        ignored: Names of the entries that are not tensors, such as ``epoch``.
-        unused: Keys of further networks in the file, such as ``ema``.
-    """
+    """The tensors of a network in a file, and what else the file holds."""
 
     file: Path
-    tensors: Mapping[str, Tensor]
-    notes: Mapping[str, object]
-    ignored: tuple[str, ...]
-    unused: tuple[str, ...]
+    tensors: Mapping[str, Tensor]  # by name
+    notes: Mapping[str, Any]  # what ``save_weights`` wrote beside them, by name; empty for files from elsewhere
+    ignored: tuple[str, ...]  # names of the entries that are not tensors, such as "epoch"
+    unused: tuple[str, ...]  # keys of further networks in the file, such as "ema"
 
 
 _kept: dict[Path, tuple[tuple, WeightsFile]] = {}  # by path, the stamp of a file and its content
@@ -81,8 +74,8 @@ def _network_in(content: Mapping, file: Path) -> WeightsFile:
     named = [key for key in networks if not key or key in WRAPPERS]
     if len(networks) > 1 and not named:
         place = "".join(f'["{name}"]' for name in networks[0].split("."))
-        remedy = _trusting(_saving(file, place))
-        raise refusal(file, f"several networks ({first_few(networks)}), of which one is needed", remedy=remedy)
+        problem = f"several networks ({first_few(networks)}), of which one is needed"
+        raise refusal(file, problem, remedy=_writing(file, place))
 
     # A network under the best name, else any network, else tensors that ``recognise`` can name in its refusal.
     wrapped = [key for key in WRAPPERS if key in dictionaries]
@@ -108,9 +101,6 @@ def _network_in(content: Mapping, file: Path) -> WeightsFile:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ from the disk
-
-
 class _Unknown:
     """Stands for every function and class that ``torch.load`` does not know, and gives an empty dictionary.
 
@@ -118,7 +108,7 @@ class _Unknown:
     can be read without that package, and nothing of it runs.
     """
 
-    def __new__(cls, *args: object) -> OrderedDict:
+    def __new__(cls, *args: object) -> Any:
         return OrderedDict()  # the one type that PyTorch's reader fills with both items and attributes
 
 
@@ -146,12 +136,13 @@ def _load(file: Path) -> tuple[Mapping, bool]:
     except Exception as error:  # a damaged pickle can raise anything
         raise _unreadable(file, error) from error
     if isinstance(content, list | tuple) and any(isinstance(part, Mapping) for part in content):
-        remedy = _trusting(_saving(file, f"[{len(content) - 1}]"))
+        remedy = _writing(file, f"[{len(content) - 1}]")
         raise refusal(file, f"a list of {len(content)} dictionaries, of which one is needed", remedy=remedy)
     if not isinstance(content, Mapping):
         raise refusal(file, f"a saved {type(content).__name__}")
-    if unknown and not any(True for _ in _dictionaries(content)):
-        raise refusal(file, _kind(unknown[0]), remedy=_trusting(_saving(file, _place_of_module(content))))
+    if unknown and not any(True for _ in _dictionaries(content)):  # but a module that was saved as a whole
+        place = next((f'["{name}"]' for name in WRAPPERS if name in content), "")
+        raise refusal(file, _kind(unknown[0]), remedy=_writing(file, f"{place}.state_dict()"))
     return content, mapped
 
 
@@ -205,16 +196,11 @@ def _not_weights(file: Path) -> str | None:
 
 def _numpy_globals() -> list:
     """Return the numpy functions and classes that ``torch.load`` may use for numbers and arrays beside the tensors."""
-    make_scalar, make_array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype]
-    for function in (make_scalar, make_array):
-        for core in ("core", "_core"):  # the names in files of numpy 1 and of numpy 2
-            allowed.append((function, f"numpy.{core}.multiarray.{function.__name__}"))
+    makers: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # in files of numpy 1 and of numpy 2
+    named_makers = [(maker, f"{module}.{maker.__name__}") for maker in makers for module in modules]
     codes = "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
-    return allowed + list({type(np.dtype(code)) for code in codes})
-
-
-# ----------------------------------------------------------------------------------------------------- in the content
+    return [np.ndarray, np.dtype, *named_makers, *{type(np.dtype(code)) for code in codes}]
 
 
 def _dictionaries(content: Mapping, key: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -234,19 +220,12 @@ def _without_tensors(content: Mapping) -> str:
     return f"a dictionary without a network's tensors (it has {first_few(content) or 'nothing'})"
 
 
-# ----------------------------------------------------------------------------------------------------------- messages
-
-
 def _state_refusal(file: Path) -> CheckpointError:
     """Return the error that refuses the state of a run, with the weights to use in its place."""
     beside = [file.with_name(name) for name in RUN_WEIGHTS if file.with_name(name).is_file()]
-    return refusal(
-        file,
-        "the state of a run: its last weights, which need not be its best, without a note of their patch merging",
-        remedy=f"Use '{beside[0]}'."
-        if beside
-        else f"Use the {' or '.join(RUN_WEIGHTS)} of that run, which its first validation writes.",
-    )
+    weights = f"the {' or '.join(RUN_WEIGHTS)} of that run, which its first validation writes"
+    problem = "the state of a run: its last weights, which need not be its best, without a note of their patch merging"
+    return refusal(file, problem, remedy=f"Use '{beside[0]}'." if beside else f"Use {weights}.")
 
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError:
@@ -254,13 +233,13 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
     if isinstance(error, OSError):
         return CheckpointError(f"{file}: cannot be read ({error.strerror or error}). Ask for access, or copy it again.")
     if name := _refused_name(error):
-        return refusal(file, _kind(name), remedy=_trusting(_saving(file, '["state_dict"]')))
+        return refusal(file, _kind(name), remedy=_writing(file, '["state_dict"]'))
     if isinstance(error, zipfile.BadZipFile):
         return refusal(file, f"a damaged file ({error})", remedy="Copy or download it again.")
     if zipfile.is_zipfile(file):  # its checksums are right
         reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
         problem = f"a pickle that cannot be read without trust ({reason[1] if reason else type(error).__name__})"
-        return refusal(file, problem, remedy=_trusting(_saving(file, "")))
+        return refusal(file, problem, remedy=_writing(file, ""))
     return refusal(file, "a damaged file, or not a PyTorch file", remedy="Copy or download it again.")
 
 
@@ -271,15 +250,7 @@ def _kind(name: str) -> str:
     return f"a pickle that would run code ({name}), which did not run"
 
 
-def _place_of_module(content: Mapping) -> str:
-    """Return the code from a file's content to the tensors of the module that was saved as a whole."""
-    key = next((name for name in WRAPPERS if name in content), None)
-    return ".state_dict()" if key is None else f'["{key}"].state_dict()'
-
-
-def _saving(file: Path, place: str) -> str:
-    return f'torch.save(torch.load("{file}", weights_only=False){place}, "weights.pth")'
-
-
-def _trusting(code: str) -> str:
+def _writing(file: Path, place: str) -> str:
+    """Return what to do with a trusted file: code that writes its tensors alone, which are at a place in it."""
+    code = f'torch.save(torch.load("{file}", weights_only=False){place}, "weights.pth")'
     return f"If you trust the file, which can run code, and have what it needs installed, write them alone: {code}"

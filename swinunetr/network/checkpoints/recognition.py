@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from swinunetr.network.checkpoints.classes import MOST_NAMES, match_classes
 from swinunetr.network.checkpoints.finding import existing_file, find_checkpoint
 from swinunetr.network.checkpoints.reading import WeightsFile, read_weights
-from swinunetr.network.design import USUAL_DESIGN, traits_of, unusual_design
 from swinunetr.network.layouts import Family, first_few, part_of, recognise, refusal
 from swinunetr.network.merging import MERGING
 
+USUAL_DESIGN = "a 3D one with depths 2, 2, 2, 2, heads 3, 6, 12, 24, patches of 2 voxels and a cubic window"
 OTHER_WEIGHTS = "Choose other weights, or leave pretrained_checkpoint empty to train from random ones."
 FLOATS = {torch.float32, torch.float16, torch.bfloat16, torch.float64}  # types of weights
 POSITIONS = "relative_position_index"  # of tokens in an attention window; integers that follow from its size
@@ -24,41 +23,21 @@ INTEGERS = (POSITIONS, "num_batches_tracked")  # ends of the names of tensors th
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A file of weights that was recognised; each of its tensors is a key of either ``placed`` or ``dropped``.
+class Checkpoint(WeightsFile):
+    """A file of weights that was recognised; each of its tensors is a key of either ``placed`` or ``dropped``."""
 
-    Attributes:
-        weights: Its content.
-        family: Its layout.
-        placed: ``{name in the file: name in SwinUNETR}``.
-        dropped: ``{name in the file: reason}``.
-        traits: Arguments of the constructor of its network, see ``design.traits_of``, and its ``merging``.
-        classes: Names of the rows of its head; None if they are not noted.
-    """
-
-    weights: WeightsFile
     family: Family
-    placed: Mapping[str, str]
-    dropped: Mapping[str, str]
-    traits: Mapping[str, object]
-    classes: tuple[str, ...] | None
-
-    @property
-    def file(self) -> Path:
-        """Return the path of the file."""
-        return self.weights.file
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Return the tensors by their names in the file."""
-        return self.weights.tensors
+    placed: Mapping[str, str]  # {name in the file: name in SwinUNETR}
+    dropped: Mapping[str, str]  # {name in the file: reason}
+    traits: Mapping[str, Any]  # arguments of the constructor of its network, see ``traits_of``, and its ``merging``
+    classes: tuple[str, ...] | None  # names of the rows of its head; None if they are not noted
 
 
 def read_checkpoint(path: str | os.PathLike, merging: str | None = None) -> Checkpoint:
     """Read and recognise a file of weights.
 
     Args:
-        path: Path of the file.
+        path: The file.
         merging: Order of patch merging of a file that notes none; None means legacy.
 
     Raises:
@@ -68,7 +47,9 @@ def read_checkpoint(path: str | os.PathLike, merging: str | None = None) -> Chec
     weights = read_weights(existing_file(path))
     family, placed, dropped = recognise(weights.file, tuple(weights.tensors))
     traits = _traits(weights, family, placed) | {"merging": _merging(weights, merging)}
-    return Checkpoint(weights, family, placed, dropped, traits, _noted_classes(weights))
+    return Checkpoint(
+        **vars(weights), family=family, placed=placed, dropped=dropped, traits=traits, classes=_noted_classes(weights)
+    )
 
 
 def network_size(checkpoint: str | os.PathLike) -> dict[str, int]:
@@ -96,45 +77,42 @@ def training_note(checkpoint: str | os.PathLike) -> dict:
     Raises:
         CheckpointError: The file cannot be read.
     """
-    note = read_weights(existing_file(checkpoint)).notes.get("made_by")
-    return dict(note) if isinstance(note, Mapping) else {}
+    return _training_note(read_weights(existing_file(checkpoint)))
 
 
-def require_classes(checkpoint: str | os.PathLike, classes: Sequence[str]) -> None:
-    """Check that the head of a checkpoint has these classes and no others, so that it can be used without training.
-
-    A class that the head lacks would start at random. A class that only the head has would lose its row, and its voxels
-    would go to other classes. The order does not matter where the file notes the names of its classes, see
-    ``match_classes``; without names their number is compared.
-
-    Args:
-        checkpoint: Path of the checkpoint.
-        classes: Names of the classes, including background.
+def traits_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the arguments of the constructor of a SwinUNETR that has these tensors, which have their names in it.
 
     Raises:
-        CheckpointError: The classes differ, the file has no head for segmentation, or it cannot be read.
+        KeyError: The patch embedding or the first attention block is missing.
     """
-    source = read_checkpoint(checkpoint)
-    sizes = {first_size(source.tensors[name]) for name, target in source.placed.items() if part_of(target) == "head"}
-    head = match_classes(source.classes, classes) if source.classes else None
-    if not sizes:
-        problem = "weights without a segmentation head"
-    elif sizes != {len(source.classes or classes)}:
-        problem = f"weights with a head for {max(sizes)} classes"
-        problem += f", but with names for {len(source.classes)}" if source.classes else ""
-    elif head and head.left_random:
-        problem = f"weights that were not trained for {first_few(head.left_random, MOST_NAMES)}"
-        problem += f", but for {first_few(head.dropped, MOST_NAMES)}" if head.dropped else ""
-    elif head and head.dropped:
-        problem = f"weights that were also trained for {first_few(head.dropped, MOST_NAMES)}"
-    else:
-        return
-    raise refusal(
-        source.file,
-        problem,
-        f"weights for the {len(classes)} classes in the JSON and no others, since evaluate_only does not train",
-        "Correct the labels in the JSON (label files need not contain every class), or train without evaluate_only.",
-    )
+    feature_size, in_channels = tensors["swinViT.patch_embed.proj.weight"].shape[:2]
+    offsets = len(tensors["swinViT.layers1.0.blocks.0.attn.relative_position_bias_table"])  # (2 * window_size - 1)^3
+    return {
+        "feature_size": feature_size,
+        "in_channels": in_channels,
+        "window_size": (round(offsets ** (1 / 3)) + 1) // 2,
+        "use_v2": any(part_of(name) == "v2 blocks" for name in tensors),
+    }
+
+
+def unusual_design(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return what differs in a SwinUNETR of these tensors from ``USUAL_DESIGN``, the only one that is built here."""
+    patch = tuple(tensors["swinViT.patch_embed.proj.weight"].shape[2:])
+    if len(patch) != 3:
+        return [f"{len(patch)}D"]
+    tables = {name: tensor for name, tensor in tensors.items() if name.endswith(".relative_position_bias_table")}
+    stages = [[name for name in tables if name.startswith(f"swinViT.layers{stage}.")] for stage in (1, 2, 3, 4)]
+    depths, heads = [len(names) for names in stages], [tables[names[0]].shape[-1] for names in stages if names]
+    offsets = len(next(iter(tables.values()), ()))  # (2 * window_size - 1)^3
+    edge = round(offsets ** (1 / 3))
+    deviations = {
+        f"patches of {' x '.join(map(str, patch))} voxels": patch != (2, 2, 2),
+        f"depths {', '.join(map(str, depths))}": depths != [2, 2, 2, 2],
+        f"heads {', '.join(map(str, heads))}": 0 not in depths and heads != [3, 6, 12, 24],
+        "a window that is not cubic": edge**3 != offsets or edge % 2 == 0,
+    }
+    return [text for text, unusual in deviations.items() if unusual]
 
 
 def first_size(tensor: Tensor) -> int:
@@ -142,7 +120,7 @@ def first_size(tensor: Tensor) -> int:
     return tensor.shape[:1].numel()
 
 
-def _traits(weights: WeightsFile, family: Family, placed: Mapping[str, str]) -> dict[str, object]:
+def _traits(weights: WeightsFile, family: Family, placed: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of the constructor of the network, after checking that it can be built here."""
     tensors = {target: weights.tensors[name] for name, target in placed.items()}
     try:
@@ -177,18 +155,20 @@ def _merging(weights: WeightsFile, merging: str | None) -> str:
     if noted not in MERGING:
         return merging or "legacy"
     if merging not in (None, noted):
-        raise refusal(
-            weights.file,
-            f"weights that note {noted} patch merging",
-            f"{merging} patch merging, as the parameter merging says",
-            "Leave merging empty: the note was written by the run that trained the weights.",
-        )
+        expected = f"{merging} patch merging, as the parameter merging says"
+        remedy = "Leave merging empty: the note was written by the run that trained the weights."
+        raise refusal(weights.file, f"weights that note {noted} patch merging", expected, remedy)
     return noted
+
+
+def _training_note(weights: WeightsFile) -> dict[str, Any]:
+    note = weights.notes.get("made_by")
+    return dict(note) if isinstance(note, Mapping) else {}
 
 
 def _noted_classes(weights: WeightsFile) -> tuple[str, ...] | None:
     """Return the names of the classes that a note has, None if there are none or only one, as after pre-training."""
-    note = weights.notes.get("made_by")
-    classes = note.get("classes") if isinstance(note, Mapping) else None
-    named = isinstance(classes, list | tuple) and len(classes) > 1 and all(isinstance(name, str) for name in classes)
-    return tuple(classes) if named else None
+    classes = _training_note(weights).get("classes")
+    if isinstance(classes, list | tuple) and len(classes) > 1 and all(isinstance(name, str) for name in classes):
+        return tuple(classes)
+    return None

@@ -3,7 +3,7 @@
 import pytest
 from monai.networks.nets import SwinUNETR
 
-from swinunetr.network.design import unusual_design
+from swinunetr.network.checkpoints.recognition import unusual_design
 
 
 @pytest.mark.parametrize(
