@@ -44,8 +44,8 @@ def describe_scores(rows: list[dict]) -> Tables:
         dice, dice_own_grid = (_spread(column, 2) for column in zip(*means.values(), strict=True))
         mean = {"Dice": dice, "own grid": dice_own_grid, "ml / true": f"{np.mean(list(ratios.values())):.2f}"}
         lines.append(dict.fromkeys(heads, "") | {"organ": "mean of cases"} | mean)
-    scores = Table(heads, [list(line.values()) for line in lines], _notes(rows, organs, absent, ratios))
-    return Tables([scores, describe_components(rows)])
+    table = Table(heads, [list(line.values()) for line in lines], _notes(rows, organs, absent, ratios))
+    return Tables([table, describe_components(rows)])
 
 
 def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
@@ -116,7 +116,7 @@ def _never_found(rows: list[dict]) -> bool:
 
 def _spread(values: Sequence[float], digits: int) -> str:
     """Return mean and standard deviation of the values that are not NaN, as text."""
-    values = np.array(values)[~np.isnan(values)]
-    if not len(values):
+    numbers = np.array(values)[~np.isnan(values)]
+    if not len(numbers):
         return "-"
-    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
+    return f"{numbers.mean():.{digits}f}" + (f" ± {numbers.std(ddof=1):.{digits}f}" if len(numbers) > 1 else "")
