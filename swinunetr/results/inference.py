@@ -52,7 +52,7 @@ def predict(
     Args:
         model: Segmentation network.
         image: Image (1, X, Y, Z) on the training grid.
-        recipe: Recipe with ``crop_size``, ``overlap``, ``window_weights`` and ``windows_per_batch``.
+        recipe: Recipe with the settings of :func:`sliding_window`, and ``flip_axes``.
         hardware: Device and precision.
         flips: Whether to average over all combinations of flips along ``flip_axes``.
 
@@ -117,7 +117,7 @@ def segment_cases(
 
     Args:
         model: Segmentation network.
-        cases: Preprocessed cases with ``image`` and ``source``.
+        cases: Preprocessed cases.
         recipe: Recipe of the training, with its settings of inference.
         hardware: Device and precision.
         folder: Folder of the files.
@@ -193,13 +193,9 @@ def label_case(
 
 
 def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarray:
-    """Return a segmentation in which only the largest connected piece of some organs is kept.
+    """Return a segmentation (X, Y, Z) in which only the largest connected piece of the labels in ``organs`` is kept.
 
     Voxels that touch at a corner are connected. Where an organ really has several pieces, all but one are lost.
-
-    Args:
-        labels: Segmentation (X, Y, Z) of integers; it is not changed.
-        organs: Labels of the organs; others keep all their pieces.
     """
     if not organs:
         return labels

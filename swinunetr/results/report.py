@@ -1,4 +1,4 @@
-"""Tables of the scores of cases, with notes of what is wrong in them."""
+"""Tables of the scores of cases, with notes of what is wrong in them; their rows are those of ``score_case``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ def describe_scores(rows: list[dict]) -> Tables:
     """Return a table of each organ's scores, and one that compares them with those of the largest component alone.
 
     Scores of an organ are mean and standard deviation over the cases in which the ground truth has it. Distances also
-    need the organ in the prediction. The last column is the ceiling of the resolution.
-
-    Args:
-        rows: Rows from :func:`evaluation.score_case` of all cases; without rows there is a note in place of the tables.
+    need the organ in the prediction. The last column is the ceiling of the resolution. Without rows there is a note in
+    place of the tables.
     """
     if not rows:
         return Tables([Table((), (), ["No case was scored."])])
@@ -49,12 +47,7 @@ def describe_scores(rows: list[dict]) -> Tables:
 
 
 def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
-    """Return a table of the cases with the lowest mean Dice on the scan's own grid, with their worst organs.
-
-    Args:
-        rows: Rows from :func:`evaluation.score_case` of all cases.
-        most: Largest number of cases; the worst case is first.
-    """
+    """Return a table of the cases with the lowest mean Dice on the scan's own grid, ``most`` of them, worst first."""
     lines = []
     for case, (dice, dice_own_grid) in sorted(case_means(rows).items(), key=lambda pair: pair[1][1])[:most]:
         there = [row for row in rows if row["case"] == case and row["volume_true_ml"] > 0]
@@ -65,11 +58,7 @@ def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
 
 
 def describe_components(rows: list[dict]) -> Table:
-    """Return a table of scores as predicted and with the largest component alone, of the organs where they differ.
-
-    Args:
-        rows: Rows from :func:`evaluation.score_case` of all cases.
-    """
+    """Return a table of scores as predicted and with the largest component alone, of the organs where they differ."""
     if not rows:
         return Table((), ())
     organs = list(dict.fromkeys(row["organ"] for row in rows))
