@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from scipy.ndimage import find_objects
 from tqdm.auto import tqdm
 
-from swinunetr.data.geometry import voxel_volume_mm3
+from swinunetr.data.geometry import load_nifti, voxel_volume_mm3
 from swinunetr.data.label_maps import LabelMap, clear_ignored, to_classes
 from swinunetr.data.lists import organ_labels
+from swinunetr.data.preprocessing import Case
 from swinunetr.hardware import Hardware, gpu_memory
 from swinunetr.recipe import Recipe
 from swinunetr.results.inference import largest_components, predict
@@ -34,18 +34,11 @@ CEILING = "dice_ceiling"  # what the resolution of the training grid allows
 COLUMNS = (*SCORES, *(f"{name}_{kind}" for name in COMPARED for kind in ("all", "largest")), CEILING)
 
 
-def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware: Hardware) -> np.ndarray:
+def evaluate(model: torch.nn.Module, cases: list[Case], recipe: Recipe, hardware: Hardware) -> np.ndarray:
     """Return the confusion matrices of the model on labelled cases, on the training grid.
 
-    An ignored voxel counts as background, in the ground truth and in the prediction.
-
-    With several ranks, each rank predicts some of the cases and all ranks return all matrices.
-
-    Args:
-        model: Segmentation network.
-        cases: Preprocessed cases with labels.
-        recipe: Recipe with the settings of the sliding window.
-        hardware: Device, precision and rank.
+    An ignored voxel counts as background, in the ground truth and in the prediction. With several ranks, each rank
+    predicts some of the cases and all ranks return all matrices.
 
     Returns:
         Array (cases, classes, classes), int64; see :func:`metrics.confusion_matrix`.
@@ -56,13 +49,12 @@ def evaluate(model: torch.nn.Module, cases: list[dict], recipe: Recipe, hardware
         truth = cases[number]["label"].as_tensor()[0].to(logits.device)
         truth, prediction = clear_ignored(cases[number].get("label_map"), truth, logits.argmax(0))
         matrices.append((number, confusion_matrix(prediction, truth, len(logits))))
-    return np.stack(
-        [counts for _, counts in sorted(hardware.gather(matrices, training=True), key=lambda pair: pair[0])]
-    )
+    of_all_ranks = dict(hardware.gather(matrices, training=True))
+    return np.stack([of_all_ranks[number] for number in range(len(cases))])
 
 
 def score_case(
-    case: dict,
+    case: Case,
     prediction: torch.Tensor,
     labels: np.ndarray,
     organs: Sequence[str],
@@ -93,12 +85,12 @@ def score_case(
     """
     everything = range(1, len(organs) + 1)
     written = organ_labels(largest_component, organs, "largest_component")
-    truth, classes = read_labels(case["label_source"], case.get("label_map")), len(organs) + 1
+    truth, classes = read_labels(str(case["label_source"]), case.get("label_map")), len(organs) + 1
     ceiling = _ceiling(case, truth, classes, device)
 
     # All organs as predicted, and those that change with their largest component alone.
     predicted = (prediction.numpy(), labels)
-    largest = [largest_components(grid, everything) for grid in predicted]
+    largest = (largest_components(predicted[0], everything), largest_components(labels, everything))
     changed = np.unique(np.concatenate([grid[grid != kept] for grid, kept in zip(predicted, largest, strict=True)]))
     as_predicted = _scores(case, *predicted, truth, everything, classes)
     reduced = as_predicted | (_scores(case, *largest, truth, changed.tolist(), classes) if len(changed) else {})
@@ -144,14 +136,9 @@ def worst_and_best(rows: list[dict]) -> dict[str, dict]:
 
 
 def resolution_ceiling(rows: list[dict], organs: Sequence[str]) -> dict[str, float]:
-    """Return the ceiling of the resolution: the mean Dice that the training grid allows for each organ.
+    """Return the ceiling of the resolution, the mean Dice that the training grid allows for each organ, by its name.
 
-    Args:
-        rows: Rows from :func:`score_case` of all cases.
-        organs: Names of the classes without the background, in the order of the rows.
-
-    Returns:
-        Mean Dice by organ over the cases that have it; NaN for an organ that no case has.
+    The mean is over the cases that have the organ; NaN if none has. Arguments are those of :func:`summarise`.
     """
     return dict(zip(organs, organ_means(score_table(rows, CEILING, organs)).tolist(), strict=True))
 
@@ -167,46 +154,44 @@ def case_means(rows: list[dict]) -> dict[str, tuple[float, float]]:
     for row in rows:
         if row["volume_true_ml"] > 0:
             cases.setdefault(row["case"], []).append(row)
-    scores = {
-        case: [[row[name] for row in present] for name in ("dice", "dice_own_grid")] for case, present in cases.items()
-    }
-    return {case: tuple(mean_dice(np.array([dice])) for dice in both) for case, both in scores.items()}
+
+    def mean(present: list[dict], name: str) -> float:
+        return mean_dice(np.array([[row[name] for row in present]]))
+
+    return {case: (mean(present, "dice"), mean(present, "dice_own_grid")) for case, present in cases.items()}
 
 
 def read_labels(file: str | Path, label_map: LabelMap | None = None) -> np.ndarray:
     """Return the classes in a NIfTI file as uint8 (X, Y, Z), in the file's axis order; see :func:`to_classes`."""
-    volume = np.asarray(nib.load(file).dataobj)
+    volume = np.asarray(load_nifti(file).dataobj)
     return to_classes(volume, label_map).reshape(volume.shape[:3])
 
 
 def _scores(
-    case: dict, prediction: np.ndarray, labels: np.ndarray, truth: np.ndarray, scored: Sequence[int], classes: int
+    case: Case, prediction: np.ndarray, labels: np.ndarray, truth: np.ndarray, scored: Sequence[int], classes: int
 ) -> dict[int, dict[str, float]]:
     """Return the ``SCORES`` of some labels of a segmentation, given on the training grid and on the scan's own."""
-    affine = np.asarray(case["image"].meta["original_affine"], dtype=float)
+    affine, label_map = np.asarray(case["image"].meta["original_affine"], dtype=float), case.get("label_map")
     voxel_ml = voxel_volume_mm3(affine) / 1000
-    coarse_truth, coarse = clear_ignored(
-        case.get("label_map"), case["label"].as_tensor()[0], torch.from_numpy(prediction)
-    )
-    truth, labels = clear_ignored(case.get("label_map"), truth, labels)
+    coarse_truth, coarse = clear_ignored(label_map, case["label"].as_tensor()[0], torch.from_numpy(prediction))
+    truth, labels = clear_ignored(label_map, truth, labels)
     counts = confusion_matrix(torch.from_numpy(labels), torch.from_numpy(truth), classes)
     dice, dice_own_grid = dice_per_organ(confusion_matrix(coarse, coarse_truth, classes)), dice_per_organ(counts)
-    boxes = [
-        _union(pair) for pair in zip(*(find_objects(volume, classes - 1) for volume in (labels, truth)), strict=True)
-    ]
+    boxes = [find_objects(volume, classes - 1) for volume in (labels, truth)]
     scores = {}
     for label in scored:
-        box = boxes[label - 1]
         true, predicted = int(counts[label].sum()), int(counts[:, label].sum())
         surface_dice, hd95 = (0.0, np.nan) if true else (np.nan, np.nan)
         if true and predicted:
+            sides = zip(*(box[label - 1] for box in boxes), strict=True)
+            box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in sides)  # that holds both
             surface_dice, hd95 = surface_scores(labels[box] == label, truth[box] == label, affine)
         values = (dice[label - 1], dice_own_grid[label - 1], surface_dice, hd95, true * voxel_ml, predicted * voxel_ml)
         scores[label] = dict(zip(SCORES, map(float, values), strict=True))
     return scores
 
 
-def _ceiling(case: dict, truth: np.ndarray, classes: int, device: torch.device | str) -> np.ndarray:
+def _ceiling(case: Case, truth: np.ndarray, classes: int, device: torch.device | str) -> np.ndarray:
     """Return the Dice of each organ that the training grid allows, from the ground truth on both grids.
 
     Ignored voxels have no class on the way, so that an organ beside them loses nothing to background.
@@ -215,11 +200,5 @@ def _ceiling(case: dict, truth: np.ndarray, classes: int, device: torch.device |
         label = case["label"].as_tensor()[0].to(device)
         perfect = torch.stack([label == number for number in range(classes)]).byte()
         labels, _ = resample_labels(perfect, case["image"])
-    truth, labels = map(torch.from_numpy, clear_ignored(case.get("label_map"), truth, labels))
-    return dice_per_organ(confusion_matrix(labels, truth, classes))
-
-
-def _union(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
-    """Return the smallest box that contains all boxes that are not None; an empty tuple if all are None."""
-    axes = zip(*(box for box in boxes if box), strict=True)
-    return tuple(slice(min(side.start for side in axis), max(side.stop for side in axis)) for axis in axes)
+    truth, labels = clear_ignored(case.get("label_map"), truth, labels)
+    return dice_per_organ(confusion_matrix(torch.from_numpy(labels), torch.from_numpy(truth), classes))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +16,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.transforms.utils import get_largest_connected_component_mask
 from scipy.ndimage import find_objects
 
+from swinunetr.data.geometry import load_nifti
 from swinunetr.data.lists import organ_labels
 from swinunetr.data.preprocessing import Case
 from swinunetr.errors import InputError
@@ -51,7 +52,7 @@ def predict(
     Args:
         model: Segmentation network.
         image: Image (1, X, Y, Z) on the training grid.
-        recipe: Recipe with ``crop_size``, ``overlap``, ``window_weights`` and ``windows_per_batch``.
+        recipe: Recipe with the settings of :func:`sliding_window`, and ``flip_axes``.
         hardware: Device and precision.
         flips: Whether to average over all combinations of flips along ``flip_axes``.
 
@@ -63,16 +64,14 @@ def predict(
     """
     batch = torch.as_tensor(image).as_subclass(torch.Tensor)[None]
     flip_axes = [2 + AXES.index(axis) for axis in recipe.flip_axes] if flips else []
-    flipped = [axes for n in range(len(flip_axes) + 1) for axes in itertools.combinations(flip_axes, n)]
-    total = None
-    for axes in flipped:
-        logits = _logits(model, batch.flip(axes) if axes else batch, recipe, hardware)
-        if axes:
-            logits = logits.flip([axis - 1 for axis in axes])
-        if total is not None and total.device != logits.device:  # the memory of the GPU is full by now
+    combinations = [axes for n in range(len(flip_axes)) for axes in itertools.combinations(flip_axes, n + 1)]
+    total = _logits(model, batch, recipe, hardware)
+    for axes in combinations:
+        logits = _logits(model, batch.flip(axes), recipe, hardware).flip([axis - 1 for axis in axes])
+        if total.device != logits.device:  # the memory of the GPU is full by now
             total, logits = total.cpu(), logits.cpu()
-        total = logits if total is None else total.add_(logits)
-    return total.div_(len(flipped))
+        total.add_(logits)
+    return total.div_(1 + len(combinations))
 
 
 def _logits(model: torch.nn.Module, batch: torch.Tensor, recipe: Recipe, hardware: Hardware) -> torch.Tensor:
@@ -118,7 +117,7 @@ def segment_cases(
 
     Args:
         model: Segmentation network.
-        cases: Preprocessed cases with ``image`` and ``source``.
+        cases: Preprocessed cases.
         recipe: Recipe of the training, with its settings of inference.
         hardware: Device and precision.
         folder: Folder of the files.
@@ -131,7 +130,7 @@ def segment_cases(
     reduced = organ_labels(recipe.largest_component, classes[1:], "largest_component")
     states = read_ensemble(ensemble, classes, merging_of(model)) if ensemble else ()
 
-    def segment(case: dict) -> Segmented:
+    def segment(case: Case) -> Segmented:
         labelled = label_case(model, case, recipe, hardware, states)
         written, file = largest_components(labelled.on_own_grid, reduced), Path(folder) / f"{case['name']}.nii.gz"
         save_prediction(written, case["source"], file)
@@ -143,7 +142,7 @@ def segment_cases(
 class Segmented(NamedTuple):
     """A case that was segmented: its labels as predicted, for its scores, and what was written."""
 
-    case: dict
+    case: Case
     on_training_grid: torch.Tensor  # (X, Y, Z), int64
     on_own_grid: np.ndarray  # uint8, in the axis order of the source file
     written: np.ndarray  # the same with the largest component alone of the organs in ``recipe.largest_component``
@@ -181,25 +180,22 @@ def label_case(
         InputError: The memory of the GPU is full.
     """
     with gpu_memory():
-        mean = None
-        for weights in ensemble or [None]:
+        mean: Any = None
+        members: list[Weights | None] = [*ensemble] or [None]
+        for weights in members:
             if weights is not None:
                 model.load_state_dict(weights)
             probabilities = predict(model, case["image"], recipe, hardware, recipe.test_time_flips)
             softmax_in_place(probabilities)
             mean = probabilities if mean is None else mean.add_(probabilities.to(mean.device))
-        mean.div_(max(1, len(ensemble)))
+        mean.div_(len(members))
         return Labelled(mean.argmax(0).cpu(), *resample_labels(mean, case["image"], uncertainty))
 
 
 def largest_components(labels: np.ndarray, organs: Collection[int]) -> np.ndarray:
-    """Return a segmentation in which only the largest connected piece of some organs is kept.
+    """Return a segmentation (X, Y, Z) in which only the largest connected piece of the labels in ``organs`` is kept.
 
     Voxels that touch at a corner are connected. Where an organ really has several pieces, all but one are lost.
-
-    Args:
-        labels: Segmentation (X, Y, Z) of integers; it is not changed.
-        organs: Labels of the organs; others keep all their pieces.
     """
     if not organs:
         return labels
@@ -223,7 +219,7 @@ def save_prediction(labels: np.ndarray, source: str | Path, path: str | Path, st
     Raises:
         InputError: The volume does not have the shape of the scan, or the file could not be written.
     """
-    scan = nib.load(source)
+    scan = load_nifti(source)
     if labels.shape != scan.shape[:3]:
         raise InputError(f"Expected a segmentation of shape {scan.shape[:3]} for '{source}', found {labels.shape}.")
     header = scan.header.copy()

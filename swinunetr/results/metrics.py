@@ -42,10 +42,8 @@ def dice_per_organ(counts: np.ndarray) -> np.ndarray:
 def mean_dice(dice: np.ndarray) -> float:
     """Return the mean over the cases of each case's mean over its organs; NaN if no case has an organ.
 
-    It equals MONAI's ``DiceMetric(include_background=False)``, aggregated once.
-
-    Args:
-        dice: Array (cases, organs), NaN where a case lacks an organ.
+    It equals MONAI's ``DiceMetric(include_background=False)``, aggregated once. ``dice`` (cases, organs) is NaN where a
+    case lacks an organ.
     """
     present = dice[~np.isnan(dice).all(axis=1)]
     return float(np.nanmean(present, axis=1).mean()) if len(present) else math.nan
@@ -60,22 +58,16 @@ def organ_means(dice: np.ndarray) -> np.ndarray:
 def volume_ratios(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return predicted over true volume of each organ, in all cases together that have it; NaN if no case has it.
 
-    Args:
-        true: Volumes (cases, organs) in the ground truth, in any unit.
-        predicted: Volumes of the same shape in the prediction.
+    Both are volumes (cases, organs), in any unit.
     """
     sums = np.where(true > 0, true, 0).sum(axis=0)
     return np.where(sums > 0, np.where(true > 0, predicted, 0).sum(axis=0) / np.where(sums > 0, sums, 1), np.nan)
 
 
 def organ_scores(counts: np.ndarray, organs: tuple[str, ...]) -> dict[str, float]:
-    """Return ``mean_dice``, ``volume_ratio`` and the mean Dice of each organ.
+    """Return ``mean_dice``, ``volume_ratio`` and the mean Dice of each organ, from (cases, classes, classes).
 
     ``volume_ratio`` is the mean over the organs of predicted over true volume.
-
-    Args:
-        counts: Confusion matrices (cases, classes, classes).
-        organs: Names of the classes without the background.
     """
     dice = dice_per_organ(counts)
     ratio = mean_ratio(volume_ratios(counts.sum(-1)[:, 1:], counts.sum(-2)[:, 1:]))
@@ -89,14 +81,9 @@ def mean_ratio(ratios: np.ndarray) -> float:
 
 
 def organ_volumes(labels: np.ndarray, voxel_ml: float, organs: Sequence[str]) -> list[dict[str, object]]:
-    """Return ``organ``, ``ml`` and ``touches_border`` of each organ of a segmentation.
+    """Return ``organ``, ``ml`` and ``touches_border`` of each organ, by label from 1, of a segmentation (X, Y, Z).
 
     An organ that touches the border of the scan is probably cut off there, so that its volume is too small.
-
-    Args:
-        labels: Segmentation (X, Y, Z) of integers.
-        voxel_ml: Volume of a voxel in ml.
-        organs: Names of the labels from 1.
     """
     counts = np.bincount(labels.ravel(), minlength=len(organs) + 1)
     faces = [labels.take(index, axis) for axis in range(3) for index in (0, -1)]

@@ -1,4 +1,4 @@
-"""Tables of the scores of cases, with notes of what is wrong in them."""
+"""Tables of the scores of cases, with notes of what is wrong in them; their rows are those of ``score_case``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ def describe_scores(rows: list[dict]) -> Tables:
     """Return a table of each organ's scores, and one that compares them with those of the largest component alone.
 
     Scores of an organ are mean and standard deviation over the cases in which the ground truth has it. Distances also
-    need the organ in the prediction. The last column is the ceiling of the resolution.
-
-    Args:
-        rows: Rows from :func:`evaluation.score_case` of all cases; without rows there is a note in place of the tables.
+    need the organ in the prediction. The last column is the ceiling of the resolution. Without rows there is a note in
+    place of the tables.
     """
     if not rows:
         return Tables([Table((), (), ["No case was scored."])])
@@ -44,17 +42,12 @@ def describe_scores(rows: list[dict]) -> Tables:
         dice, dice_own_grid = (_spread(column, 2) for column in zip(*means.values(), strict=True))
         mean = {"Dice": dice, "own grid": dice_own_grid, "ml / true": f"{np.mean(list(ratios.values())):.2f}"}
         lines.append(dict.fromkeys(heads, "") | {"organ": "mean of cases"} | mean)
-    scores = Table(heads, [list(line.values()) for line in lines], _notes(rows, organs, absent, ratios))
-    return Tables([scores, describe_components(rows)])
+    table = Table(heads, [list(line.values()) for line in lines], _notes(rows, organs, absent, ratios))
+    return Tables([table, describe_components(rows)])
 
 
 def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
-    """Return a table of the cases with the lowest mean Dice on the scan's own grid, with their worst organs.
-
-    Args:
-        rows: Rows from :func:`evaluation.score_case` of all cases.
-        most: Largest number of cases; the worst case is first.
-    """
+    """Return a table of the cases with the lowest mean Dice on the scan's own grid, ``most`` of them, worst first."""
     lines = []
     for case, (dice, dice_own_grid) in sorted(case_means(rows).items(), key=lambda pair: pair[1][1])[:most]:
         there = [row for row in rows if row["case"] == case and row["volume_true_ml"] > 0]
@@ -65,11 +58,7 @@ def describe_worst_cases(rows: list[dict], most: int = 6) -> Table:
 
 
 def describe_components(rows: list[dict]) -> Table:
-    """Return a table of scores as predicted and with the largest component alone, of the organs where they differ.
-
-    Args:
-        rows: Rows from :func:`evaluation.score_case` of all cases.
-    """
+    """Return a table of scores as predicted and with the largest component alone, of the organs where they differ."""
     if not rows:
         return Table((), ())
     organs = list(dict.fromkeys(row["organ"] for row in rows))
@@ -116,7 +105,7 @@ def _never_found(rows: list[dict]) -> bool:
 
 def _spread(values: Sequence[float], digits: int) -> str:
     """Return mean and standard deviation of the values that are not NaN, as text."""
-    values = np.array(values)[~np.isnan(values)]
-    if not len(values):
+    numbers = np.array(values)[~np.isnan(values)]
+    if not len(numbers):
         return "-"
-    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
+    return f"{numbers.mean():.{digits}f}" + (f" ± {numbers.std(ddof=1):.{digits}f}" if len(numbers) > 1 else "")
