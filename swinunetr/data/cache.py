@@ -27,12 +27,9 @@ def cache_file(folder: str | Path, content: Sequence[object]) -> Path:
 
 
 def read_cache(file: Path, keys: Collection[str], in_memory: bool) -> dict | None:
-    """Return a preprocessed case from ``file``, or None if the file is missing or damaged, which a message says.
+    """Return a case, of the parts ``keys``, or None if the file is missing or damaged, which a message says.
 
-    Args:
-        file: Path from :func:`cache_file`.
-        keys: Parts that the case must have.
-        in_memory: Whether to load the tensors into memory; otherwise they are mapped from the file.
+    Its tensors are loaded into memory (``in_memory``) or mapped from the file.
     """
     if not file.exists():
         return None

@@ -53,9 +53,7 @@ class LabelMap:
 def whole_ids(values: np.ndarray, slope: float = 0.0) -> np.ndarray:
     """Return the values of a label file, whole where they differ from a whole number by no more than storage does.
 
-    Args:
-        values: Floating-point numbers of any shape.
-        slope: Step between the stored integers, which can be off by half of it; 0 for floating-point numbers.
+    ``slope`` is the step between stored integers, which can be off by half of it; 0 for floating-point numbers.
     """
     tolerance = max(STORAGE_ERROR, min(abs(slope) / 2, MOST_STORAGE_ERROR))
     whole = np.rint(values) + 0.0  # which makes -0.0 equal to 0.0
@@ -99,11 +97,9 @@ def class_counts(counts: Mapping[float, int], label_map: LabelMap | None) -> dic
 
 
 def clear_ignored(label_map: LabelMap | None, *volumes: Volume) -> tuple[Volume, ...]:
-    """Return ground truth and predictions with background in the voxels that the ground truth ignores.
+    """Return ground truth and predictions of one shape with background in the voxels that the ground truth ignores.
 
-    Args:
-        label_map: Map of the case; None: all voxels count, and the volumes are returned as they are.
-        volumes: The ground truth, with ``IGNORED`` where a voxel does not count, and labels of the same shape.
+    Without a map all voxels count, and the volumes are returned as they are.
     """
     if label_map is None:
         return volumes

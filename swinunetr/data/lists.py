@@ -145,10 +145,8 @@ def split_folds(dataset: Dataset, fold: int | None, folds: int | None) -> Datase
     if fold is None or not 0 <= fold < folds:
         raise InputError(f"fold: expected the part to validate on, from 0 to {folds - 1}, found {fold}.")
     held_out = set(partition_dataset(range(most), num_partitions=folds, shuffle=True, seed=0)[fold])
-    training, validation = (
-        [case for number, case in enumerate(dataset.training) if (number in held_out) == held] for held in (False, True)
-    )
-    return replace(dataset, training=training, validation=validation)
+    training = [case for number, case in enumerate(dataset.training) if number not in held_out]
+    return replace(dataset, training=training, validation=[dataset.training[number] for number in sorted(held_out)])
 
 
 def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) -> list[int]:
@@ -174,10 +172,9 @@ def read_datalist(
 ) -> tuple[dict, tuple[str, ...]]:
     """Return the content of a Decathlon-style JSON, and its class names in order of their ids.
 
-    Lists other than those in ``needed`` may be empty or missing.
-
     In the content, each of ``training``, ``validation`` and ``test`` is a list of dictionaries with the file names
-    ``image`` and, if labelled, ``label``, and the ``LabelMap`` of the case as ``label_map``, if it has one.
+    ``image`` and, if labelled, ``label``, and the ``LabelMap`` of the case as ``label_map``, if it has one. Lists other
+    than those in ``needed`` may be empty.
 
     Raises:
         InputError: The file is missing, or its labels, maps of labels or lists of cases are malformed.

@@ -37,30 +37,19 @@ SPARE_MAPPINGS = 10_000  # of Python, its libraries, their buffers and the other
 class Case(TypedDict, total=False):
     """A preprocessed case. Without a label it has the first five keys, of which the last two are None.
 
-    Attributes:
-        name: Name, as in the list of the cases.
-        source: Path of the image file.
-        image: Image (1, X, Y, Z) on the training grid, float16 in 0..1, in RAS order with its affine in mm. Its
-            metadata have the scan's own grid: ``original_affine`` (4, 4) and ``spatial_shape``.
-        label_source: Path of the label file.
-        label_map: How ids of the label file become classes; None if they are the classes.
-        label: Classes (1, X, Y, Z) on the same grid, uint8; ``label_maps.IGNORED`` where a voxel does not count.
-        vanished_ids: Classes of the label file that have no voxel left on the training grid.
-        organ_voxels: Flat indices (N), int32, of possible crop centres in organs; see :func:`crop_centres`.
-        other_voxels: The same of the other voxels of the body.
-        balanced_voxels: The same in organs, as many of each organ.
+    The metadata of the image have the scan's own grid: ``original_affine`` (4, 4) and ``spatial_shape``.
     """
 
-    name: str
-    source: str
-    image: MetaTensor
-    label_source: str | None
-    label_map: LabelMap | None
-    label: MetaTensor
-    vanished_ids: list[int]
-    organ_voxels: torch.Tensor
-    other_voxels: torch.Tensor
-    balanced_voxels: torch.Tensor
+    name: str  # as in the list of the cases
+    source: str  # path of the image file
+    image: MetaTensor  # (1, X, Y, Z) on the training grid, float16 in 0..1, in RAS order with its affine in mm
+    label_source: str | None  # path of the label file
+    label_map: LabelMap | None  # how ids of the label file become classes; None if they are the classes
+    label: MetaTensor  # classes (1, X, Y, Z) on the same grid, uint8; IGNORED where a voxel does not count
+    vanished_ids: list[int]  # classes of the label file that have no voxel left on the training grid
+    organ_voxels: torch.Tensor  # flat indices (N), int32, of possible crop centres in organs; see crop_centres
+    other_voxels: torch.Tensor  # the same of the other voxels of the body
+    balanced_voxels: torch.Tensor  # the same in organs, as many of each organ
 
 
 def prepare_cases(
@@ -81,7 +70,7 @@ def prepare_cases(
         entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label`` and, optionally, its
             ``label_map``.
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images; see :func:`transforms.case_transforms`.
+        modality: Modality of the images, by which their intensities are scaled.
         description: Title of the progress bar; empty means no progress bar.
         cache_dir: Folder that stores preprocessed cases for later runs. A case is preprocessed again if the content of
             its files, the settings or ``PREPROCESSING_VERSION`` changed. None or empty means no cache.
@@ -284,15 +273,11 @@ def crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Ten
     organs, body = label > 0, image > 0
     others = next((mask for mask in (background & body, organs) if mask.any()), body)
     indices = {name: mask.flatten().nonzero()[:, 0].int() for name, mask in (("organ", organs), ("other", others))}
-    centres = {"balanced_voxels": _as_many_of_each(indices["organ"], label.flatten()[indices["organ"]])}
+    ids, places = label.flatten()[indices["organ"]], torch.linspace(0, 1, CENTRES_PER_ORGAN, dtype=torch.float64)
+    by_organ = [indices["organ"][ids == number] for number in ids.unique()]
+    balanced = [organ[(places * (len(organ) - 1)).round().long()] for organ in by_organ]
+    centres = {"balanced_voxels": torch.cat(balanced or [indices["organ"]])}
     for name, every in indices.items():
         chosen = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:MOST_CENTRES].sort().values
         centres[f"{name}_voxels"] = every[chosen]
     return centres
-
-
-def _as_many_of_each(indices: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Return ``CENTRES_PER_ORGAN`` indices of each id."""
-    organs = [indices[ids == number] for number in ids.unique()]
-    places = torch.linspace(0, 1, CENTRES_PER_ORGAN, dtype=torch.float64)
-    return torch.cat([organ[(places * (len(organ) - 1)).round().long()] for organ in organs] or [indices])

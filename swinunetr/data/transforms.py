@@ -34,12 +34,8 @@ def case_transforms(recipe: CommonRecipe, modality: str, labelled: bool = True) 
     """Return the transforms from the files of a case to tensors on the training grid, as values that JSON can store.
 
     ``_target_`` is the name of MONAI's transform, and the other items are its arguments. ``@nifti_reader`` stands for
-    :class:`NiftiReader`, and a text with ``$`` for the value of a Python expression.
-
-    Args:
-        recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
-        modality: Modality of the images, by which :func:`intensity_window` scales their intensities.
-        labelled: Whether a case has a ``label`` beside its ``image``.
+    :class:`NiftiReader`, and a text with ``$`` for the value of a Python expression. A case that is ``labelled`` has a
+    ``label`` beside its ``image``; the modality decides how intensities are scaled, see :func:`intensity_window`.
     """
     keys = ["image", "label"] if labelled else "image"
     mode = ["bilinear", "nearest"] if labelled else "bilinear"

@@ -149,10 +149,11 @@ def _agreed(files: Sequence[CheckedFile], hardware: Hardware) -> list[CheckedFil
     listed = [(file.split, file.case, file.kind) for file in files]
     if difference := hardware.first_other(listed):
         rank, expected, other = difference
-        first, second = next(pair for pair in itertools.zip_longest(expected, other) if pair[0] != pair[1])
+        differing = next(pair for pair in itertools.zip_longest(expected, other) if pair[0] != pair[1])
+        first, second = ("{} case {}, {}".format(*file) if file else "nothing" for file in differing)
         raise InputError(
             f"json_path: expected the same cases on all ranks, found {len(expected)} files on rank 0 and {len(other)} "
-            f"on rank {rank}. The first difference: {_listed(first)} on rank 0, {_listed(second)} on rank {rank}. Give "
+            f"on rank {rank}. The first difference: {first} on rank 0, {second} on rank {rank}. Give "
             "all machines the same JSON and the same data."
         )
     agreed = []
@@ -166,18 +167,14 @@ def _agreed(files: Sequence[CheckedFile], hardware: Hardware) -> list[CheckedFil
     return _with_faults(agreed, _other_bytes(agreed, hardware)) if hardware.several_machines else agreed
 
 
-def _listed(file: tuple[str, str, str] | None) -> str:
-    return "{} case {}, {}".format(*file) if file else "nothing"
-
-
 def _other_bytes(files: Sequence[CheckedFile], hardware: Hardware) -> dict[int, Fault]:
     """Return a problem of each file that differs between machines, whose ranks hash a part of the files each."""
     numbers = [number for number, file in enumerate(files) if file.valid]
     share = numbers[hardware.local_rank :: hardware.local_ranks]
     hashes = in_threads(sha256, [files[number].path for number in share], "Comparing the files of the machines")
-    first_ranks: dict[int, dict[str, int]] = {}  # with each hash, by file
+    first_ranks: defaultdict[int, dict[str, int]] = defaultdict(dict)  # with each hash, by file
     for number, digest, rank in hardware.gather([(*pair, hardware.rank) for pair in zip(share, hashes, strict=True)]):
-        first_ranks.setdefault(number, {}).setdefault(digest, rank)
+        first_ranks[number].setdefault(digest, rank)
     faults = {}
     for number, ranks in first_ranks.items():
         if len(ranks) > 1:
@@ -215,12 +212,9 @@ def _repeats(files: Sequence[CheckedFile], firsts: Mapping[int, int], same: str,
 
 def _other_grids(files: Sequence[CheckedFile], readable: Sequence[int]) -> dict[int, Fault]:
     """Return a problem of each readable label that does not lie on the grid of its image, which comes before it."""
-
-    def compare(number: int) -> Fault | None:
-        return compare_grids(files[number].header, files[number - 1].header)
-
-    labels = [number for number in readable if files[number].kind == "label" and files[number - 1].valid]
-    faults = in_threads(compare, labels, "Comparing images and labels", 1)
+    labels = [n for n in readable if files[n].kind == "label" and files[n - 1].valid]
+    headers = [(files[n].header, files[n - 1].header) for n in labels]
+    faults = in_threads(lambda pair: compare_grids(*pair), headers, "Comparing images and labels", 1)
     return {number: fault for number, fault in zip(labels, faults, strict=True) if fault}
 
 

@@ -39,8 +39,8 @@ class DatasetReport(Shown):
     cache_bytes: int  # training and validation cases on the training grid
     memory_bytes: int  # available now
     warnings: list[str]
-    fingerprint: dict[str, str]  # hash of voxels, geometry and map of labels (16 hex digits) by case
     notes: list[str]  # what is as the JSON says, and worth a look
+    fingerprint: dict[str, str]  # hash of voxels, geometry and map of labels (16 hex digits) by case
     stamps: dict[str, tuple]  # of each file, by path; see files.stamp
 
     def content_of(self, entry: dict) -> str:
@@ -91,16 +91,10 @@ def make_report(files: Sequence[CheckedFile], dataset: Dataset, spacing_mm: Sequ
         warnings.append(
             "all cases may not fit into memory, where fine-tuning keeps them; use fewer cases or a larger spacing_mm"
         )
+    notes = [note for label_map in maps for note in merged_ids(label_map, dataset.classes)]
+    volumes, stamps = _organ_volumes(files, dataset.classes), {file.path: file.header.stamp for file in files}
     return DatasetReport(
-        images=images,
-        modality=dataset.modality,
-        organ_ml=_organ_volumes(files, dataset.classes),
-        cache_bytes=cache_bytes,
-        memory_bytes=memory_bytes,
-        warnings=warnings,
-        fingerprint=fingerprints(files),
-        notes=[note for label_map in maps for note in merged_ids(label_map, dataset.classes)],
-        stamps={file.path: file.header.stamp for file in files},
+        images, dataset.modality, volumes, cache_bytes, memory_bytes, warnings, notes, fingerprints(files), stamps
     )
 
 
@@ -181,13 +175,12 @@ def _absent(class_voxels: Mapping[str, dict[float, int]], classes: tuple[str, ..
 
 def _map_warnings(maps: dict[LabelMap, int], classes: tuple[str, ...]) -> list[str]:
     """Return a warning of each map that lets organs count as background; ``maps`` are numbers of cases."""
-    warnings = []
-    for label_map, cases in maps.items():
-        if absent := unlabelled_organs(label_map, classes):
-            what = f"label_map '{label_map.name}' has no id for {', '.join(absent)}: background in its {cases} cases"
-            remedy = f'if these are in the scans, map the ids of {classes[0]} to "ignore"'
-            warnings.append(f"{what}; {remedy}")
-    return warnings
+    remedy = f'if these are in the scans, map the ids of {classes[0]} to "ignore"'
+    return [
+        f"label_map '{label_map.name}' has no id for {', '.join(absent)}: background in its {cases} cases; {remedy}"
+        for label_map, cases in maps.items()
+        if (absent := unlabelled_organs(label_map, classes))
+    ]
 
 
 def _organ_volumes(files: Sequence[CheckedFile], classes: tuple[str, ...]) -> dict[str, list[float]]:

@@ -66,11 +66,8 @@ def check_intensities(path: str, modality: str, padding: Collection[float] = ())
 def check_ids(path: str, label_map: LabelMap | None, classes: int, needed: bool) -> Voxels:
     """Read all voxels of a label with a valid header, which raises errors as :func:`check_intensities` does.
 
-    Args:
-        path: The file.
-        label_map: Map of its ids; None if they are the classes.
-        classes: Number of classes, with the background.
-        needed: Whether it is an error if all of its voxels are ignored.
+    Without a map its ids are the classes, of which there are ``classes`` with the background. It is an error that all
+    voxels are ignored if it is ``needed``.
     """
     voxels, scaling, faults = _read(path)
     digest, by_id = blake2b(voxels.T).digest(), count_values(voxels, *scaling)

@@ -111,15 +111,10 @@ def acquire(
     noise_hu: tuple[float, float] = (10, 15),
     grain: float = 0.6,
 ) -> np.ndarray:
-    """Return the int16 image of a scanner.
+    """Return the int16 image of a scanner; ``image``, (X, Y, Z) in float32 HU, is changed.
 
-    Args:
-        image: (X, Y, Z) float32 HU, which is changed.
-        spacing: Voxel size in mm along x, y and z.
-        rng: Random numbers of the noise.
-        psf_mm: Standard deviation of the point spread function.
-        noise_hu: Range of the standard deviation of the noise.
-        grain: Standard deviation in voxels of the blur of the noise.
+    Blur and noise are standard deviations: ``psf_mm`` of the point spread function, ``noise_hu`` the range of that of
+    the noise, ``grain`` in voxels of the blur of the noise.
     """
     step = np.asarray(spacing)
     ndimage.gaussian_filter(image, np.maximum(psf_mm, 0.35 * step) / step, output=image, truncate=3)

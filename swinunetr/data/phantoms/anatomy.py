@@ -25,18 +25,14 @@ def make_tissue_map(patient: Patient, axes: list[np.ndarray]) -> np.ndarray:
     add_muscles_and_pelvis(canvas)
     add_spine(canvas)
     add_small_bowel(canvas)
-    for name in ("right colon", "transverse colon", "left colon", "duodenum", "stomach"):
-        canvas.add_organ(name)
+    canvas.add_organs("right colon", "transverse colon", "left colon", "duodenum", "stomach")
     add_spleen(canvas)
     add_liver(canvas)
-    canvas.add_organ("gallbladder")
-    canvas.add_organ("pancreas")
+    canvas.add_organs("gallbladder", "pancreas")
     add_kidney(canvas, "right", side=1)
     add_kidney(canvas, "left", side=-1)
-    for name in ("mesenteric vein", "splenic vein", "portal vein", "left portal vein", "left renal vein"):
-        canvas.add_organ(name)
-    for name in ("inferior vena cava", "mesenteric artery", "aorta", "esophagus"):
-        canvas.add_organ(name)
+    canvas.add_organs("mesenteric vein", "splenic vein", "portal vein", "left portal vein", "left renal vein")
+    canvas.add_organs("inferior vena cava", "mesenteric artery", "aorta", "esophagus")
     add_table(canvas)
     return canvas.tissue
 
@@ -70,15 +66,16 @@ class Canvas:
             here, x, y, z = self.near(np.minimum(start, end)[:3] - reach, np.maximum(start, end)[:3] + reach)
             here[(capsule(x, y, z, start, end) < 0) & (y > above)] = CODE[tissue]
 
-    def add_organ(self, name: str) -> None:
-        """Add the tube ``name`` with the patient's shift and size, and the contents of its lumen."""
-        shift, size = self.patient.shift_mm[TUBES[name].group], self.patient.size[name]
-        knots = np.array(TUBES[name].knots) * (1, 1, 1, size) + (*shift, 0)
-        self.add_tube(TUBES[name].tissue, knots)
-        if name in LUMENS:
-            lumen = LUMENS[name]
-            self.add_tube(lumen.contents, knots, lumen.wall_mm)
-            self.add_tube(lumen.gas, knots, lumen.wall_mm, lumen.gas_above + shift[1] + self.patient.gas_mm)
+    def add_organs(self, *names: str) -> None:
+        """Add tubes by name with the patient's shift and size, and the contents of their lumens."""
+        for name in names:
+            shift, size = self.patient.shift_mm[TUBES[name].group], self.patient.size[name]
+            knots = np.array(TUBES[name].knots) * (1, 1, 1, size) + (*shift, 0)
+            self.add_tube(TUBES[name].tissue, knots)
+            if name in LUMENS:
+                lumen = LUMENS[name]
+                self.add_tube(lumen.contents, knots, lumen.wall_mm)
+                self.add_tube(lumen.gas, knots, lumen.wall_mm, lumen.gas_above + shift[1] + self.patient.gas_mm)
 
 
 def smooth_field(nodes: np.ndarray, axes, lows, highs) -> np.ndarray:
@@ -248,8 +245,7 @@ def add_liver(canvas: Canvas) -> None:
     under_dome = smooth_max(outside + 2.5, above_diaphragm(x, y, z, outside) + 3)
     liver = smooth_max(smooth_max(under_dome, 0.8 * below), smooth_max(behind, -66 - x))
     tissue[liver < 0] = CODE["liver"]
-    for name in ("right hepatic vein", "middle hepatic vein", "left hepatic vein"):
-        canvas.add_organ(name)
+    canvas.add_organs("right hepatic vein", "middle hepatic vein", "left hepatic vein")
 
 
 def add_kidney(canvas: Canvas, name: str, side: int) -> None:
@@ -266,11 +262,8 @@ def add_kidney(canvas: Canvas, name: str, side: int) -> None:
     tissue[bean < 0.68 + pyramids] = CODE[f"{name} medulla"]
     tissue[(bean < 1.1) & (sinus < 1)] = CODE["renal sinus"]
     tissue[(bean < 1.1) & (sinus < 0.5)] = CODE["renal pelvis"]
-    add_adrenal(canvas, name, side, centre + (-side * 26, 14, 56))
-
-
-def add_adrenal(canvas: Canvas, name: str, side: int, apex: np.ndarray) -> None:
-    """Add an adrenal gland, an inverted Y with a body and two limbs, anterior to the upper pole of the kidney."""
+    # The adrenal gland is an inverted Y with a body and two limbs, anterior to the upper pole of the kidney.
+    apex = centre + (-side * 26, 14, 56)
     for offset in [(-side * 2, 8, 10), (side * 10, -12, -12), (-side * 6, -14, -12)]:  # mm
         canvas.add_tube(f"{name} adrenal gland", [(*apex, 6.5), (*(apex + offset), 5.2)])
 
