@@ -107,7 +107,9 @@ def prepare_cases(
 
     threads = most_workers(max((_bytes_to_preprocess(entry["image"], recipe) for entry in entries), default=0))
     if hardware and shared:
-        _prepare_share(load_or_preprocess, entries, hardware, description, threads)
+        title = f"{description}, a share" if description else ""
+        with hardware.failing_together():
+            in_threads(load_or_preprocess, hardware.share(entries), title, threads)
     cases = in_threads(load_or_preprocess, entries, description, threads)
     if vanished := _vanished(cases, recipe.spacing_mm):
         tqdm.write("\n".join(vanished))
@@ -123,23 +125,6 @@ def _bytes_to_preprocess(file: str, recipe: CommonRecipe) -> float:
     voxels = float(np.prod(scan.shape[:3]))
     on_grid = voxels * voxel_volume_mm3(scan.affine) / float(np.prod(recipe.spacing_mm))
     return BYTES_PER_VOXEL * voxels + BYTES_PER_GRID_VOXEL * on_grid
-
-
-def _prepare_share(
-    prepare: Callable[[dict], Case], entries: Sequence[dict], hardware: Hardware, description: str, threads: int
-) -> None:
-    """Prepare this rank's share of the cases, and wait until the other ranks have prepared theirs.
-
-    Raises:
-        InputError: A case of any rank cannot be prepared; all ranks raise the same error.
-    """
-    errors = []
-    try:
-        in_threads(prepare, hardware.share(entries), f"{description}, a share" if description else "", threads)
-    except InputError as error:
-        errors.append(str(error))
-    if errors := hardware.gather(errors):
-        raise InputError(errors[0])
 
 
 def _require_mappings(volumes: int) -> None:
@@ -265,10 +250,8 @@ def crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Ten
     other voxel counts, the crops of both kinds are centred on organs; where no organ is left either, anywhere in the
     body.
 
-    Args:
-        image: Preprocessed image (1, X, Y, Z).
-        label: Labels of the same shape, with 0 where a voxel does not count.
-        background: Where the label is background and counts (bool, same shape).
+    All three are (1, X, Y, Z): the preprocessed image, its label with 0 where a voxel does not count, and where the
+    label is background and counts (bool).
     """
     organs, body = label > 0, image > 0
     others = next((mask for mask in (background & body, organs) if mask.any()), body)

@@ -54,11 +54,7 @@ class Header:
 
 
 def check_header(path: str) -> Header:
-    """Read the header of a file.
-
-    Raises:
-        Exception: Of any type, as damaged files raise; see :func:`unreadable`.
-    """
+    """Read the header of a file; a damaged one raises an error of any type, see :func:`unreadable`."""
     if not Path(path).is_file():
         return Header((_missing(Path(path)),))
     written = stamp(path)

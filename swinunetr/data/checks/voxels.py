@@ -43,8 +43,7 @@ class Voxels:
 def check_intensities(path: str, modality: str, padding: Collection[float] = ()) -> Voxels:
     """Read all voxels of an image with a valid header; ``padding`` are intensities that stand for no measurement.
 
-    Raises:
-        Exception: Of any type, as damaged files raise; see :func:`headers.unreadable`.
+    A damaged file raises an error of any type, see :func:`headers.unreadable`.
     """
     voxels, scaling, faults = _read(path)
     digest = blake2b(voxels.T).digest()
