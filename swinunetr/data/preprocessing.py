@@ -67,8 +67,7 @@ def prepare_cases(
     A warning names the cases that have lost classes on the training grid, their ``vanished_ids``.
 
     Args:
-        entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label`` and, optionally, its
-            ``label_map``.
+        entries: Cases as in a :class:`lists.Dataset`.
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
         modality: Modality of the images, by which their intensities are scaled.
         description: Title of the progress bar; empty means no progress bar.
@@ -224,11 +223,7 @@ def _label_ids(label: torch.Tensor) -> list[int]:
 
 
 def _cache_file(
-    entry: dict[str, Any],
-    recipe: CommonRecipe,
-    modality: str,
-    cache_dir: str | Path,
-    content_of: Callable[[dict], str] | None,
+    entry: dict, recipe: CommonRecipe, modality: str, cache_dir: str | Path, content_of: Callable[[dict], str] | None
 ) -> Path | None:
     settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES, CENTRES_PER_ORGAN]
     paths = [entry[key] for key in ("image", "label") if key in entry]
