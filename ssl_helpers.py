@@ -17,7 +17,7 @@ A folder imports from those above it in this list, never from those below; data/
                  label_maps              partial labels, and label files that number organs otherwise
                  organs                  colour and DICOM code of each organ
                  checks                  all problems of headers and voxels, Hounsfield units among them, in one table
-                 geometry, modality      one affine of a scan; whether it is CT
+                 geometry, modality      a NIfTI file and its one affine; whether a scan is CT
                  transforms, nifti_reader   of a case, from its files to the training grid
                  preprocessing, cache    cases on the training grid, and on disk
                  phantoms                synthetic CT where there are no data; varied ones, to measure on

@@ -57,10 +57,8 @@ def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[di
 def locate(entry: dict | str, root: str | Path) -> dict[str, Any]:
     """Return the case name, the file paths and the map of labels of one entry of the JSON.
 
-    Args:
-        entry: Dictionary with ``image`` and, if labelled, ``label`` and ``label_map``; or the file name of an image. A
-            file name is relative to ``root`` or absolute.
-        root: Folder that contains the files, also in Synapse's layout. A missing file gets the path that the JSON says.
+    An entry is the file name of an image, or a dictionary with ``image`` and, if labelled, ``label`` and ``label_map``.
+    File names are absolute or relative to ``root``, also in Synapse's layout; a missing file has the path of the JSON.
     """
     entry = {"image": entry} if isinstance(entry, str) else entry
     root = Path(root).expanduser()

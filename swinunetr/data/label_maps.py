@@ -167,9 +167,6 @@ def merged_ids(label_map: LabelMap, classes: Sequence[str]) -> list[str]:
 
 
 def unlabelled_organs(label_map: LabelMap, classes: Sequence[str]) -> list[str]:
-    """Return the organs that a map has no id for although other ids are background, which these organs then count as.
-
-    Where background itself is ignored there are none.
-    """
+    """Return the organs that a map has no id for and that count as background, if that is not ignored itself."""
     targets = label_map.targets
     return [organ for label, organ in enumerate(classes) if label not in targets] if 0 in targets else []

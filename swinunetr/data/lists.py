@@ -71,8 +71,8 @@ def read_dataset(
     Args:
         json_path: File with ``labels``, ``training``, ``validation`` and, optionally, ``test``, ``modality``,
             ``ignore`` and ``label_maps``.
-        data_root: Folder that contains the files by their names in the JSON. For BTCV as downloaded from Synapse, it
-            is the folder that contains ``RawData``, ``RawData`` itself or ``RawData/Training``.
+        data_root: Folder of the files by their names in the JSON; for BTCV as downloaded from Synapse, the folder that
+            contains ``RawData``, ``RawData`` itself or ``RawData/Training``.
         fold: Part of the training list to validate on, from 0; see :func:`split_folds`. None: the validation list.
         folds: Number of parts; None without ``fold``. With folds the JSON needs no validation list.
 
@@ -99,8 +99,7 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
 
     Args:
         data_root: Folder that contains the volumes.
-        json_path: JSON with the lists ``training`` and, optionally, ``validation``, and the ``modality``. Empty means
-            all volumes that :func:`find_volumes` finds in ``data_root``.
+        json_path: JSON with ``training`` and, optionally, ``validation`` and ``modality``; empty: all of the folder.
         modality: Modality of the volumes, unless the JSON gives one.
 
     Raises:
@@ -284,10 +283,7 @@ def _same(name: str) -> str:
 def _entries(
     content: dict, section: str, json_path: str | Path, needed: Sequence[str], optional: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return the cases of one list of the JSON; a missing list is an empty one.
-
-    A case is a dictionary of file names, and of the name of its ``label_map`` if it has one.
-    """
+    """Return the cases of one list of the JSON, as file names and the name of a ``label_map``; empty without a list."""
     entries = content.get(section)
     if "training" not in content and ("channel_names" in content or "file_ending" in content):
         raise InputError(NNUNET.format(json_path))

@@ -67,8 +67,7 @@ def prepare_cases(
     A warning names the cases that have lost classes on the training grid, their ``vanished_ids``.
 
     Args:
-        entries: Cases with ``name``, the path ``image`` and, if labelled, the path ``label`` and, optionally, its
-            ``label_map``.
+        entries: Cases as in a :class:`lists.Dataset`.
         recipe: Recipe with ``spacing_mm``, ``hu_window`` and ``crop_size``.
         modality: Modality of the images, by which their intensities are scaled.
         description: Title of the progress bar; empty means no progress bar.
@@ -107,7 +106,9 @@ def prepare_cases(
 
     threads = most_workers(max((_bytes_to_preprocess(entry["image"], recipe) for entry in entries), default=0))
     if hardware and shared:
-        _prepare_share(load_or_preprocess, entries, hardware, description, threads)
+        title = f"{description}, a share" if description else ""
+        with hardware.failing_together():
+            in_threads(load_or_preprocess, hardware.share(entries), title, threads)
     cases = in_threads(load_or_preprocess, entries, description, threads)
     if vanished := _vanished(cases, recipe.spacing_mm):
         tqdm.write("\n".join(vanished))
@@ -123,23 +124,6 @@ def _bytes_to_preprocess(file: str, recipe: CommonRecipe) -> float:
     voxels = float(np.prod(scan.shape[:3]))
     on_grid = voxels * voxel_volume_mm3(scan.affine) / float(np.prod(recipe.spacing_mm))
     return BYTES_PER_VOXEL * voxels + BYTES_PER_GRID_VOXEL * on_grid
-
-
-def _prepare_share(
-    prepare: Callable[[dict], Case], entries: Sequence[dict], hardware: Hardware, description: str, threads: int
-) -> None:
-    """Prepare this rank's share of the cases, and wait until the other ranks have prepared theirs.
-
-    Raises:
-        InputError: A case of any rank cannot be prepared; all ranks raise the same error.
-    """
-    errors = []
-    try:
-        in_threads(prepare, hardware.share(entries), f"{description}, a share" if description else "", threads)
-    except InputError as error:
-        errors.append(str(error))
-    if errors := hardware.gather(errors):
-        raise InputError(errors[0])
 
 
 def _require_mappings(volumes: int) -> None:
@@ -239,11 +223,7 @@ def _label_ids(label: torch.Tensor) -> list[int]:
 
 
 def _cache_file(
-    entry: dict[str, Any],
-    recipe: CommonRecipe,
-    modality: str,
-    cache_dir: str | Path,
-    content_of: Callable[[dict], str] | None,
+    entry: dict, recipe: CommonRecipe, modality: str, cache_dir: str | Path, content_of: Callable[[dict], str] | None
 ) -> Path | None:
     settings = [recipe.spacing_mm, recipe.hu_window, recipe.crop_size, modality, MOST_CENTRES, CENTRES_PER_ORGAN]
     paths = [entry[key] for key in ("image", "label") if key in entry]
@@ -265,10 +245,8 @@ def crop_centres(image: torch.Tensor, label: torch.Tensor, background: torch.Ten
     other voxel counts, the crops of both kinds are centred on organs; where no organ is left either, anywhere in the
     body.
 
-    Args:
-        image: Preprocessed image (1, X, Y, Z).
-        label: Labels of the same shape, with 0 where a voxel does not count.
-        background: Where the label is background and counts (bool, same shape).
+    All three are (1, X, Y, Z): the preprocessed image, its label with 0 where a voxel does not count, and where the
+    label is background and counts (bool).
     """
     organs, body = label > 0, image > 0
     others = next((mask for mask in (background & body, organs) if mask.any()), body)

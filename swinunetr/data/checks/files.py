@@ -88,11 +88,7 @@ def fingerprints(files: Iterable[CheckedFile]) -> dict[str, str]:
 
 
 def read_fingerprint(case: dict) -> str:
-    """Return the hash of the present content of one case, as in the data set.
-
-    Raises:
-        OSError: A file is missing.
-    """
+    """Return the hash of the present content of one case of a data set; a missing file raises an OSError."""
     dataset = Dataset(("background",), "", [], [], [case])
     files = list_files(dataset)
     files = [replace(file, header=check_header(file.path), voxels=check_voxels(file, dataset)) for file in files]

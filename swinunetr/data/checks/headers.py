@@ -54,11 +54,7 @@ class Header:
 
 
 def check_header(path: str) -> Header:
-    """Read the header of a file.
-
-    Raises:
-        Exception: Of any type, as damaged files raise; see :func:`unreadable`.
-    """
+    """Read the header of a file; a damaged one raises an error of any type, see :func:`unreadable`."""
     if not Path(path).is_file():
         return Header((_missing(Path(path)),))
     written = stamp(path)
@@ -81,7 +77,7 @@ def check_header(path: str) -> Header:
 def compare_grids(label: Header, image: Header) -> Fault | None:
     """Return the difference between the grid of a label and that of its image, if corners are over 0.001 mm apart.
 
-    Up to a tenth of a voxel is a warning: a qform, stored as a float32 quaternion, can differ by that from its sform.
+    Up to a tenth of a voxel is a warning: a qform, stored as a float32 quaternion, can differ by that from an sform.
     """
     if label.shape[:3] != image.shape[:3]:
         what = f"shape {dimensions(label.shape)}, its image has {dimensions(image.shape)}"

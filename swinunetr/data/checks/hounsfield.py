@@ -90,7 +90,7 @@ def _count_short(chunks: list[np.ndarray], dtype: np.dtype) -> tuple[np.ndarray,
     """Return the stored values of at most 16 bits that occur, increasing, and how often they do."""
     unsigned = np.dtype(f"u{dtype.itemsize}").newbyteorder(dtype.byteorder)
     size = 2 ** (8 * dtype.itemsize)
-    counts = np.sum([np.bincount(chunk.view(unsigned), minlength=size) for chunk in chunks], axis=0)
+    counts = sum((np.bincount(chunk.view(unsigned), minlength=size) for chunk in chunks), np.zeros(size, np.int64))
     stored = np.arange(size)
     if dtype.kind == "i":
         counts, stored = np.roll(counts, size // 2), stored - size // 2

@@ -43,14 +43,13 @@ class Voxels:
 def check_intensities(path: str, modality: str, padding: Collection[float] = ()) -> Voxels:
     """Read all voxels of an image with a valid header; ``padding`` are intensities that stand for no measurement.
 
-    Raises:
-        Exception: Of any type, as damaged files raise; see :func:`headers.unreadable`.
+    A damaged file raises an error of any type, see :func:`headers.unreadable`.
     """
     voxels, scaling, faults = _read(path)
     digest = blake2b(voxels.T).digest()
     if not np.isfinite([voxels.min(), voxels.max()]).all():
-        fault = Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)")
-        return Voxels((*faults, fault), digest, scaling)
+        faults.append(Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)"))
+        return Voxels(tuple(faults), digest, scaling)
     counted = histogram(voxels, *scaling)
     low, high = counted.values[[0, -1]]
     if low == high:
@@ -98,10 +97,7 @@ def _read(path: str) -> tuple[np.ndarray, tuple[float, float], list[Fault]]:
 
 
 def _like_label_map(voxels: np.ndarray, values: np.ndarray) -> bool:
-    """Return whether an image is a label map: few whole ids (its ``values``), mostly equal to their neighbours'.
-
-    Voxels of a scan, even of few grey values, have noise.
-    """
+    """Return whether an image is a label map: few whole ids, its ``values``, without the noise of a scan."""
     broken = np.abs(values - np.rint(values)) > WHOLE_RANGE[0] / STEPS  # the step of a histogram that is not by ones
     if values[0] < 0 or values[-1] > MOST_IMAGE_ID or broken.any():
         return False

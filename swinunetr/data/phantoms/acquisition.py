@@ -28,7 +28,6 @@ class Grid(NamedTuple):
 GRIDS = {"demo": Grid((96, 80), (62, 66), (3.9, 4.2)), "full": Grid((512, 512), (140, 160), (0.74, 0.85))}
 ORIENTATIONS = {"LAS": 0.5, "RAS": 0.2, "LPS": 0.2, "PIR": 0.1}  # probabilities; BTCV is mostly LAS
 FIELD_MIDDLE_MM = (0, 8, 134)  # middle of the scan in the anatomical frame
-PSF_MM = 0.8  # standard deviation of the scanner's point spread function
 
 
 class Phantom(NamedTuple):
@@ -77,7 +76,7 @@ def random_streams(case_id: int, grid: str, seed: int, numbers: Iterable[int]) -
 
 
 def draw_position(rng: np.random.Generator) -> Position:
-    """Draw a position."""
+    """Draw how a patient lies in the scanner, and the axes of the file."""
     orientation = rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values()))
     return Position(orientation, rng.uniform((-12, -180, -350), (12, -120, 300)))
 
@@ -107,7 +106,7 @@ def acquire(
     image: np.ndarray,
     spacing: Sequence[float],
     rng: np.random.Generator,
-    psf_mm: float = PSF_MM,
+    psf_mm: float = 0.8,
     noise_hu: tuple[float, float] = (10, 15),
     grain: float = 0.6,
 ) -> np.ndarray:
