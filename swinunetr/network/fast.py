@@ -70,15 +70,9 @@ def shift_mask(
 ) -> Tensor:
     """Return MONAI's attention mask (windows, tokens, tokens): 0 within a region, -100 between regions.
 
-    On a GPU its rows are padded; see :func:`with_aligned_rows`. The largest mask that is cached, of the first stage of
-    a 96^3 crop, takes 81 MB in bfloat16 and 161 MB in float32.
-
-    Args:
-        dims: Voxels along each axis, padded to whole windows.
-        window: Voxels of a window along each axis.
-        shift: Voxels by which the windows are shifted along each axis.
-        device: Device of the mask.
-        dtype: Type of the mask.
+    ``dims`` are the voxels along each axis, padded to whole windows; ``window`` those of a window, which is shifted by
+    ``shift``. On a GPU the rows are padded; see :func:`with_aligned_rows`. The largest mask that is cached, of the
+    first stage of a 96^3 crop, takes 81 MB in bfloat16 and 161 MB in float32.
     """
     with torch.inference_mode(False):  # a tensor created in inference mode cannot be used in training
         mask = compute_mask(dims, window, shift, device).to(dtype)

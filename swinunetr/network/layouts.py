@@ -125,6 +125,7 @@ def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, 
     Raises:
         CheckpointError: The tensors belong to another network or to no known family.
     """
+    # The names of one network, without what training code adds to them.
     plain = {name: re.sub(WRAPPED, "", name) for name in names}
     prefixes = _prefixes(plain.values())
     if len(prefixes) > 1:
@@ -136,6 +137,8 @@ def recognise(file: Path, names: tuple[str, ...]) -> tuple[Family, Mapping[str, 
     for pattern, network in OTHER_NETWORKS:
         if any(re.match(pattern, name) for name in common.values()):
             raise refusal(file, f"the weights of {network}", remedy="Choose another file.")
+
+    # The family that accounts for all of them, or a refusal that names the nearest one.
     attempts = [(family, *_match(family, common)) for family in FAMILIES]
     for family, placed, dropped, unmatched in attempts:
         if not unmatched and {part_of(target) for target in placed.values()} == family.covers:

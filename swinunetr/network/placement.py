@@ -27,10 +27,7 @@ def place_network(model: SwinUNETR, hardware: Hardware, batch_voxels: int = 0) -
     convolution reads uninitialised memory (seen with PyTorch 2.13 on AVX512-BF16 in the first: NaN or 1e38 every few
     steps). ``tests/network/test_placement.py`` reproduces it.
 
-    Args:
-        model: The network; it is changed.
-        hardware: Device and precision of the run.
-        batch_voxels: Voxels of one training batch; 0 for inference only.
+    ``batch_voxels`` are the voxels of one training batch; 0 for inference only.
 
     Raises:
         InputError: The memory of the GPU is full.
@@ -100,8 +97,8 @@ def _describe_attention(model: SwinUNETR) -> str:
         if isinstance(module, WindowAttention)
     }
     if any(n % FUSED_CHANNELS for n in channels):
-        few = ", ".join(map(str, sorted(channels)))
-        return f"not fused, as that needs a multiple of {FUSED_CHANNELS} channels per head, which here has {few}"
+        numbers = ", ".join(map(str, sorted(channels)))
+        return f"not fused, as that needs a multiple of {FUSED_CHANNELS} channels per head, which here has {numbers}"
     return "fused, with masks computed once"
 
 

@@ -35,11 +35,6 @@ class HeadRows:
     dropped: tuple[str, ...]  # names of the other classes of the file
     left_random: tuple[str, ...]  # names of the other classes of the network
 
-    def notes(self) -> list[str]:
-        """Return a line for each kind of class that there is."""
-        kinds = {"kept": self.kept, "dropped": self.dropped, "stay random": self.left_random}
-        return [f"rows of the head, {kind}: {first_classes(names)}" for kind, names in kinds.items() if names]
-
 
 @dataclass(frozen=True, repr=False)
 class LoadReport(Shown):
@@ -69,7 +64,8 @@ class LoadReport(Shown):
         rows = [(titles[part], f"{loaded[part]} of {totals[part]}") for part in PARTS if totals[part]]
         notes = [f"patch merging: {self.merging}" + ("" if self.merging_noted else UNNOTED[self.merging])]
         if self.head:
-            notes += self.head.notes()
+            rows_by_kind = {"kept": self.head.kept, "dropped": self.head.dropped, "stay random": self.head.left_random}
+            notes += [f"rows of the head, {kind}: {first_classes(row)}" for kind, row in rows_by_kind.items() if row]
         elif self.names_compared and loaded["head"]:
             notes.append("rows of the head: in the order of the file, which names no classes; compare it with your own")
         for heading, reasons in (("dropped", self.dropped), ("stays random", self.left_random)):

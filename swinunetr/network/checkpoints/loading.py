@@ -180,9 +180,7 @@ def save_weights(model: SwinUNETR, path: str | Path, note: Mapping | None = None
 def encoder_response(model: SwinUNETR, image: Tensor) -> list[Tensor]:
     """Return the five feature maps of the Swin encoder, float32 on the CPU, each at half the resolution of the last.
 
-    Args:
-        model: The network.
-        image: (B, C, X, Y, Z), on the device of the network.
+    The image (B, C, X, Y, Z) has to be on the device of the network.
     """
     with torch.no_grad():
         return [features.float().cpu() for features in model.swinViT(image, model.normalize)]

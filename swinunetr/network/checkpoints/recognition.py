@@ -34,11 +34,7 @@ class Checkpoint(WeightsFile):
 
 
 def read_checkpoint(path: str | os.PathLike, merging: str | None = None) -> Checkpoint:
-    """Read and recognise a file of weights.
-
-    Args:
-        path: The file.
-        merging: Order of patch merging of a file that notes none; None means legacy.
+    """Read and recognise a file of weights; ``merging`` is the order of patch merging where it notes none, or legacy.
 
     Raises:
         CheckpointError: The file cannot be read or recognised, holds quantised weights, is of another design of the
