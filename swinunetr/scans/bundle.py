@@ -26,8 +26,7 @@ from swinunetr.data.organs import save_label_names
 from swinunetr.data.transforms import case_transforms, describe_scaling, intensity_window
 from swinunetr.errors import InputError
 from swinunetr.network import merging
-from swinunetr.network.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights
-from swinunetr.network.checkpoints.recognition import traits_of
+from swinunetr.network.checkpoints import build_swinunetr, find_checkpoint, load_pretrained, save_weights, traits_of
 from swinunetr.network.merging import merging_of
 from swinunetr.recipe import Recipe
 from swinunetr.results import resampling
