@@ -35,7 +35,7 @@ def _main() -> int:
     # Loading takes seconds, in which Ctrl-C as an exception would end in a traceback or in an abort of PyTorch.
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from swinunetr.errors import InputError
-    from swinunetr.parameters import names
+    from swinunetr.fields import names
     from swinunetr.scans.segmentation import SomeLeftOut, segment
     from swinunetr.scans.writers import WRITERS
 

@@ -12,7 +12,7 @@ A folder imports from those above it in this list, never from those below; data/
                  files                   files written whole or not at all
                  machine, hardware       cores and memory; GPU or CPU, precision, processes that train together
                  threads                 items made at the same time, or while a GPU computes
-                 recipe, parameters      settings of a run and their bounds; notebook parameters by type
+                 recipe, fields          settings of a run; types, bounds and meaning of settings and parameters
     data/        lists, folders          cases of a JSON, and files of a folder
                  label_maps              partial labels, and label files that number organs otherwise
                  organs                  colour and DICOM code of each organ
@@ -30,10 +30,10 @@ A folder imports from those above it in this list, never from those below; data/
                  metrics, evaluation     Dice and distances; scores of cases
                  report                  tables of the scores, with notes
                  plots, viewer           figures; scans to scroll through in the notebook
-    training/    options, settings       parameters of a notebook as options and recipe; what identifies a run
+    training/    parameters, settings    parameters of a notebook as options and recipe; what identifies a run
                  run_folder              what a run writes, how a folder becomes its own, and how it resumes
                  stopping                what stops it
-                 batches                 crops and augmentation of one step
+                 batches, augmentation   crops of one step, and their random changes
                  loss, averaging         weights of the classes, ignored voxels; averaged weights
                  calibration             a head with which organs have the right volume
                  pretraining             views of unlabelled volumes, and the tasks
@@ -90,18 +90,12 @@ from swinunetr.results.metrics import confusion_matrix, dice_per_organ, mean_dic
 from swinunetr.results.report import describe_scores, describe_worst_cases
 from swinunetr.threads import read_ahead
 from swinunetr.training import loss as losses
+from swinunetr.training.augmentation import augmentation
 from swinunetr.training.averaging import average_weights
-from swinunetr.training.batches import (
-    augmentation,
-    next_case,
-    place_cases,
-    training_batch,
-    training_batches,
-    without_metadata,
-)
+from swinunetr.training.batches import next_case, place_cases, training_batch, training_batches, without_metadata
 from swinunetr.training.calibration import calibrated
 from swinunetr.training.loss import class_weights, skip_ignored
-from swinunetr.training.options import PARAMETERS, PRETRAINING_PARAMETERS, choose_recipe, read_parameters
+from swinunetr.training.parameters import PARAMETERS, PRETRAINING_PARAMETERS, choose_recipe, read_parameters
 from swinunetr.training.pretraining import (
     PretrainingNetwork,
     evaluate_tasks,

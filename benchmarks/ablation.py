@@ -22,11 +22,11 @@ from scipy.stats import spearmanr
 
 from benchmarks.sweep import begin, is_done, make_parser, parse, read_csv, run_notebook, spread, summary
 from swinunetr.errors import InputError
+from swinunetr.fields import convert_parameters
 from swinunetr.files import write_csv
-from swinunetr.parameters import convert_parameters
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
 from swinunetr.tables import Table
-from swinunetr.training.options import PARAMETERS
+from swinunetr.training.parameters import PARAMETERS
 
 PUBLISHED = Recipe()
 RESERVED = ("recipe_name", "seed", "folds", "fold", "logdir", "evaluate_only")  # parameters that each run sets itself

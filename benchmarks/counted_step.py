@@ -40,7 +40,8 @@ from swinunetr.network.checkpoints import build_swinunetr
 from swinunetr.network.fast import shift_mask
 from swinunetr.network.placement import place_network, training_bytes
 from swinunetr.recipe import RECIPES, Recipe
-from swinunetr.training.batches import augmentation, training_batch
+from swinunetr.training.augmentation import augmentation
+from swinunetr.training.batches import training_batch
 
 SCAN = (250, 200, 200)  # voxels of a case of BTCV on the training grid
 FREE = ("empty", "new_empty", "_unsafe_view")  # operations that neither read nor write values

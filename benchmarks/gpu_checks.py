@@ -35,7 +35,8 @@ from swinunetr.network.placement import training_bytes
 from swinunetr.recipe import Recipe
 from swinunetr.results import inference
 from swinunetr.results.resampling import resample_labels
-from swinunetr.training.batches import augmentation, training_batch, training_batches
+from swinunetr.training.augmentation import augmentation
+from swinunetr.training.batches import training_batch, training_batches
 from swinunetr.training.run_folder import RunFolder
 
 CHECKS: dict[str, Callable[[Setup], dict]] = {}

@@ -42,8 +42,9 @@ from swinunetr.results.inference import predict, save_prediction
 from swinunetr.results.metrics import confusion_matrix, dice_per_organ
 from swinunetr.results.resampling import resample_labels
 from swinunetr.tables import Table
-from swinunetr.training.batches import augmentation, place_cases, training_batch
-from swinunetr.training.options import choose_recipe
+from swinunetr.training.augmentation import augmentation
+from swinunetr.training.batches import place_cases, training_batch
+from swinunetr.training.parameters import choose_recipe
 
 SIDES = ("published", "ours")
 TRAINING_CASES, VALIDATION_CASES = 24, 6  # of the whole run

@@ -22,7 +22,7 @@ from swinunetr.errors import CheckpointError, InputError
 from swinunetr.files import claim_folder, sha256
 from swinunetr.hardware import find_hardware, versions
 from swinunetr.recipe import Recipe
-from swinunetr.training.options import PARAMETERS, read_parameters
+from swinunetr.training.parameters import PARAMETERS, read_parameters
 from swinunetr.training.settings import differences
 
 NOTEBOOK = Path(__file__).parent.parent / "swinunetr_finetune.ipynb"

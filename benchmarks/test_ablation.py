@@ -11,7 +11,7 @@ from benchmarks import ablation, sweep
 from swinunetr.files import sha256
 from swinunetr.network.checkpoints import build_swinunetr, save_weights
 from swinunetr.recipe import DEMO_SCALE, TUNED, Recipe
-from swinunetr.training.options import read_parameters
+from swinunetr.training.parameters import read_parameters
 
 DICE = {"published": 0.5, "tuned": 0.8, "tuned with flips": 0.7}
 

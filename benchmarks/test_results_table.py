@@ -10,7 +10,7 @@ import pytest
 from benchmarks import results_table, sweep
 from swinunetr.files import sha256
 from swinunetr.network.checkpoints import build_swinunetr, save_weights, training_note
-from swinunetr.training.options import read_parameters
+from swinunetr.training.parameters import read_parameters
 
 DICE = {  # best of the run, by start and seed
     ("random", 0): 0.40,

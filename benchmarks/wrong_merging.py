@@ -20,7 +20,8 @@ from swinunetr.network.checkpoints import encoder_response, response_changes
 from swinunetr.recipe import DEMO
 from swinunetr.results.evaluation import evaluate
 from swinunetr.results.metrics import dice_per_organ, mean_dice
-from swinunetr.training.batches import augmentation, training_batches
+from swinunetr.training.augmentation import augmentation
+from swinunetr.training.batches import training_batches
 from swinunetr.training.loss import class_weights
 
 LIST = "json_files/btcv_6.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from swinunetr.errors import InputError
-from swinunetr.parameters import (
+from swinunetr.fields import (
     Allowed,
     another,
     at_least,

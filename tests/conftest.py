@@ -17,7 +17,7 @@ from checkpoint_files import known_network
 from swinunetr.data.lists import Dataset, read_dataset
 from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.recipe import Recipe
-from swinunetr.training.options import choose_recipe
+from swinunetr.training.parameters import choose_recipe
 
 PROJECT = Path(__file__).parent.parent
 SMALL = choose_recipe("demo", crops_per_volume=2, crop_size=64, spacing_mm=(1.5, 1.5, 2.0))

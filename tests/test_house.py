@@ -45,7 +45,7 @@ AUGMENTATION = {
             '    blur_probability: float = setting(0.0, "of a blur", A_PROBABILITY)\n    noise_probability: float',
         )
     ],
-    "swinunetr/training/batches.py": [
+    "swinunetr/training/augmentation.py": [
         (
             "    if recipe.noise_probability:",
             "    from monai.transforms import RandGaussianSmoothd\n\n"
@@ -82,8 +82,8 @@ from swinunetr.network.checkpoints import build_swinunetr, load_pretrained
 from swinunetr.recipe import DEMO
 from swinunetr.scans.dicom_seg import organ_code
 from swinunetr.scans.segmentation import segment
-from swinunetr.training.batches import augmentation
-from swinunetr.training.options import read_parameters
+from swinunetr.training.augmentation import augmentation
+from swinunetr.training.parameters import read_parameters
 
 folder, found = Path(tempfile.mkdtemp()), {}
 lines = [line for cell in json.loads(Path("swinunetr_finetune.ipynb").read_text())["cells"] for line in cell["source"]]

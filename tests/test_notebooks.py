@@ -33,7 +33,7 @@ from notebook_runs import (
 from papermill import inspect_notebook
 
 from swinunetr.results.evaluation import COLUMNS
-from swinunetr.training.options import read_parameters
+from swinunetr.training.parameters import read_parameters
 
 # What a user of BTCV sets, and what the README and other tools rely on.
 PARAMETERS = {

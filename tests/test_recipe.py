@@ -6,7 +6,7 @@ import pytest
 
 from swinunetr.errors import InputError
 from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, PretrainingRecipe, Recipe, describe_recipe, learning_rate_at
-from swinunetr.training.options import choose_recipe
+from swinunetr.training.parameters import choose_recipe
 
 
 def test_published_recipe_has_the_published_values():

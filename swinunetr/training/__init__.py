@@ -1,1 +1,1 @@
-"""What identifies a run, its folder, and what a step trains on."""
+"""What a training needs beside the network: parameters, batches, loss, calibration, and the folder of a run."""

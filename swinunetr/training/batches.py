@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,66 +12,17 @@ from monai.data import set_track_meta
 from monai.networks.nets import SwinUNETR
 from monai.transforms import (
     Compose,
-    RandAdjustContrastd,
-    RandAffined,
-    RandCropByPosNegLabeld,
-    RandFlipd,
-    RandGaussianNoised,
-    RandRotate90d,
-    RandShiftIntensityd,
 )
 
 from swinunetr.data.preprocessing import Case
 from swinunetr.hardware import Hardware, memory_bytes
 from swinunetr.network.placement import SPARE, training_bytes
-from swinunetr.recipe import AXES, Recipe
 from swinunetr.threads import read_ahead
 
+CROP_STREAM = 1  # of random numbers; that of pre-training is 2
 VALIDATION_BYTES = 4e9  # of the logits of one scan and of what a sliding window needs
 _untracked = 0  # threads within ``without_metadata``
 _lock = threading.Lock()
-
-
-def augmentation(recipe: Recipe) -> Compose:
-    """Return the random transforms of training: crops, then changes of their geometry and intensities.
-
-    The centre of a crop is on an organ with the probability ``organ_crops``, else on another voxel of the body. What a
-    deformation brings in from outside a crop is air, which is background.
-    """
-    keys = ("image", "label")
-    # Indices of the possible centres are computed once per case; finding them per step is ten times slower.
-    centres = {"voxels": "organ_voxels", "organs": "balanced_voxels"}[recipe.crop_centres]
-    transforms = [
-        RandCropByPosNegLabeld(
-            keys,
-            "label",
-            recipe.crop_size,
-            pos=recipe.organ_crops,
-            neg=1 - recipe.organ_crops,
-            num_samples=recipe.crops_per_volume,
-            fg_indices_key=centres,
-            bg_indices_key="other_voxels",
-        ),
-        *(RandFlipd(keys, recipe.flip_probability * (axis in recipe.flip_axes), i) for i, axis in enumerate(AXES)),
-        RandRotate90d(keys, prob=recipe.rotate_probability, max_k=3),
-        RandShiftIntensityd("image", offsets=0.1, prob=recipe.shift_probability),
-    ]
-    if recipe.deform_probability:
-        transforms.append(
-            RandAffined(
-                keys,
-                prob=recipe.deform_probability,
-                rotate_range=(math.radians(10),) * 3,
-                scale_range=(0.15,) * 3,
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-            )
-        )
-    if recipe.gamma_probability:
-        transforms.append(RandAdjustContrastd("image", prob=recipe.gamma_probability, gamma=(0.7, 1.5)))
-    if recipe.noise_probability:
-        transforms.append(RandGaussianNoised("image", prob=recipe.noise_probability, std=0.05))
-    return Compose(transforms)
 
 
 def next_case(cases: list[Case], seed: int, number: int) -> Case:
@@ -117,7 +67,7 @@ def training_batches(
 
 
 def training_batch(
-    cases: list[Case], augment: Compose, seed: int, step: int, device: torch.device | None = None
+    cases: list[Case], augment: Compose, seed: int, number: int, device: torch.device | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Return the batch of one step, which depends only on the arguments.
 
@@ -125,14 +75,14 @@ def training_batch(
         cases: Preprocessed cases with labels.
         augment: Transforms from :func:`augmentation`; its random state is set here.
         seed: Seed of the run.
-        step: Number of the step, from 1.
+        number: Position in the training order, from 1: the step, if one rank trains.
         device: Device of the batch; None means that of the cases.
 
     Returns:
         Images (B, 1, X, Y, Z), float32; labels of the same shape, uint8; and the name of the case.
     """
-    case = next_case(cases, seed, step)
-    augment.set_random_state(seed=int(np.random.default_rng([seed, step, 1]).integers(2**32)))
+    case = next_case(cases, seed, number)
+    augment.set_random_state(seed=int(np.random.default_rng([seed, number, CROP_STREAM]).integers(2**32)))
     with without_metadata():
         crops = augment(case | {key: case[key].as_tensor() for key in ("image", "label")})
     images, labels = (send(torch.stack([crop[key] for crop in crops]), device) for key in ("image", "label"))

@@ -28,6 +28,7 @@ from swinunetr.training.batches import next_case, send, without_metadata
 
 ROTATIONS = 4  # by 0, 90, 180 and 270 degrees in the axial plane
 EMBEDDING_SIZE = 512  # numbers per view in contrastive learning
+VIEW_STREAM = 2  # of random numbers; that of fine-tuning is 1
 HELD_OUT_BATCHES = 8  # per evaluation on the held-out volumes
 
 
@@ -73,7 +74,7 @@ def pretraining_batches(
     Args:
         cases: Preprocessed cases with ``image`` (1, X, Y, Z) and ``name``.
         recipe: Settings of the run.
-        numbers: Numbers of the batches, from 1.
+        numbers: Numbers of the batches, from 1: the steps, if one rank trains.
         hardware: Device of the run.
     """
     return read_ahead(lambda number: pretraining_batch(cases, recipe, number).to(hardware.device), numbers, hardware)
@@ -91,7 +92,7 @@ def pretraining_batch(cases: list[Case], recipe: PretrainingRecipe, number: int)
         Two views per crop if contrastive learning is a task, else one.
     """
     crop, mask = RandSpatialCrop(recipe.crop_size, random_size=False), masking(recipe)
-    rng = np.random.default_rng([recipe.seed, number, 2])
+    rng = np.random.default_rng([recipe.seed, number, VIEW_STREAM])
     samples = range((number - 1) * recipe.volumes_per_step + 1, number * recipe.volumes_per_step + 1)
     drawn = [next_case(cases, recipe.seed, sample) for sample in samples]
     crops, views = [], []
@@ -124,7 +125,7 @@ class PretrainingNetwork(nn.Module):
 
     def __init__(self, network: SwinUNETR, tasks: Sequence[str] = TASKS) -> None:
         super().__init__()
-        channels = 16 * network.swinViT.patch_embed.proj.weight.shape[0]
+        channels = 2**4 * network.swinViT.patch_embed.proj.weight.shape[0]
         self.network = network
         # The deepest features of all views are almost the same. Without BatchNorm1d, which subtracts their mean, the
         # embeddings stayed almost the same for 240 steps.

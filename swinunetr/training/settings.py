@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TypeVar
 
 from swinunetr.data.lists import Dataset, organ_labels
 from swinunetr.data.transforms import intensity_window
@@ -22,8 +21,6 @@ from swinunetr.network.checkpoints import (
 )
 from swinunetr.recipe import CommonRecipe, PretrainingRecipe, Recipe
 from swinunetr.words import short
-
-R = TypeVar("R", bound=CommonRecipe)
 
 # Settings that only affect inference, so that they may change between two runs of one folder.
 INFERENCE_ONLY = {"test_time_flips", "windows_per_batch", "largest_component"}
@@ -92,6 +89,7 @@ def require_one_setup(notes: Mapping[Path, Mapping], flips: bool = False) -> Rec
             except InputError as error:
                 raise InputError(f"'{file}': {error}") from None
             setup = {name: getattr(recipe, name) for name in alike}
+            # CT has a window in HU; others are scaled alike, by percentiles.
             setup["modality"] = intensity_window(recipe, note.get("modality", "CT")) is None
             setups.append((file, recipe, setup, note.get("classes", ())))
     if not setups:
@@ -128,7 +126,7 @@ def run_settings(
         recipe: Recipe of the run.
         dataset: Its cases.
         checkpoint: File of its pretrained weights, which count by their content; None or empty for random weights.
-        fingerprint: Hash of each case's content, from :class:`swinunetr.data.checks.DatasetReport`; None leaves it out.
+        fingerprint: Hash of each case's content, from :class:`checks.DatasetReport`; None leaves it out.
         ensemble: Files whose predictions are averaged, which count by their content; empty for one network.
         merging: Order of patch merging of weights that note none; None means legacy. It is left out where it is what
             the weights have anyway, so that such runs are the same.

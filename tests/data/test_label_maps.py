@@ -28,7 +28,8 @@ from swinunetr.data.preprocessing import prepare_cases
 from swinunetr.errors import InputError
 from swinunetr.hardware import find_hardware
 from swinunetr.results.evaluation import evaluate, score_case
-from swinunetr.training.batches import augmentation, training_batch
+from swinunetr.training.augmentation import augmentation
+from swinunetr.training.batches import training_batch
 
 CLASSES = ("background", "liver", "spleen")
 MAPS = {

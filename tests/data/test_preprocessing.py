@@ -23,7 +23,8 @@ from swinunetr.data.preprocessing import (
 )
 from swinunetr.errors import InputError
 from swinunetr.results.evaluation import read_labels
-from swinunetr.training.batches import augmentation, training_batch
+from swinunetr.training.augmentation import augmentation
+from swinunetr.training.batches import training_batch
 
 
 def test_hu_window_is_mapped_to_0_to_1_and_air_is_removed(small_data):

@@ -22,7 +22,7 @@ from swinunetr.results.evaluation import (
 )
 from swinunetr.results.metrics import dice_per_organ, mean_dice
 from swinunetr.results.report import describe_scores, describe_worst_cases
-from swinunetr.training.options import choose_recipe
+from swinunetr.training.parameters import choose_recipe
 
 
 class CopiesLabels(torch.nn.Module):

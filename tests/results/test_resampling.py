@@ -8,7 +8,7 @@ from monai.transforms import Activationsd, AsDiscreted, Compose, LoadImaged, Res
 from swinunetr.data.transforms import preprocessing
 from swinunetr.results import resampling
 from swinunetr.results.resampling import LabelsOnScand
-from swinunetr.training.options import choose_recipe
+from swinunetr.training.parameters import choose_recipe
 
 OBLIQUE = np.array([[2.8, -0.9, 0.5, -30], [1.0, 2.8, 0, 20], [-0.5, 0.2, 2.9, 5], [0, 0, 0, 1]])
 

@@ -22,7 +22,7 @@ from swinunetr.results.evaluation import read_labels
 from swinunetr.scans import bundle
 from swinunetr.scans.bundle import bundle_texts, write_bundle
 from swinunetr.scans.segmentation import segment
-from swinunetr.training.options import choose_recipe
+from swinunetr.training.parameters import choose_recipe
 
 RECIPE = choose_recipe("demo")
 CLASSES = ("background", "left box", "right box")

@@ -88,7 +88,7 @@ def check_image(path: str | Path, modality: str, padding: Collection[float] = ()
     ``padding`` are intensities that stand for no measurement, such as DICOM's padding value after rescale.
 
     Raises:
-        InputError: The modality is not clear; see :func:`swinunetr.data.modality.is_ct`.
+        InputError: The modality is not clear; see :func:`modality.is_ct`.
     """
     is_ct(modality)
     dataset = Dataset(("background",), modality, [], [], [{"name": Path(path).name, "image": str(path)}])

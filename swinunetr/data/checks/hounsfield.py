@@ -14,7 +14,7 @@ import numpy as np
 from swinunetr.errors import Fault
 
 CHUNK_VOXELS = 2**22  # counted at a time, to save memory
-WHOLE_RANGE = 256, 2**17  # of intensities that are counted by whole numbers; others in 65 536 steps
+WHOLE_RANGE = 256, 2**17  # of intensities that are counted by whole numbers; others in STEPS equal steps
 STEPS = 65_535
 
 USUAL_HU = (-4000, 31_000)  # padding can be as low as -3024; metal on an extended scale reaches about 30 000

@@ -1,4 +1,4 @@
-"""The folder of a run: everything that a run writes. Every file is replaced as a whole, or not at all."""
+"""What a run writes. Every file but TensorBoard's events is replaced as a whole, or not at all."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class RunFolder:
 
     Args:
         logdir: Path of the folder, which is made if it is missing.
-        settings: Values that decide the result (recipe, seed, content of data and weights) and that JSON can store.
-            ``settings.json`` keeps them. The folder is refused to a run with others, apart from those that only affect
-            inference, and ``max_steps`` where the learning rate does not depend on it.
+        settings: Values that decide the result (recipe, content of data and weights) and that JSON can store.
+            ``settings.json`` keeps them. The folder is refused to a run with others, apart from those that
+            :func:`settings.identity` leaves out.
         hardware: Device and rank of this process.
         resume: Whether to continue the run in the folder. False refuses a folder that holds a run.
         save_every: Seconds between two states. Where saving would take over 2% of the time, the interval is stretched
@@ -81,7 +81,7 @@ class RunFolder:
             if not isinstance(save_every, int | float) or save_every < 0:
                 raise InputError(f"save_every: expected seconds, 0 or more, found {save_every!r}.")
         claim_run_folder(self.path, self.settings, hardware, resume)
-        self._state: RunState | None = self._find_state()  # until it is restored
+        self._state: RunState | None = self._take_over_state()  # until it is restored
         if self.writes:
             write_json(self.settings, self.path / "settings.json")
         self.events = Events(self.path, self.step + 1) if self.writes else None
@@ -98,7 +98,7 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------------------------ resuming
 
-    def _find_state(self) -> RunState:
+    def _take_over_state(self) -> RunState:
         """Return the last state and take over its step, time and scores, after checking that all ranks have the same.
 
         Raises:
@@ -141,7 +141,7 @@ class RunFolder:
         if recipe:
             self._require_recipe(recipe)
         _require_one_network(**parts)
-        state, self._state = self._state or self._find_state(), None  # by all ranks, before rank 0 writes
+        state, self._state = self._state or self._take_over_state(), None  # by all ranks, before rank 0 writes
         self.started = time.monotonic()
         if state.parts:
             for name, part in parts.items():
@@ -249,7 +249,7 @@ class RunFolder:
         Args:
             step: Number of the step.
             last: Whether it is the last step of the run.
-            parts: Model, optimizer and scaler; the state stores each under its name.
+            parts: As in :meth:`restore`; the state stores each under its name.
 
         Raises:
             TrainingStopped: The user asked to stop, on any rank; the state is on disk.

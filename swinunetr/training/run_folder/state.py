@@ -1,8 +1,8 @@
 """The state of a run on disk, from which it resumes.
 
-The data of step k depend only on the seed and k (``batches.training_batch``), so a state holds nothing about the data
-loading. A state is replaced as a whole and the one before it is kept, so a process that is killed at any moment leaves
-the last one or the one before.
+The data of step k depend only on the seed, k and the rank (``batches.training_batch``), so a state holds nothing about
+the data loading. A state is replaced as a whole and the one before it is kept, so a process that is killed at any
+moment leaves the last one or the one before.
 """
 
 from __future__ import annotations

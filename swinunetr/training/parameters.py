@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swinunetr.errors import InputError
+from swinunetr.fields import Allowed, FilePath, check_settings, convert_parameters, parameters_of, setting
 from swinunetr.network.checkpoints import (
     find_checkpoint,
     merging_in,
@@ -16,7 +17,6 @@ from swinunetr.network.checkpoints import (
     training_note,
 )
 from swinunetr.network.merging import MERGING
-from swinunetr.parameters import Allowed, FilePath, check_settings, convert_parameters, parameters_of, setting
 from swinunetr.recipe import PRETRAINING_RECIPES, RECIPES, CommonRecipe, PretrainingRecipe, Recipe
 from swinunetr.training.settings import require_one_setup
 
@@ -43,7 +43,7 @@ class Options:
     cache_dir: FilePath = FilePath("")
     save_every: float = setting(15, "seconds between two saved states; stretched, up to 60, where saving is slow")
 
-    weights: tuple[Path, ...] = ()  # the files that pretrained_checkpoint stands for
+    weights: tuple[Path, ...] = ()  # no parameter: the files that pretrained_checkpoint stands for
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -150,9 +150,9 @@ def _convert(values: Mapping[str, object], recipes: Mapping[str, CommonRecipe]) 
     pretraining = recipes is PRETRAINING_RECIPES
     kind = PretrainingOptions if pretraining else FinetuningOptions
     converted = convert_parameters(values, PRETRAINING_PARAMETERS if pretraining else PARAMETERS)
-    options = {field.name for field in fields(kind)}
-    changes = {name: value for name, value in converted.items() if name not in options and value is not None}
-    chosen = {name: value for name, value in converted.items() if name in options}
+    option_names = {field.name for field in fields(kind)}
+    changes = {name: value for name, value in converted.items() if name not in option_names and value is not None}
+    chosen = {name: value for name, value in converted.items() if name in option_names}
     if not pretraining and changes.get("max_steps") == 0:
         chosen["evaluate_only"] = True
     return kind(**chosen), changes

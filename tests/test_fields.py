@@ -8,9 +8,9 @@ from conftest import PROJECT
 from papermill import inspect_notebook
 
 from swinunetr.errors import InputError
-from swinunetr.parameters import FilePath, convert_parameters
+from swinunetr.fields import FilePath, convert_parameters
 from swinunetr.recipe import as_text
-from swinunetr.training.options import PARAMETERS, PRETRAINING_PARAMETERS
+from swinunetr.training.parameters import PARAMETERS, PRETRAINING_PARAMETERS
 
 ALL = PRETRAINING_PARAMETERS | PARAMETERS
 

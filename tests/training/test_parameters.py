@@ -12,7 +12,7 @@ from swinunetr.data.lists import Dataset
 from swinunetr.errors import CheckpointError, InputError
 from swinunetr.network.checkpoints import build_swinunetr, save_weights
 from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe
-from swinunetr.training.options import choose_recipe, read_parameters
+from swinunetr.training.parameters import choose_recipe, read_parameters
 from swinunetr.training.settings import run_settings
 
 
