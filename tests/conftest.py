@@ -23,6 +23,11 @@ PROJECT = Path(__file__).parent.parent
 SMALL = choose_recipe("demo", crops_per_volume=2, crop_size=64, spacing_mm=(1.5, 1.5, 2.0))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that neither of the two processes ends long before the other."""
+    items.sort(key=lambda item: "notebook" not in item.path.name)
+
+
 def write_case(folder: Path, number: int, shape=(70, 72, 68), affine=None) -> dict[str, str]:
     """Write a noisy block of soft tissue in air with two box-shaped organs; return its entry for the JSON."""
     rng = np.random.default_rng(number)
