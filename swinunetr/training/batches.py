@@ -67,7 +67,7 @@ def training_batches(
 
 
 def training_batch(
-    cases: list[Case], augment: Compose, seed: int, number: int, device: torch.device | None = None
+    cases: list[Case], augment: Compose, seed: int, step: int, device: torch.device | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Return the batch of one step, which depends only on the arguments.
 
@@ -75,14 +75,14 @@ def training_batch(
         cases: Preprocessed cases with labels.
         augment: Transforms from :func:`augmentation`; its random state is set here.
         seed: Seed of the run.
-        number: Position in the training order, from 1: the step, if one rank trains.
+        step: Position in the training order, from 1: the step, if one rank trains.
         device: Device of the batch; None means that of the cases.
 
     Returns:
         Images (B, 1, X, Y, Z), float32; labels of the same shape, uint8; and the name of the case.
     """
-    case = next_case(cases, seed, number)
-    augment.set_random_state(seed=int(np.random.default_rng([seed, number, CROP_STREAM]).integers(2**32)))
+    case = next_case(cases, seed, step)
+    augment.set_random_state(seed=int(np.random.default_rng([seed, step, CROP_STREAM]).integers(2**32)))
     with without_metadata():
         crops = augment(case | {key: case[key].as_tensor() for key in ("image", "label")})
     images, labels = (send(torch.stack([crop[key] for crop in crops]), device) for key in ("image", "label"))

@@ -19,7 +19,7 @@ def test_crops_centred_by_organ_hold_small_organs_more_often(small_data):
     share = {}
     for centres in ("voxels", "organs"):
         augment = augmentation(replace(SMALL, crop_size=(32, 32, 64), crops_per_volume=1, crop_centres=centres))
-        with_it = [(training_batch([case], augment, seed=0, number=step)[1] == 2).any() for step in range(1, 101)]
+        with_it = [(training_batch([case], augment, seed=0, step=step)[1] == 2).any() for step in range(1, 101)]
         share[centres] = torch.stack(with_it).float().mean()
     assert (
         share["voxels"] < 0.15 and 0.2 < share["organs"] < 0.4
