@@ -17,7 +17,7 @@ from swinunetr.network.checkpoints import (
     training_note,
 )
 from swinunetr.network.merging import MERGING
-from swinunetr.recipe import PRETRAINING_RECIPES, RECIPES, CommonRecipe, PretrainingRecipe, Recipe
+from swinunetr.recipe import RECIPES, CommonRecipe, PretrainingRecipe, Recipe
 from swinunetr.training.settings import require_one_setup
 
 
@@ -147,7 +147,7 @@ def read_parameters(
 
 def _convert(values: Mapping[str, object], recipes: Mapping[str, CommonRecipe]) -> tuple[Options, dict[str, Any]]:
     """Return the options, and the settings of the recipe that are changed."""
-    pretraining = recipes is PRETRAINING_RECIPES
+    pretraining = any(isinstance(recipe, PretrainingRecipe) for recipe in recipes.values())
     kind = PretrainingOptions if pretraining else FinetuningOptions
     converted = convert_parameters(values, PRETRAINING_PARAMETERS if pretraining else PARAMETERS)
     option_names = {field.name for field in fields(kind)}
