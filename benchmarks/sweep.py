@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from swinunetr.errors import CheckpointError, InputError
-from swinunetr.files import claim_folder, sha256
+from swinunetr.files import as_json, claim_folder, sha256
 from swinunetr.hardware import find_hardware, versions
 from swinunetr.recipe import Recipe
 from swinunetr.training.parameters import PARAMETERS, read_parameters
@@ -122,7 +122,7 @@ def differing(logdir: Path, parameters: Mapping[str, object]) -> list[str]:
         expected["ensemble_sha256"] = hashes
     before = {key: summary(logdir).get(key, value) for key, value in expected.items()}
     before["recipe"] = asdict(Recipe()) | before["recipe"]  # a setting that it does not name was not there
-    return differences(*(json.loads(json.dumps(settings)) for settings in (before, expected)))
+    return differences(as_json(before), as_json(expected))
 
 
 def summary(logdir: Path) -> dict:

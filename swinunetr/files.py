@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
@@ -202,6 +202,11 @@ def locked(folder: str | Path) -> Iterator[None]:
         lock.release()
 
 
+def as_json(content: Any) -> Any:
+    """Return values as they are read back from a JSON file: tuples become lists."""
+    return json.loads(json.dumps(content))
+
+
 def write_json(content: object, path: str | Path) -> None:
     """Write values as indented JSON to a file, completely or not at all; NaN, which JSON lacks, becomes null."""
     with replacing(path) as temporary:
@@ -236,11 +241,11 @@ def claim_folder(folder: str | Path, settings: Mapping, as_now: Callable[[dict],
     Raises:
         InputError: The folder contains results of other or unknown settings, or it cannot be written to.
     """
-    folder, settings = Path(folder).expanduser(), json.loads(json.dumps(settings))
+    folder, settings = Path(folder).expanduser(), as_json(settings)
     note = folder / NOTE
     noted = _noted(note)
     if noted is not None:
-        noted = json.loads(json.dumps(as_now(noted)))
+        noted = as_json(as_now(noted))
         differing = [key for key in settings | noted if settings.get(key) != noted.get(key)]
     else:
         differing = ["all"] if any(not file.name.startswith(".") for file in folder.rglob("*.nii.gz")) else []

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from monai.data import set_track_meta
 from monai.networks.nets import SwinUNETR
-from monai.transforms import (
-    Compose,
-)
+from monai.transforms import Compose
 
 from swinunetr.data.preprocessing import Case
 from swinunetr.hardware import Hardware, memory_bytes

@@ -11,7 +11,7 @@ from pathlib import Path
 from swinunetr.data.lists import Dataset, organ_labels
 from swinunetr.data.transforms import intensity_window
 from swinunetr.errors import InputError
-from swinunetr.files import sha256
+from swinunetr.files import as_json, sha256
 from swinunetr.network.checkpoints import (
     find_checkpoint,
     match_classes,
@@ -193,7 +193,7 @@ def identity(settings: dict) -> dict:
     kind = settings.get("kind") or (PretrainingRecipe.kind if "tasks" in recipe else Recipe.kind)
     kept = {key: value for key, value in settings.items() if key not in ("pretrained_checkpoint", "seed")}
     if recipe and kind == Recipe.kind:
-        recipe = json.loads(json.dumps(asdict(Recipe()))) | recipe
+        recipe = as_json(asdict(Recipe())) | recipe
     free = INFERENCE_ONLY | ({"max_steps"} if _any_length(recipe) else set())
     return kept | {"kind": kind, "recipe": {key: value for key, value in recipe.items() if key not in free}}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from monai.networks.nets import SwinUNETR
 
 from swinunetr.data.organs import save_label_names
 from swinunetr.errors import InputError, TrainingStopped
-from swinunetr.files import claim_folder, replacing, require_note, write_csv, write_json
+from swinunetr.files import as_json, claim_folder, replacing, require_note, write_csv, write_json
 from swinunetr.hardware import Hardware, gpu_is_full, is_lost_process, lost_process, versions
 from swinunetr.network.checkpoints import save_weights, training_note
 from swinunetr.recipe import CommonRecipe
@@ -68,7 +67,7 @@ class RunFolder:
         self.trains = trains
         self.save_every = save_every
         settings = settings | {"ranks": hardware.ranks}
-        self.settings = json.loads(json.dumps(settings))  # as read back from a file: tuples become lists
+        self.settings = as_json(settings)
         self.losses: list[float] = []  # of the steps since the last validation
         self.history: list[dict[str, float]] = []  # one row per validation, as in metrics.csv
         self.best: dict[str, float] = {"step": 0, "mean_dice": math.nan}  # row with the best mean Dice so far
@@ -157,7 +156,7 @@ class RunFolder:
 
     def _require_recipe(self, recipe: CommonRecipe) -> None:
         """Check that a recipe is that of the run: the parameters may have been changed since the folder was opened."""
-        now = json.loads(json.dumps(asdict(recipe)))
+        now = as_json(asdict(recipe))
         if lines := differences(self.settings["recipe"], now, ("in the run", "now")):
             raise InputError(
                 "The parameters have changed since the run's folder was opened:\n" + "\n".join(lines) + "\n"

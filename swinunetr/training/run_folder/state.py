@@ -25,7 +25,8 @@ from swinunetr.files import check_zip, replacing
 from swinunetr.training.settings import differences, identity
 
 CURRENT, PREVIOUS = "state.pt", "state.previous.pt"
-COMMON = {"step", "settings", "losses", "history", "seconds", "rng"}  # beside the parts of the training
+PROGRESS = ("step", "losses", "history", "seconds", "rng")  # in a file, beside the settings and the parts
+COMMON = {"settings", *PROGRESS}
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ def find_state(folder: Path, settings: dict) -> RunState:
                 f"found {most}. Raise max_steps, or choose another logdir."
             )
         parts = {name: part for name, part in state.items() if name not in COMMON}
-        common = {name: state[name] for name in ("step", "seconds", "losses", "history", "rng")}
-        return RunState(**common, parts=parts)
+        return RunState(**{name: state[name] for name in PROGRESS}, parts=parts)
     if files:
         raise InputError(f"logdir: no state in '{folder}' can be read. Choose another folder to start again.")
     return _finished_without_state(folder, most) if (folder / "metrics.csv").exists() else RunState()
@@ -83,10 +83,10 @@ def write_state(state: RunState, settings: dict, folder: Path) -> None:
     Raises:
         WriteError: It could not be written; the state before it is intact.
     """
-    common = {name: getattr(state, name) for name in ("step", "losses", "history", "seconds", "rng")}
+    progress = {name: getattr(state, name) for name in PROGRESS}
     current = folder / CURRENT
     with replacing(current) as temporary, open(temporary, "wb") as file:
-        torch.save({"settings": settings, **common, **state.parts}, file)
+        torch.save({"settings": settings, **progress, **state.parts}, file)
         if current.exists():
             current.replace(folder / PREVIOUS)
 
