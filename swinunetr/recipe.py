@@ -356,9 +356,11 @@ def describe_recipe(recipe: CommonRecipe, every: bool = False) -> Table:
 
 
 def as_text(value: object) -> str:
-    """Return the value of a setting as a reader writes it: ``96 x 96 x 96``, or names with commas between them."""
+    """Return the value of a setting as a reader writes it: ``96 x 96 x 96``, ``-175 to 250``, or names with commas."""
     if not isinstance(value, tuple):
         return str(value)
     if all(isinstance(part, str) for part in value):  # tasks or organs
         return ", ".join(value) or "none"
+    if len(value) == 2:  # a window
+        return " to ".join(f"{bound:g}" for bound in value)
     return " x ".join(map(str, value))

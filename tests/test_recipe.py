@@ -112,4 +112,5 @@ def test_the_table_of_a_recipe_shows_what_differs_from_the_published_one_and_the
     assert note.startswith(f"{len(fields(recipe)) - len(rows)} settings are those of the published recipe")
     every = {name: values for name, *values in describe_recipe(recipe, every=True).rows}
     assert len(every) == len(fields(recipe)) and every["weight_decay"] == ["1e-05", "", "of AdamW"]
+    assert every["hu_window"][0] == "-175 to 250"
     assert describe_recipe(Recipe()).rows == []
