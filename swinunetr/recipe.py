@@ -271,8 +271,8 @@ class PretrainingRecipe(CommonRecipe):
 
 
 # What differs from the published recipe. The number is what is lost without the choice, in points of mean Dice at the
-# demo's scale: mean of three seeds by ``benchmarks.ablation`` with 480 steps (docs/results.md). The learning rate is
-# the published one, as the best one depends on the scale.
+# demo's scale: mean of three seeds by ``benchmarks.ablation`` with 480 steps (docs/explanation/results.md). The
+# learning rate is the published one, as the best one depends on the scale.
 TUNED = Recipe(
     schedule="cosine",  # 2.2, together with clip_norm
     clip_norm=1.0,
