@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from scipy.ndimage import center_of_mass
 from scipy.ndimage import label as connected
 
 import swinunetr.results.plots.drawing as drawing
@@ -43,31 +44,22 @@ def plot_components(case: Case, segmentation: str | Path, organ: str, organs: Se
     """
     number = organs.index(organ) + 1
     image, spacing = drawing.upright(case["source"])
-    low, high = drawing.limits(image, window)
-    image = np.clip((image - low) / (high - low), 0, 1)
-    labels = drawing.upright(segmentation)[0].astype(np.uint8)
-    labels = np.where(labels == number, labels, 0).astype(np.uint8)
-    kept = largest_components(labels, [number]) > 0
-    removed = (labels > 0) & ~kept
-    truth = None
-    if case.get("label_source"):
-        truth = to_classes(drawing.upright(str(case["label_source"]))[0], case.get("label_map")) == number
-    views = [p._replace(position=0) for p in drawing.choose_planes(image.shape, spacing, [0, 0, 0], ([0] * 3, [0] * 3))]
-    views = [view for view in views if view.axis != 2] or views[:1]
-    shapes = drawing.shapes_of(views, image.shape, spacing) * 2
+    image = np.clip(image, *drawing.limits(image, window))
+    labels = drawing.upright(segmentation)[0]
+    found = np.where(labels == number, labels, 0).astype(np.uint8)
+    kept = largest_components(found, [number]) > 0
+    removed = (found > 0) & ~kept
+    truth = _ground_truth(case, number)
     voxel_ml = voxel_volume_mm3(load_nifti(segmentation).affine) / 1000
     pieces = _pieces(removed, voxel_ml)
-    total = f"removed: {len(pieces)} {'piece' if len(pieces) == 1 else 'pieces'}, {sum(p[1] for p in pieces):.1f} ml"
     colour = organ_colours(len(organs))[number - 1]
-    handles: list[Any] = [Patch(facecolor=colour, edgecolor="gray", label=f"kept: {kept.sum() * voxel_ml:.1f} ml")]
-    handles.append(Patch(facecolor=REMOVED, edgecolor="gray", label=total))
-    if truth is not None:
-        label = f"ground truth: {truth.sum() * voxel_ml:.1f} ml"
-        handles.append(Line2D([], [], color="white", linewidth=2, label=label, path_effects=drawing.OUTLINED))
+    handles = _handles(colour, kept, truth, pieces, voxel_ml)
+    planes = [plane._replace(position=0) for plane in drawing.choose_planes(image.shape, spacing, [0, 0, 0])]
+    views = [plane for plane in planes if plane.axis != 2] or planes[:1]
+    shapes = drawing.shapes_of(views, image.shape, spacing) * 2
     height, below = drawing.row_height(shapes, WIDTH), drawing.legend_height(handles, WIDTH)
     figure = drawing.new_figure(WIDTH, below + height + 2.7 * LINE)
-    panels = drawing.row_of_panels(figure, below, height, shapes)
-    for i, ax in enumerate(panels):
+    for i, ax in enumerate(drawing.row_of_panels(figure, below, height, shapes)):
         view, is_before = views[i % len(views)], i < len(views)
         flat = image.mean(axis=view.axis, keepdims=True)
         drawing.draw_slice(ax, flat, view, spacing, drawing.limits(flat, None))
@@ -78,22 +70,37 @@ def plot_components(case: Case, segmentation: str | Path, organ: str, organs: Se
         if truth is not None and truth.any():
             drawing.outline(ax, truth.any(axis=view.axis).T, "white")
         ax.set_title(f"{'before' if is_before else 'after'}, {VIEWS[view.axis]}", fontsize=9)
-    figure.suptitle(
-        f"{shown_name(case['name'], 'case')}, largest connected piece of the {organ_name(organs, number)}",
-        fontsize=10,
-        y=1 - 0.05 / figure.get_figheight(),
-        va="top",
-    )
+    name = shown_name(case["name"], "case")
+    drawing.add_title(figure, f"{name}, largest connected piece of the {organ_name(organs, number)}")
     drawing.add_legend(figure, handles, WIDTH, below)
     return figure
 
 
+def _ground_truth(case: Case, number: int) -> np.ndarray | None:
+    """Return the mask of a label in the ground truth of a case; None if it has none."""
+    if not case.get("label_source"):
+        return None
+    return to_classes(drawing.upright(str(case["label_source"]))[0], case.get("label_map")) == number
+
+
+def _handles(colour: str, kept: np.ndarray, truth: np.ndarray | None, pieces: list, voxel_ml: float) -> list:
+    """Return the entries of the legend, with volumes."""
+    count = f"{len(pieces)} {'piece' if len(pieces) == 1 else 'pieces'}"
+    entries = {f"kept: {kept.sum() * voxel_ml:.1f} ml": colour}
+    entries[f"removed: {count}, {sum(ml for _, ml in pieces):.1f} ml"] = REMOVED
+    handles: list[Any] = [Patch(facecolor=fill, edgecolor="gray", label=label) for label, fill in entries.items()]
+    if truth is not None:
+        label = f"ground truth: {truth.sum() * voxel_ml:.1f} ml"
+        handles.append(Line2D([], [], color="white", linewidth=2, label=label, path_effects=drawing.OUTLINED))
+    return handles
+
+
 def _pieces(mask: np.ndarray, voxel_ml: float) -> list[tuple[np.ndarray, float]]:
     """Return the middle (3) in voxels and the volume in ml of each connected piece of a mask, the largest first."""
-    numbered, _ = connected(mask, np.ones((3, 3, 3)))
-    where = np.argwhere(mask)
-    numbers = numbered[mask]
-    pieces = [(where[numbers == n].mean(axis=0), float((numbers == n).sum()) * voxel_ml) for n in np.unique(numbers)]
+    numbered, count = connected(mask, np.ones((3, 3, 3)))
+    voxels = np.bincount(numbered[mask], minlength=count + 1)[1:]
+    middles = center_of_mass(mask, numbered, range(1, count + 1))
+    pieces = [(np.array(middle), float(n) * voxel_ml) for middle, n in zip(middles, voxels, strict=True)]
     return sorted(pieces, key=lambda piece: -piece[1])
 
 

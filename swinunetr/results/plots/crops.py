@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -35,42 +36,63 @@ def plot_augmentation(case: Case, crops: Sequence[dict], changed: Sequence[dict]
     """
     crops, changed = crops[:MOST_CROPS], changed[:MOST_CROPS]
     image, label, spacing = _volumes(case, organs)
-    boxes = [_box(case, crop) for crop in crops]
-    pairs = [[_volumes(part, organs) for part in pair] for pair in zip(crops, changed, strict=True)]
-    slices = [[volume[..., volume.shape[2] // 2] for _, volume, _ in pair] for pair in pairs]
+    pairs = [[_middle(part, organs) for part in pair] for pair in zip(crops, changed, strict=True)]
+    shapes = [max(shape for _, _, _, shape in pair) for pair in pairs]
     extent = np.multiply(image.shape, spacing)
-    stacked = (extent[1] + extent[2]) / extent[0]  # height over width of the two slices of the case
-    widths = [max(vol.shape[0] * mm[0] / (vol.shape[1] * mm[1]) for vol, _, mm in pair) for pair in pairs]
-    across = 1 / stacked + sum(widths) / 2
-    height = min(MOST_HEIGHT, (WIDTH - GAP * (len(pairs) + 1)) / across)
-    handles = drawing.organ_handles(np.concatenate([s.ravel() for pair in slices for s in pair]), organs)
-    width = across * height + 3 * GAP + GAP * len(pairs)
+    tall = float((extent[1] + extent[2]) / extent[0])  # height over width of the two slices of the case
+    width = WIDTH - GAP * (len(pairs) + 1)
+    height = min(MOST_HEIGHT, width / (1 / tall + sum(shapes) / 2))
+    left, half = height / tall, height / 2
+    handles = drawing.organ_handles(
+        np.concatenate([labels.ravel() for pair in pairs for _, labels, _, _ in pair]), organs
+    )
+    width = left + half * sum(shapes) + GAP * (len(pairs) + 2)
     below = drawing.legend_height(handles, width)
-    figure = drawing.new_figure(width, below + height + 2 * GAP + 1.2 * LINE)
-    left = height / stacked
-    for axis, bottom, rise in ((2, below + left * extent[2] / extent[0] + GAP, extent[1]), (1, below, extent[2])):
-        ax = drawing.panel(figure, 0, bottom, left, left * rise / extent[0])
-        plane = Plane("", axis, _busiest(boxes, label, axis))
-        drawing.draw_slice(ax, image, plane, spacing)
-        drawing.cover_organs(ax, label.take(plane.position, axis).T, organs, 0.35)
-        _draw_boxes(ax, boxes, axis)
-        if axis == 2:
-            ax.set_title(shown_name(case["name"], "case"), fontsize=9)
+    figure = drawing.new_figure(width, below + height + GAP + 1.2 * LINE)
+    heights = left * extent[1:] / extent[0]
+    boxes = [_box(case, crop) for crop in crops]
+    for axis, bottom, rise in ((2, below + heights[1] + GAP, heights[0]), (1, below, heights[1])):
+        _draw_case(drawing.panel(figure, 0, bottom, left, rise), image, label, spacing, boxes, axis, organs)
+    figure.axes[0].set_title(shown_name(case["name"], "case"), fontsize=9)
     start = left + 3 * GAP
-    half = height / 2
-    for number, (pair, shape) in enumerate(zip(pairs, widths, strict=True)):
-        for (volume, labels, mm), bottom, title in zip(
-            pair, (below + half + GAP, below), ("before", "after"), strict=True
-        ):
+    for number, (pair, shape) in enumerate(zip(pairs, shapes, strict=True)):
+        for part, bottom, text in zip(pair, (below + half + GAP, below), ("before", "after"), strict=True):
             ax = drawing.panel(figure, start, bottom, half * shape, half)
-            plane = Plane("", 2, volume.shape[2] // 2)
-            drawing.draw_slice(ax, volume, plane, mm, letters=False)
-            drawing.cover_organs(ax, labels.take(plane.position, 2).T, organs)
-            _frame(ax, CROP_COLOURS[number], title)
+            _draw_crop(ax, part, organs, CROP_COLOURS[number], text)
         figure.axes[-2].set_title(f"crop {number + 1}", fontsize=9)
         start += half * shape + GAP
     drawing.add_legend(figure, handles, width, below)
     return figure
+
+
+def _draw_case(ax: Axes, image: np.ndarray, label: np.ndarray, spacing, boxes: list, axis: int, organs) -> None:
+    """Draw a slice of the case perpendicular to ``axis``, and the boxes of the crops."""
+    plane = Plane("", axis, _busiest(boxes, label, axis))
+    drawing.draw_slice(ax, image, plane, spacing)
+    drawing.cover_organs(ax, label.take(plane.position, axis).T, organs, 0.35)
+    across, up = drawing.plane_axes(axis)
+    for box, colour in zip(boxes, CROP_COLOURS, strict=False):
+        size = box[1] - box[0]
+        look: Look = {"fill": False, "edgecolor": colour, "linewidth": 1.5}
+        ax.add_patch(Rectangle((box[0, across], box[0, up]), size[across], size[up], **look))
+
+
+def _draw_crop(ax: Axes, part: tuple, organs: Sequence[str], colour: str, text: str) -> None:
+    """Draw a slice of a crop in a frame, with a text in its corner; ``part`` is what :func:`_middle` returns."""
+    image, labels, spacing, _ = part
+    drawing.draw_slice(ax, image[..., None], Plane("", 2, 0), spacing, letters=False)
+    drawing.cover_organs(ax, labels.T, organs)
+    look: Look = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "transform": ax.transAxes}
+    ax.add_patch(Rectangle((0, 0), 1, 1, **look))
+    style: Look = {"color": "white", "fontsize": 8, "path_effects": drawing.OUTLINED}
+    ax.text(0.03, 0.96, text, transform=ax.transAxes, va="top", **style)
+
+
+def _middle(crop: Mapping[str, Any], organs: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return the middle axial slice of a crop and of its label, the size of a voxel in mm, and width over height."""
+    image, label, spacing = _volumes(crop, organs)
+    middle = image.shape[2] // 2
+    return image[..., middle], label[..., middle], spacing, image.shape[0] * spacing[0] / (image.shape[1] * spacing[1])
 
 
 def _volumes(case: Mapping[str, Any], organs: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,23 +114,6 @@ def _busiest(boxes: Sequence[np.ndarray], label: np.ndarray, axis: int) -> int:
     organs = (label > 0).sum(axis=others)
     through = [sum(box[0, axis] < i < box[1, axis] for box in boxes) for i in range(label.shape[axis])]
     return max(range(label.shape[axis]), key=lambda i: (through[i], organs[i]))
-
-
-def _draw_boxes(ax: Any, boxes: Sequence[np.ndarray], axis: int) -> None:
-    """Draw the outline of each box in the plane perpendicular to ``axis``."""
-    across, up = drawing.plane_axes(axis)
-    for box, colour in zip(boxes, CROP_COLOURS, strict=False):
-        size = box[1] - box[0]
-        look: Look = {"fill": False, "edgecolor": colour, "linewidth": 1.5}
-        ax.add_patch(Rectangle((box[0, across], box[0, up]), size[across], size[up], **look))
-
-
-def _frame(ax: Any, colour: str, text: str) -> None:
-    """Draw a frame around a panel, and a text into its corner."""
-    look: Look = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "transform": ax.transAxes}
-    ax.add_patch(Rectangle((0, 0), 1, 1, **look))
-    style: Look = {"color": "white", "fontsize": 8, "path_effects": drawing.OUTLINED}
-    ax.text(0.03, 0.96, text, transform=ax.transAxes, va="top", **style)
 
 
 def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]) -> Figure:

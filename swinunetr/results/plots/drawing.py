@@ -191,6 +191,11 @@ def empty_figure(text: str) -> Figure:
     return figure
 
 
+def add_title(figure: Figure, title: str) -> None:
+    """Add a title at the upper edge of a figure."""
+    figure.suptitle(title, fontsize=10, y=1 - 0.05 / figure.get_figheight(), va="top")
+
+
 def panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Return a new panel at a place in inches."""
     across, up = figure.get_size_inches()
@@ -209,16 +214,16 @@ def row_height(shapes: Sequence[float], width: float, most: float = 4.2) -> floa
 
 
 def row_of_panels(
-    figure: Figure, bottom: float, height: float, shapes: Sequence[float], left: float = 0, width: float = 0
+    figure: Figure, bottom: float, height: float, shapes: Sequence[float], width: float = 0
 ) -> list[Axes]:
-    """Return panels side by side, centred between ``left`` and ``left + width``; a width of 0 is that of the figure."""
+    """Return panels side by side, in the middle of a width from the left edge; 0 is that of the figure."""
     widths = [height * shape for shape in shapes]
-    width = width or figure.get_size_inches()[0]
-    start = left + (width - sum(widths) - GAP * (len(widths) - 1)) / 2
+    width = width or figure.get_figwidth()
+    left = (width - sum(widths) - GAP * (len(widths) - 1)) / 2
     panels = []
     for across in widths:
-        panels.append(panel(figure, start, bottom, across, height))
-        start += across + GAP
+        panels.append(panel(figure, left, bottom, across, height))
+        left += across + GAP
     return panels
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -42,34 +43,36 @@ def plot_contours(case: Case, prediction: str | Path, organ: str, organs: Sequen
     truth = _ground_truth(case, organs)
     predicted = drawing.upright(prediction)[0].astype(np.uint8)
     voxels = np.argwhere(truth == organs.index(organ) + 1)
-    middle, (first, last) = voxels.mean(axis=0).round().astype(int), _close_view(voxels, spacing, truth.shape)
+    bounds = _close_view(voxels, spacing, truth.shape)
+    middle = voxels.mean(axis=0).round().astype(int)
     planes = drawing.choose_planes(truth.shape, spacing, middle, (voxels.min(axis=0), voxels.max(axis=0)))
     shown = [volume.take(p.position, p.axis).ravel() for volume in (truth, predicted) for p in planes]
     lines = (("ground truth", "solid"), ("prediction", "dashed"))
     handles = drawing.organ_handles(np.concatenate(shown), organs, numbers=True, lines=lines)
-    rows = [drawing.shapes_of(planes, shape, spacing) for shape in (truth.shape, last - first)]
+    rows = [drawing.shapes_of(planes, shape, spacing) for shape in (truth.shape, bounds[1] - bounds[0])]
     heights = [drawing.row_height(shapes, PAGE) for shapes in rows]
     below = drawing.legend_height(handles, PAGE)
     figure = drawing.new_figure(PAGE, below + sum(heights) + GAP + 2.5 * LINE)
-    panels = [
-        drawing.row_of_panels(figure, bottom, height, shapes)
-        for bottom, height, shapes in zip((below + heights[1] + GAP, below), heights, rows, strict=True)
-    ]
-    for whole, close, plane in zip(*panels, planes, strict=True):
-        across, up = drawing.plane_axes(plane.axis)
+    upper = drawing.row_of_panels(figure, below + heights[1] + GAP, heights[0], rows[0])
+    lower = drawing.row_of_panels(figure, below, heights[1], rows[1])
+    for whole, close, plane in zip(upper, lower, planes, strict=True):
         for ax in (whole, close):
             drawing.draw_slice(ax, image, plane, spacing, grey)
             drawing.outline_organs(ax, truth.take(plane.position, plane.axis).T, len(organs), numbers=ax is close)
             drawing.outline_organs(ax, predicted.take(plane.position, plane.axis).T, len(organs), "dashed")
         whole.set_title(plane.title, fontsize=9)
-        box = (first[across], first[up]), *(last - first)[[across, up]]
-        whole.add_patch(Rectangle(*box, fill=False, color="white", linewidth=0.8))
-        close.set(xlim=(first[across], last[across]), ylim=(first[up], last[up]))
-        close.xaxis.set_inverted(whole.xaxis_inverted())
+        _zoom(whole, close, *(bound[list(drawing.plane_axes(plane.axis))] for bound in bounds))
     title = f"{shown_name(case['name'], 'case')}, planes through the {organ_name(organs, organs.index(organ) + 1)}"
-    _add_title(figure, title)
+    drawing.add_title(figure, title)
     drawing.add_legend(figure, handles, PAGE, below)
     return figure
+
+
+def _zoom(whole: Axes, close: Axes, first: np.ndarray, last: np.ndarray) -> None:
+    """Limit the close view of a slice to a box (across, up), and mark this box in the whole slice."""
+    whole.add_patch(Rectangle(tuple(first), *(last - first), fill=False, color="white", linewidth=0.8))
+    close.set(xlim=(first[0], last[0]), ylim=(first[1], last[1]))
+    close.xaxis.set_inverted(whole.xaxis_inverted())
 
 
 def _ground_truth(case: Case, organs: Sequence[str]) -> np.ndarray:
@@ -84,11 +87,6 @@ def _close_view(voxels: np.ndarray, spacing: np.ndarray, shape: Sequence[int]) -
     middle = voxels.mean(axis=0).round()
     near = max(NEAR_MM, *(0.7 * np.ptp(voxels, axis=0) * spacing)) / spacing  # voxels to each side of the middle
     return np.maximum(middle - near, -0.5), np.minimum(middle + near, np.array(shape) - 0.5)
-
-
-def _add_title(figure: Figure, title: str) -> None:
-    """Add a title at the upper edge of a figure."""
-    figure.suptitle(title, fontsize=10, y=1 - 0.05 / figure.get_figheight(), va="top")
 
 
 def plot_segmentation(
@@ -117,7 +115,7 @@ def plot_segmentation(
         drawing.draw_slice(ax, image, plane, spacing, grey)
         drawing.outline_organs(ax, labels.take(plane.position, plane.axis).T, len(organs), numbers=True)
         ax.set_title(plane.title, fontsize=9)
-    _add_title(figure, shown_name(name, "scan"))
+    drawing.add_title(figure, shown_name(name, "scan"))
     drawing.add_legend(figure, handles, width, below)
     return figure
 
@@ -145,7 +143,7 @@ def plot_validation(case: Case, labels: torch.Tensor, organs: Sequence[str], tit
         drawing.draw_slice(ax, image, plane, spacing)
         drawing.cover_organs(ax, predicted.take(plane.position, plane.axis).T, organs)
         drawing.outline_organs(ax, truth.take(plane.position, plane.axis).T, len(organs))
-    _add_title(figure, shown_name(title, ""))
+    drawing.add_title(figure, shown_name(title, ""))
     return figure
 
 

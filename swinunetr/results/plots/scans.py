@@ -18,7 +18,7 @@ from swinunetr.results.plots.drawing import GAP, LINE, Look, Plane, Window
 from swinunetr.results.plots.fonts import shown_name
 
 WIDTH = 9.5  # inches
-HISTOGRAM = 1.7  # inches
+BAR, HISTOGRAM = 0.75, 1.7  # inches of width of the colour bar with its numbers, and of height
 AIR, MOST_HU = -1100, 700  # bounds of a histogram of CT; what is outside is padding, or dense bone and metal
 TISSUES = {"air": (-1000, 0), "fat": (-100, 0), "water": (0, 1), "soft tissue": (50, 0)}  # HU, and line of the text
 LETTERS = 0.5  # inches of height in which two letters fit above each other
@@ -41,36 +41,37 @@ def plot_scan(entry: Mapping[str, Any], organs: Sequence[str], window: Window) -
     if entry.get("label"):
         classes = to_classes(drawing.upright(entry["label"])[0], entry.get("label_map"))
         label = drawing.organs_alone(classes, organs)
-    grey = drawing.limits(image, window)
+    grey, unit = drawing.limits(image, window), "HU" if window else "intensity"
     planes = drawing.fullest_planes(label, spacing)
     shapes = drawing.shapes_of(planes, image.shape, spacing)
-    bar = 0.75  # inches of the colour bar and its numbers
-    height = drawing.row_height(shapes, WIDTH - bar)
+    height = drawing.row_height(shapes, WIDTH - BAR)
     handles = drawing.organ_handles(label, organs)
     rows = 2 if handles else 1
     below = drawing.legend_height(handles, WIDTH) + HISTOGRAM + 0.75
     figure = drawing.new_figure(WIDTH, below + rows * (height + GAP) + 2.5 * LINE)
     bottoms = [below + (height + GAP) * row for row in reversed(range(rows))]
-    for row, bottom in enumerate(bottoms):
-        for ax, plane in zip(
-            drawing.row_of_panels(figure, bottom, height, shapes, 0, WIDTH - bar), planes, strict=True
-        ):
+    panels = [drawing.row_of_panels(figure, bottom, height, shapes, WIDTH - BAR) for bottom in bottoms]
+    _draw_rows(panels, image, label, planes, spacing, grey, organs)
+    bar = drawing.panel(figure, WIDTH - BAR + 0.1, bottoms[0], 0.12, height)
+    figure.colorbar(panels[0][0].images[0], cax=bar)
+    bar.set_title(unit, fontsize=8)
+    bar.tick_params(labelsize=8)
+    drawing.add_legend(figure, handles, WIDTH, below)
+    _draw_histogram(drawing.panel(figure, 0.75, 0.45, WIDTH - 0.95, HISTOGRAM), image, grey, unit)
+    voxels, mm = " x ".join(map(str, image.shape)), " x ".join(f"{mm:.3g}" for mm in spacing)
+    drawing.add_title(figure, f"{shown_name(entry['name'], 'scan')}: {voxels} voxels of {mm} mm")
+    return figure
+
+
+def _draw_rows(panels: Sequence, image: np.ndarray, label: np.ndarray, planes, spacing, grey, organs) -> None:
+    """Draw planes of a scan into a row of panels, and with their organs into a second one if there is one."""
+    for row, axes in enumerate(panels):
+        for ax, plane in zip(axes, planes, strict=True):
             drawing.draw_slice(ax, image, plane, spacing, grey)
             if row:
                 drawing.cover_organs(ax, label.take(plane.position, plane.axis).T, organs)
             else:
                 ax.set_title(plane.title, fontsize=9)
-    unit = "HU" if window else "intensity"
-    shown = figure.axes[0].images[0]
-    colour_bar = figure.colorbar(shown, cax=drawing.panel(figure, WIDTH - bar + 0.1, bottoms[0], 0.12, height))
-    colour_bar.ax.set_title(unit, fontsize=8)
-    colour_bar.ax.tick_params(labelsize=8)
-    drawing.add_legend(figure, handles, WIDTH, below)
-    _draw_histogram(drawing.panel(figure, 0.75, 0.45, WIDTH - 0.95, HISTOGRAM), image, grey, unit)
-    size = " x ".join(map(str, image.shape)), " x ".join(f"{mm:.3g}" for mm in spacing)
-    title = f"{shown_name(entry['name'], 'scan')}: {size[0]} voxels of {size[1]} mm"
-    figure.suptitle(title, fontsize=10, y=1 - 0.05 / figure.get_figheight(), va="top")
-    return figure
 
 
 def _draw_histogram(ax: Axes, image: np.ndarray, grey: tuple[float, float], unit: str) -> None:
@@ -152,12 +153,7 @@ def plot_case(case: Case, organs: Sequence[str]) -> Figure:
     height, handles = drawing.row_height(shapes, WIDTH), drawing.organ_handles(label, organs)
     below = drawing.legend_height(handles, WIDTH)
     figure = drawing.new_figure(WIDTH, below + 2 * height + GAP + 1.2 * LINE)
-    for row, bottom in enumerate((below + height + GAP, below)):
-        for ax, plane in zip(drawing.row_of_panels(figure, bottom, height, shapes), planes, strict=True):
-            drawing.draw_slice(ax, image, plane, spacing)
-            if row:
-                drawing.cover_organs(ax, label.take(plane.position, plane.axis).T, organs)
-            else:
-                ax.set_title(plane.title, fontsize=9)
+    panels = [drawing.row_of_panels(figure, bottom, height, shapes) for bottom in (below + height + GAP, below)]
+    _draw_rows(panels, image, label, planes, spacing, (0, 1), organs)
     drawing.add_legend(figure, handles, WIDTH, below)
     return figure
