@@ -8,7 +8,8 @@ The loss function, the optimizer and the training loop are in the notebooks them
 
 A folder imports from those above it in this list, never from those below; data/ and network/ do not need each other.
 
-    swinunetr/   errors, words, tables   messages without a traceback, lists cut short in them; tables
+    swinunetr/   environment             packages that are missing, and their installation
+                 errors, words, tables   messages without a traceback, lists cut short in them; tables
                  files                   files written whole or not at all
                  machine, hardware       cores and memory; GPU or CPU, precision, processes that train together
                  threads                 items made at the same time, or while a GPU computes
