@@ -17,6 +17,7 @@ from swinunetr.data.phantoms.writing import write_nifti
 PAGE = PROJECT / "docs/tutorials/first_six_cts.md"
 # Blocks of other languages need other programs (dcm2niix), the network (pip), or show what one sees.
 TYPED = ("bash", "json")
+OF_READERS = ("ct", "data", "runs", "scans", "segmentations")  # folders that a clone does not have
 LIVER, SPLEEN = 6, 1  # in the labels of phantoms
 # What the real run takes from the page is all but its size: no GPU, no download, two steps.
 SMALLER = {
@@ -39,8 +40,9 @@ def write_patients(folder: Path) -> None:
 
 def link_project(folder: Path) -> None:
     """Link the project's files and its environment into an empty folder, as a clone has them."""
-    for name in ("swinunetr", "ssl_helpers.py", "swinunetr_finetune.ipynb", "segment.py", "requirements.txt"):
-        (folder / name).symlink_to(PROJECT / name)
+    for path in PROJECT.iterdir():
+        if not path.name.startswith(".") and path.name not in OF_READERS:
+            (folder / path.name).symlink_to(path)
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / "runs").mkdir()
 
