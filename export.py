@@ -24,6 +24,9 @@ def main() -> None:
 
 
 def _main() -> None:
+    from swinunetr.environment import require_packages  # which needs none of them itself
+
+    require_packages()
     # Loading takes seconds, in which Ctrl-C as an exception would end in a traceback or in an abort of PyTorch.
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from swinunetr.errors import InputError

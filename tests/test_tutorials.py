@@ -1,0 +1,97 @@
+"""The page "Your first six CTs", typed from its first line to its last: the blocks that it shows, on small phantoms."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import PROJECT
+
+from swinunetr.data.phantoms import make_phantom
+from swinunetr.data.phantoms.writing import write_nifti
+
+PAGE = PROJECT / "docs/tutorials/first_six_cts.md"
+# Blocks of other languages need other programs (dcm2niix), the network (pip), or show what one sees.
+TYPED = ("bash", "json")
+OF_READERS = ("ct", "data", "runs", "scans", "segmentations")  # folders that a clone does not have
+LIVER, SPLEEN = 6, 1  # in the labels of phantoms
+# What the real run takes from the page is all but its size: no GPU, no download, two steps.
+SMALLER = {
+    "-p recipe_name tuned": "-p recipe_name demo",
+    "-p pretrained_checkpoint ssl_50k ": "",
+    "-p max_steps 5000": "-p max_steps 2",
+}
+
+
+def write_patients(folder: Path) -> None:
+    """Write what a reader brings: six scans with the liver as 1 and the spleen as 2, and a seventh scan."""
+    for number in range(1, 8):
+        phantom = make_phantom(number)
+        image = folder / ("ct/images" if number < 7 else "scans") / f"patient{number}.nii.gz"
+        write_nifti(phantom.image, phantom.affine, image)
+        if number < 7:
+            label = 1 * (phantom.label == LIVER) + 2 * (phantom.label == SPLEEN)
+            write_nifti(label.astype(np.uint8), phantom.affine, folder / "ct/labels" / image.name)
+
+
+def link_project(folder: Path) -> None:
+    """Link the project's files and its environment into an empty folder, as a clone has them."""
+    for path in PROJECT.iterdir():
+        if not path.name.startswith(".") and path.name not in OF_READERS:
+            (folder / path.name).symlink_to(path)
+    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / "runs").mkdir()
+
+
+def typed_blocks(page: str) -> list[tuple[str, str, str]]:
+    """Return language, content and the text above of each block that is typed."""
+    blocks = re.findall(r"([^\n]*)\n\n```(\w+)\n(.*?)\n```", page, re.DOTALL)
+    return [(language, content, above) for above, language, content in blocks if language in TYPED]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder in which the page was typed."""
+    folder = tmp_path_factory.mktemp("clone")
+    link_project(folder)
+    kinds = []
+    for language, content, above in typed_blocks(PAGE.read_text(encoding="utf-8")):
+        kinds.append(language)
+        if language == "json":
+            (folder / re.search(r"`(\S+\.json)`", above)[1]).write_text(content)
+            continue
+        if "ssl_50k" in content:
+            for words, fewer in SMALLER.items():
+                assert words in content
+                content = content.replace(words, fewer)
+        done = subprocess.run(["bash", "-ec", content], cwd=folder, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{content}\n{done.stderr[-3000:]}"
+        if content.startswith("mkdir"):  # where the reader puts the files
+            write_patients(folder)
+        if "check_dataset" in content:
+            (folder / "report.txt").write_text(done.stdout)
+    assert kinds == ["bash", "json", *["bash"] * 4]
+    return folder
+
+
+def test_the_check_shows_what_the_page_shows(folder):
+    shown = re.search(r"```text\n(organ .*?)\n```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    assert shown in "\n".join(line.rstrip() for line in (folder / "report.txt").read_text().splitlines())
+
+
+def test_the_smoke_run_learns(folder):
+    rows = list(csv.DictReader((folder / "runs/smoke/metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["30", "60"]
+    assert float(rows[1]["mean_dice"]) > 0.6 and min(float(rows[1][organ]) for organ in ("liver", "spleen")) > 0.4
+
+
+def test_the_seventh_scan_is_segmented(folder):
+    assert (folder / "runs/first/summary.json").is_file() and (folder / "segmentations/patient7.png").is_file()
+    segmentation, scan = (nib.load(folder / name / "patient7.nii.gz") for name in ("segmentations", "scans"))
+    assert segmentation.shape == scan.shape
+    rows = list(csv.DictReader((folder / "segmentations/volumes.csv").read_text().splitlines()))
+    assert [(row["scan"], row["organ"]) for row in rows] == [("patient7", "liver"), ("patient7", "spleen")]
