@@ -24,7 +24,7 @@ from swinunetr.results.plots.drawing import LINE, Look, Plane, Window
 from swinunetr.results.plots.fonts import organ_name, shown_name
 
 WIDTH = 9.5  # inches
-REMOVED = "#FF0000"
+REMOVED = "#FF1493"  # pink, which no organ has
 NAMED = 3  # removed pieces whose volume is written beside them, the largest ones
 VIEWS = {0: "from the side", 1: "from the front", 2: "from above"}  # by the axis of the projection
 

@@ -29,7 +29,7 @@ from swinunetr.results.plots.fonts import organ_name
 PLANES = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name, and the axis perpendicular to the plane
 SIDES = {0: ("R", "L"), 1: ("P", "A")}  # by the horizontal axis of a plane: what is on the left and on the right
 THIN = 0.3  # of the middle extent of a volume; along a shorter one, planes would be narrow strips
-OUTLINED = [withStroke(linewidth=1.5, foreground="black")]  # a text stays legible on any grey
+OUTLINED = [withStroke(linewidth=2, foreground="black")]  # a text stays legible on any grey
 COVER = 0.55  # opacity of an organ over the scan
 GAP, LINE = 0.05, 0.19  # inches between panels, and of a line of text
 
@@ -168,7 +168,7 @@ def outline_organs(ax: Axes, labels: np.ndarray, organs: int, style: str = "soli
         if numbers:
             y, x = np.argwhere(mask).mean(axis=0) + (box[0].start, box[1].start)
             centred: Look = {"ha": "center", "va": "center"}
-            look: Look = {"color": colours[label - 1], "fontsize": 7, "path_effects": OUTLINED}
+            look: Look = {"color": colours[label - 1], "fontsize": 8, "path_effects": OUTLINED}
             ax.text(x, y, str(label), clip_on=True, **look, **centred)
 
 
