@@ -9,6 +9,8 @@ only text cells have changed, --text takes them over and keeps the outputs.
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+from PIL import Image  # which matplotlib brings
 
 PROJECT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "swinunetr_finetune.ipynb"
@@ -46,13 +49,22 @@ def run_demo(folder: Path) -> nbformat.NotebookNode:
     return nbformat.read(folder / "runs/demo.ipynb", as_version=4)
 
 
+def with_fewer_colours(png: str) -> str:
+    """Return a PNG picture (base64) with at most 256 colours, which halves its size."""
+    picture, smaller = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(smaller, "PNG", optimize=True)
+    return base64.b64encode(smaller.getvalue()).decode()
+
+
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove progress bars and what papermill noted about this machine; return the notebook."""
+    """Remove progress bars and what papermill noted about this machine, make pictures smaller; return the notebook."""
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if PROGRESS_BAR not in output.get("data", {})]
+            for data in (output.data for output in cell.outputs if "image/png" in output.get("data", {})):
+                data["image/png"] = with_fewer_colours(data["image/png"])
     return notebook
 
 
