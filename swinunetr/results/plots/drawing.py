@@ -122,8 +122,10 @@ def draw_slice(
     ``grey`` are the intensities of black and white. With ``letters``, R and L mark the patient's sides.
     """
     across, up = plane_axes(plane.axis)
-    look: Look = {"origin": "lower", "aspect": spacing[up] / spacing[across], "interpolation": "antialiased"}
     flat = image.take(plane.position, plane.axis).T.astype(np.float32)
+    # Voxels stay voxels where there is room for them; pictures of these are also several times smaller.
+    interpolation = "nearest" if ax.bbox.width > flat.shape[1] else "antialiased"
+    look: Look = {"origin": "lower", "aspect": spacing[up] / spacing[across], "interpolation": interpolation}
     ax.imshow(flat, cmap="gray", vmin=grey[0], vmax=grey[1], **look)
     if across == 0:  # x increases to the patient's right
         ax.invert_xaxis()
@@ -138,7 +140,8 @@ def mark_sides(ax: Axes, left: str, right: str, bottom: str = "", top: str = "")
     for x, y, letter in places:
         across = {0.03: "left", 0.97: "right"}.get(x, "center")
         along = {0.04: "bottom", 0.96: "top"}.get(y, "center")
-        look: Look = {"color": "white", "fontsize": 8, "path_effects": OUTLINED}
+        # At this size, thin strokes of a letter would vanish in its outline.
+        look: Look = {"color": "white", "fontsize": 8, "weight": "bold", "path_effects": OUTLINED}
         if letter:
             ax.text(x, y, letter, transform=ax.transAxes, ha=across, va=along, **look)
 

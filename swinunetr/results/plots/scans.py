@@ -18,6 +18,7 @@ from swinunetr.results.plots.drawing import GAP, LINE, Look, Plane, Window
 from swinunetr.results.plots.fonts import shown_name
 
 WIDTH = 9.5  # inches
+MOST = 3.2  # inches of height of a row
 BAR, HISTOGRAM = 0.75, 1.7  # inches of width of the colour bar with its numbers, and of height
 AIR, MOST_HU = -1100, 700  # bounds of a histogram of CT; what is outside is padding, or dense bone and metal
 TISSUES = {"air": (-1000, 0), "fat": (-100, 0), "water": (0, 1), "soft tissue": (50, 0)}  # HU, and line of the text
@@ -44,7 +45,7 @@ def plot_scan(entry: Mapping[str, Any], organs: Sequence[str], window: Window) -
     grey, unit = drawing.limits(image, window), "HU" if window else "intensity"
     planes = drawing.fullest_planes(label, spacing)
     shapes = drawing.shapes_of(planes, image.shape, spacing)
-    height = drawing.row_height(shapes, WIDTH - BAR)
+    height = drawing.row_height(shapes, WIDTH - BAR, MOST)
     handles = drawing.organ_handles(label, organs)
     rows = 2 if handles else 1
     below = drawing.legend_height(handles, WIDTH) + HISTOGRAM + 0.75
@@ -52,7 +53,8 @@ def plot_scan(entry: Mapping[str, Any], organs: Sequence[str], window: Window) -
     bottoms = [below + (height + GAP) * row for row in reversed(range(rows))]
     panels = [drawing.row_of_panels(figure, bottom, height, shapes, WIDTH - BAR) for bottom in bottoms]
     _draw_rows(panels, image, label, planes, spacing, grey, organs)
-    bar = drawing.panel(figure, WIDTH - BAR + 0.1, bottoms[0], 0.12, height)
+    right = panels[0][-1].get_position(original=True).x1 * WIDTH
+    bar = drawing.panel(figure, right + 0.1, bottoms[0], 0.12, height)
     figure.colorbar(panels[0][0].images[0], cax=bar)
     bar.set_title(unit, fontsize=8)
     bar.tick_params(labelsize=8)
@@ -86,9 +88,11 @@ def _draw_histogram(ax: Axes, image: np.ndarray, grey: tuple[float, float], unit
     ax.set_yscale("log")
     ax.set_xlim(edges[0], edges[-1])
     ax.axvspan(*grey, color="C0", alpha=0.2, linewidth=0)
-    inside: Look = {"transform": ax.get_xaxis_transform(), "fontsize": 8, "va": "top", "color": "C0"}
-    ax.text(grey[0], 0.97, f"black: {grey[0]:g} ", ha="right", **inside)
-    ax.text(grey[1], 0.97, f" white: {grey[1]:g}", ha="left", **inside)
+    # Beside the band, where it lies within the panel; the percentiles of another modality are close to its edges.
+    height, va, sides = (0.97, "top", ("right", "left")) if unit == "HU" else (1.02, "bottom", ("left", "right"))
+    for name, value, side in zip(("black", "white"), grey, sides, strict=True):
+        look: Look = {"transform": ax.get_xaxis_transform(), "fontsize": 8, "color": "C0", "ha": side, "va": va}
+        ax.text(value, height, f" {name}: {value:.4g} ", **look)
     if unit == "HU":
         for name, (hu, line) in TISSUES.items():
             side = {"fat": "right", "soft tissue": "left"}.get(name, "center")
