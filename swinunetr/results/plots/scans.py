@@ -71,7 +71,7 @@ def _draw_rows(panels: Sequence, image: np.ndarray, label: np.ndarray, planes, s
         for ax, plane in zip(axes, planes, strict=True):
             drawing.draw_slice(ax, image, plane, spacing, grey)
             if row:
-                drawing.cover_organs(ax, label.take(plane.position, plane.axis).T, organs)
+                drawing.cover_organs(ax, plane.cut(label), organs)
             else:
                 ax.set_title(plane.title, fontsize=9)
 
