@@ -60,9 +60,14 @@ def plot_scan(entry: Mapping[str, Any], organs: Sequence[str], window: Window) -
     bar.tick_params(labelsize=8)
     drawing.add_legend(figure, handles, WIDTH, below)
     _draw_histogram(drawing.panel(figure, 0.75, 0.45, WIDTH - 0.95, HISTOGRAM), image, grey, unit)
-    voxels, mm = " x ".join(map(str, image.shape)), " x ".join(f"{mm:.3g}" for mm in spacing)
-    drawing.add_title(figure, f"{shown_name(entry['name'], 'scan')}: {voxels} voxels of {mm} mm")
+    size = f"{_by_axis(image.shape)} voxels of {_by_axis(spacing)} mm"
+    drawing.add_title(figure, f"{shown_name(entry['name'], 'scan')}: {size}")
     return figure
+
+
+def _by_axis(numbers: Sequence[float]) -> str:
+    """Return three numbers as text, with two decimals at most."""
+    return " x ".join(f"{number:.2f}".rstrip("0").rstrip(".") for number in numbers)
 
 
 def _draw_rows(panels: Sequence, image: np.ndarray, label: np.ndarray, planes, spacing, grey, organs) -> None:
@@ -133,7 +138,7 @@ def plot_stages(stages: Mapping[str, MetaTensor], window: Window = None) -> Figu
             drawing.draw_slice(ax, volume, plane, spacing, grey, letters=False)
             up = codes[3 - axis] if size[1] > LETTERS else ""
             drawing.mark_sides(ax, codes[0], OPPOSITE[codes[0]], OPPOSITE.get(up, ""), up)
-        shape, mm = (" x ".join(f"{n:.3g}" for n in numbers) for numbers in (volume.shape, spacing))
+        shape, mm = _by_axis(volume.shape), _by_axis(spacing)
         title = f"{name}\naxes {''.join(codes)}, {shape}\n{mm} mm"
         place = (left + width / 2) / figure.get_figwidth(), 1 - 0.03 / figure.get_figheight()
         figure.text(*place, title, fontsize=7, ha="center", va="top")
