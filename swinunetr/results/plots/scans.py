@@ -65,7 +65,7 @@ def plot_scan(entry: Mapping[str, Any], organs: Sequence[str], window: Window) -
     return figure
 
 
-def _by_axis(numbers: Sequence[float]) -> str:
+def _by_axis(numbers: Sequence[float] | np.ndarray) -> str:
     """Return three numbers as text, with two decimals at most."""
     return " x ".join(f"{number:.2f}".rstrip("0").rstrip(".") for number in numbers)
 
