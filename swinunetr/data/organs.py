@@ -42,7 +42,7 @@ ORGANS = {
     "left kidney": Organ("#75810E", KIDNEY, LEFT),
     "gallbladder": Organ("#87B075", Concept("28231008", "Gallbladder")),
     "esophagus": Organ("#41FFBF", Concept("32849002", "Esophagus")),
-    "liver": Organ("#825B01", Concept("10200004", "Liver")),
+    "liver": Organ("#916500", Concept("10200004", "Liver")),
     "stomach": Organ("#A97CF6", Concept("69695003", "Stomach")),
     "aorta": Organ("#FF3D38", Concept("15825003", "Aorta")),
     "inferior vena cava": Organ("#0D6EB6", Concept("64131007", "Inferior vena cava")),

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy.ndimage import center_of_mass
 from scipy.ndimage import label as connected
 
 import swinunetr.results.plots.drawing as drawing
@@ -56,13 +55,13 @@ def plot_components(case: Case, segmentation: str | Path, organ: str, organs: Se
     handles = _handles(colour, kept, truth, pieces, voxel_ml)
     planes = [plane._replace(position=0) for plane in drawing.choose_planes(image.shape, spacing, [0, 0, 0])]
     views = [plane for plane in planes if plane.axis != 2] or planes[:1]
+    means = {view: image.mean(axis=view.axis, keepdims=True) for view in views}
     shapes = drawing.shapes_of(views, image.shape, spacing) * 2
     height, below = drawing.row_height(shapes, WIDTH), drawing.legend_height(handles, WIDTH)
     figure = drawing.new_figure(WIDTH, below + height + 2.7 * LINE)
     for i, ax in enumerate(drawing.row_of_panels(figure, below, height, shapes)):
         view, is_before = views[i % len(views)], i < len(views)
-        flat = image.mean(axis=view.axis, keepdims=True)
-        drawing.draw_slice(ax, flat, view, spacing, drawing.limits(flat, None))
+        drawing.draw_slice(ax, means[view], view, spacing, drawing.limits(means[view], None))
         _cover(ax, kept, view, colour)
         if is_before:
             _cover(ax, removed, view, REMOVED)
@@ -98,9 +97,11 @@ def _handles(colour: str, kept: np.ndarray, truth: np.ndarray | None, pieces: li
 def _pieces(mask: np.ndarray, voxel_ml: float) -> list[tuple[np.ndarray, float]]:
     """Return the middle (3) in voxels and the volume in ml of each connected piece of a mask, the largest first."""
     numbered, count = connected(mask, np.ones((3, 3, 3)))
-    voxels = np.bincount(numbered[mask], minlength=count + 1)[1:]
-    middles = center_of_mass(mask, numbered, range(1, count + 1))
-    pieces = [(np.array(middle), float(n) * voxel_ml) for middle, n in zip(middles, voxels, strict=True)]
+    numbers = numbered[mask]
+    voxels = np.bincount(numbers, minlength=count + 1)[1:]
+    sums = [np.bincount(numbers, weights=along, minlength=count + 1)[1:] for along in np.nonzero(mask)]
+    middles = np.transpose(sums) / voxels[:, None]
+    pieces = [(middle, float(n) * voxel_ml) for middle, n in zip(middles, voxels, strict=True)]
     return sorted(pieces, key=lambda piece: -piece[1])
 
 

@@ -69,7 +69,7 @@ def _draw_case(ax: Axes, image: np.ndarray, label: np.ndarray, spacing, boxes: l
     """Draw a slice of the case perpendicular to ``axis``, and the boxes of the crops."""
     plane = Plane("", axis, _busiest(boxes, label, axis))
     drawing.draw_slice(ax, image, plane, spacing)
-    drawing.cover_organs(ax, label.take(plane.position, axis).T, organs, 0.35)
+    drawing.cover_organs(ax, plane.cut(label), organs, 0.35)
     across, up = drawing.plane_axes(axis)
     for box, colour in zip(boxes, CROP_COLOURS, strict=False):
         size = box[1] - box[0]
@@ -128,7 +128,7 @@ def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]
     plane = Plane("axial", 2, images.shape[-1] // 2)
     for number, (ax, image, label) in enumerate(zip(axes[0], images[:, 0].numpy(), drawn[:, 0], strict=True), start=1):
         drawing.draw_slice(ax, image, plane, (1, 1, 1), letters=False)
-        drawing.cover_organs(ax, label.take(plane.position, 2).T, organs)
+        drawing.cover_organs(ax, plane.cut(label), organs)
         ax.set_title(f"crop {number}, middle axial slice", fontsize=8)
     drawing.add_legend(figure, drawing.organ_handles(drawn[..., plane.position], organs), 2.6 * len(images), 0.5)
     return figure

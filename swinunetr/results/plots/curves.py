@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from swinunetr.data.organs import ORGAN_COLOURS, organ_colours
@@ -17,6 +18,7 @@ from swinunetr.results.plots.fonts import organ_name
 
 STYLES = ("-", "--", ":", "-.")  # of lines whose colours repeat
 NO_VALIDATION = "There was no validation, so there are no curves."
+EDGED = [withStroke(linewidth=2.6, foreground="0.45")]  # which keeps yellow visible on white
 NAME_HEIGHT = 0.15  # inches between the names of two lines
 
 
@@ -71,7 +73,7 @@ def _draw_organ_curves(ax: Axes, history: Sequence[dict[str, float]], organs: Se
         scored = ~np.isnan(values)
         if scored.any():
             style = STYLES[number // len(ORGAN_COLOURS) % len(STYLES)]
-            ax.plot(steps[scored], values[scored], style, marker=".", color=colour)
+            ax.plot(steps[scored], values[scored], style, marker=".", color=colour, path_effects=EDGED)
             ends[number] = steps[scored][-1], values[scored][-1], colour
     ax.set(ylabel="Dice", ylim=(0, 1), title="Validation Dice of each organ")
     _set_steps(ax)
@@ -123,10 +125,10 @@ def plot_tasks(history: Sequence[dict[str, float]], views: torch.Tensor) -> Figu
     size = (3.4 * len(shown), 3.2)
     figure, axes = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
     for ax, (name, title, chance) in zip(axes[0], shown, strict=True):
-        ax.plot(steps, [row[name] for row in history], marker=".")
+        scores = [row[name] for row in history]
+        ax.plot(steps, scores, marker=".")
         ax.axhline(chance, color="0.5", linestyle="--", label="chance level")
-        ax.set_title(title)
-        ax.set_ylim(bottom=0)
+        ax.set(title=title, ylim=(0, 1.1 * float(np.nanmax([*scores, chance]))))
         _set_steps(ax)
     axes[0, 0].legend()
     return figure

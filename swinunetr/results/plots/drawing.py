@@ -48,6 +48,11 @@ class Plane(NamedTuple):
     def title(self) -> str:
         return f"{self.name}, slice {self.position}"
 
+    def cut(self, volume: np.ndarray) -> np.ndarray:
+        """Return the slice of a volume (X, Y, Z) as an image: rows up, columns across."""
+        # NumPy's take would copy the whole of a volume in Fortran order, as nibabel returns it.
+        return np.moveaxis(volume, self.axis, 0)[self.position].T
+
 
 def plane_axes(axis: int) -> tuple[int, int]:
     """Return the horizontal and the vertical axis of the plane that is perpendicular to ``axis``."""
@@ -86,7 +91,7 @@ def fullest_slices(label: np.ndarray) -> list[int]:
 
     Where there is no organ at all, it is the middle slice.
     """
-    places = np.unravel_index(np.flatnonzero(label), label.shape)
+    places = np.nonzero(label)
     if not len(places[0]):
         return [size // 2 for size in label.shape]
     labels, slices = label[places].astype(np.int64), []
@@ -122,8 +127,10 @@ def draw_slice(
     ``grey`` are the intensities of black and white. With ``letters``, R and L mark the patient's sides.
     """
     across, up = plane_axes(plane.axis)
-    look: Look = {"origin": "lower", "aspect": spacing[up] / spacing[across], "interpolation": "antialiased"}
-    flat = image.take(plane.position, plane.axis).T.astype(np.float32)
+    flat = plane.cut(image).astype(np.float32)
+    # Voxels stay voxels where there is room for them; pictures of these are also several times smaller.
+    interpolation = "nearest" if ax.bbox.width > flat.shape[1] else "antialiased"
+    look: Look = {"origin": "lower", "aspect": spacing[up] / spacing[across], "interpolation": interpolation}
     ax.imshow(flat, cmap="gray", vmin=grey[0], vmax=grey[1], **look)
     if across == 0:  # x increases to the patient's right
         ax.invert_xaxis()
@@ -138,7 +145,8 @@ def mark_sides(ax: Axes, left: str, right: str, bottom: str = "", top: str = "")
     for x, y, letter in places:
         across = {0.03: "left", 0.97: "right"}.get(x, "center")
         along = {0.04: "bottom", 0.96: "top"}.get(y, "center")
-        look: Look = {"color": "white", "fontsize": 8, "path_effects": OUTLINED}
+        # At this size, thin strokes of a letter would vanish in its outline.
+        look: Look = {"color": "white", "fontsize": 8, "weight": "bold", "path_effects": OUTLINED}
         if letter:
             ax.text(x, y, letter, transform=ax.transAxes, ha=across, va=along, **look)
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,9 +18,9 @@ import swinunetr.results.plots.drawing as drawing
 from swinunetr.network.fast import FASTER
 from swinunetr.results.plots.drawing import Look
 
-WIDTH, HEIGHT, STEP = 2.12, 0.66, 0.9  # inches of a box, and from one row to the next
-COLUMNS = (0.05, 2.62, 5.19, 7.76)  # inches to the left edge of the boxes: encoder, skip, decoder, head
-FIGURE = (9.93, 5.3)  # inches
+WIDTH, HEIGHT, STEP = 2.2, 0.66, 0.9  # inches of a box, and from one row to the next
+COLUMNS = (0.05, 2.6, 5.15, 7.7)  # inches to the left edge of the boxes: encoder, skip, decoder, head
+FIGURE = (9.95, 5.3)  # inches
 COLOURS = {"Swin transformer": "#CFE3F7", "convolutions": "#D9EFD3", "decoder": "#FBE3C6", "head": "#F5CFE0"}
 
 PLAIN = {fast: plain for plain, fast in FASTER.items()}  # fast layers ask for a device that autocast knows
@@ -136,7 +135,7 @@ def _draw_box(ax: Axes, title: str, colour: str, column: int, row: int, size: st
     ax.add_patch(FancyBboxPatch((left, bottom), WIDTH, HEIGHT, linewidth=0.8, **shape))
     middle = left + WIDTH / 2
     lines: list[tuple[str, float, Look]] = [
-        (title, 0.8, {"fontsize": 8.5, "weight": "bold"}),
+        (title, 0.8, {"fontsize": 8, "weight": "bold"}),
         (size, 0.5, {"fontsize": 8.5}),
         (detail, 0.2, {"fontsize": 7, "color": "0.3"}),
     ]
@@ -201,17 +200,20 @@ def plot_features(image: torch.Tensor, before: torch.Tensor, after: torch.Tensor
         after: The same with the loaded weights.
         channels: Number of channels shown.
     """
-    figure, axes = plt.subplots(2, channels + 1, figsize=(9.8, 3.8), layout="compressed")
+    shapes = [image.shape[2] / image.shape[3]] * (channels + 1)
+    width, title = 9.8, drawing.LINE
+    height = drawing.row_height(shapes, width)
+    figure = drawing.new_figure(width, 2 * (height + title))
     for row, (name, features) in enumerate((("before", before), ("after", after))):
-        _draw_map(axes[row, 0], image[0, 0].cpu(), "CT")
-        for channel in range(channels):
-            _draw_map(axes[row, channel + 1], features[0, channel], f"{name} loading, channel {channel}")
+        panels = drawing.row_of_panels(figure, (1 - row) * (height + title), height, shapes)
+        _draw_map(panels[0], image[0, 0], "CT")
+        for channel, ax in enumerate(panels[1:]):
+            _draw_map(ax, features[0, channel], f"{name} loading, channel {channel}")
     return figure
 
 
 def _draw_map(ax: Axes, volume: torch.Tensor, title: str) -> None:
     """Draw the middle axial slice of a volume, scaled to its own range."""
-    ax.imshow(volume[:, :, volume.shape[2] // 2].T.numpy(), cmap="gray", origin="lower")
-    ax.invert_xaxis()
+    middle = volume[:, :, volume.shape[2] // 2, None].cpu().float().numpy()
+    drawing.draw_slice(ax, middle, drawing.Plane(title, 2, 0), (1, 1, 1), (middle.min(), middle.max()), letters=False)
     ax.set_title(title, fontsize=7)
-    ax.set_axis_off()

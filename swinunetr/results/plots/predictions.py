@@ -46,7 +46,7 @@ def plot_contours(case: Case, prediction: str | Path, organ: str, organs: Sequen
     bounds = _close_view(voxels, spacing, truth.shape)
     middle = voxels.mean(axis=0).round().astype(int)
     planes = drawing.choose_planes(truth.shape, spacing, middle, (voxels.min(axis=0), voxels.max(axis=0)))
-    shown = [volume.take(p.position, p.axis).ravel() for volume in (truth, predicted) for p in planes]
+    shown = [p.cut(volume).ravel() for volume in (truth, predicted) for p in planes]
     lines = (("ground truth", "solid"), ("prediction", "dashed"))
     handles = drawing.organ_handles(np.concatenate(shown), organs, numbers=True, lines=lines)
     rows = [drawing.shapes_of(planes, shape, spacing) for shape in (truth.shape, bounds[1] - bounds[0])]
@@ -58,8 +58,8 @@ def plot_contours(case: Case, prediction: str | Path, organ: str, organs: Sequen
     for whole, close, plane in zip(upper, lower, planes, strict=True):
         for ax in (whole, close):
             drawing.draw_slice(ax, image, plane, spacing, grey)
-            drawing.outline_organs(ax, truth.take(plane.position, plane.axis).T, len(organs), numbers=ax is close)
-            drawing.outline_organs(ax, predicted.take(plane.position, plane.axis).T, len(organs), "dashed")
+            drawing.outline_organs(ax, plane.cut(truth), len(organs), numbers=ax is close)
+            drawing.outline_organs(ax, plane.cut(predicted), len(organs), "dashed")
         whole.set_title(plane.title, fontsize=9)
         _zoom(whole, close, *(bound[list(drawing.plane_axes(plane.axis))] for bound in bounds))
     title = f"{shown_name(case['name'], 'case')}, planes through the {organ_name(organs, organs.index(organ) + 1)}"
@@ -105,7 +105,7 @@ def plot_segmentation(
     grey = drawing.limits(image, window)
     labels = drawing.upright(segmentation)[0].astype(np.uint8)
     planes = drawing.fullest_planes(labels, spacing)
-    shown = np.concatenate([labels.take(plane.position, plane.axis).ravel() for plane in planes])
+    shown = np.concatenate([plane.cut(labels).ravel() for plane in planes])
     handles = drawing.organ_handles(shown, organs, numbers=True)
     width = 10.0
     shapes = drawing.shapes_of(planes, labels.shape, spacing)
@@ -113,7 +113,7 @@ def plot_segmentation(
     figure = drawing.new_figure(width, below + height + 2.5 * LINE)
     for ax, plane in zip(drawing.row_of_panels(figure, below, height, shapes), planes, strict=True):
         drawing.draw_slice(ax, image, plane, spacing, grey)
-        drawing.outline_organs(ax, labels.take(plane.position, plane.axis).T, len(organs), numbers=True)
+        drawing.outline_organs(ax, plane.cut(labels), len(organs), numbers=True)
         ax.set_title(plane.title, fontsize=9)
     drawing.add_title(figure, shown_name(name, "scan"))
     drawing.add_legend(figure, handles, width, below)
@@ -141,8 +141,8 @@ def plot_validation(case: Case, labels: torch.Tensor, organs: Sequence[str], tit
     figure = drawing.new_figure(sum(shapes) * height + GAP, height + 1.5 * LINE)
     for ax, plane in zip(drawing.row_of_panels(figure, 0, height, shapes), planes, strict=True):
         drawing.draw_slice(ax, image, plane, spacing)
-        drawing.cover_organs(ax, predicted.take(plane.position, plane.axis).T, organs)
-        drawing.outline_organs(ax, truth.take(plane.position, plane.axis).T, len(organs))
+        drawing.cover_organs(ax, plane.cut(predicted), organs)
+        drawing.outline_organs(ax, plane.cut(truth), len(organs))
     drawing.add_title(figure, shown_name(title, ""))
     return figure
 

@@ -18,6 +18,7 @@ from swinunetr.results.plots.drawing import GAP, LINE, Look, Plane, Window
 from swinunetr.results.plots.fonts import shown_name
 
 WIDTH = 9.5  # inches
+MOST = 3.2  # inches of height of a row
 BAR, HISTOGRAM = 0.75, 1.7  # inches of width of the colour bar with its numbers, and of height
 AIR, MOST_HU = -1100, 700  # bounds of a histogram of CT; what is outside is padding, or dense bone and metal
 TISSUES = {"air": (-1000, 0), "fat": (-100, 0), "water": (0, 1), "soft tissue": (50, 0)}  # HU, and line of the text
@@ -44,7 +45,7 @@ def plot_scan(entry: Mapping[str, Any], organs: Sequence[str], window: Window) -
     grey, unit = drawing.limits(image, window), "HU" if window else "intensity"
     planes = drawing.fullest_planes(label, spacing)
     shapes = drawing.shapes_of(planes, image.shape, spacing)
-    height = drawing.row_height(shapes, WIDTH - BAR)
+    height = drawing.row_height(shapes, WIDTH - BAR, MOST)
     handles = drawing.organ_handles(label, organs)
     rows = 2 if handles else 1
     below = drawing.legend_height(handles, WIDTH) + HISTOGRAM + 0.75
@@ -52,15 +53,21 @@ def plot_scan(entry: Mapping[str, Any], organs: Sequence[str], window: Window) -
     bottoms = [below + (height + GAP) * row for row in reversed(range(rows))]
     panels = [drawing.row_of_panels(figure, bottom, height, shapes, WIDTH - BAR) for bottom in bottoms]
     _draw_rows(panels, image, label, planes, spacing, grey, organs)
-    bar = drawing.panel(figure, WIDTH - BAR + 0.1, bottoms[0], 0.12, height)
+    right = panels[0][-1].get_position(original=True).x1 * WIDTH
+    bar = drawing.panel(figure, right + 0.1, bottoms[0], 0.12, height)
     figure.colorbar(panels[0][0].images[0], cax=bar)
     bar.set_title(unit, fontsize=8)
     bar.tick_params(labelsize=8)
     drawing.add_legend(figure, handles, WIDTH, below)
     _draw_histogram(drawing.panel(figure, 0.75, 0.45, WIDTH - 0.95, HISTOGRAM), image, grey, unit)
-    voxels, mm = " x ".join(map(str, image.shape)), " x ".join(f"{mm:.3g}" for mm in spacing)
-    drawing.add_title(figure, f"{shown_name(entry['name'], 'scan')}: {voxels} voxels of {mm} mm")
+    size = f"{_by_axis(image.shape)} voxels of {_by_axis(spacing)} mm"
+    drawing.add_title(figure, f"{shown_name(entry['name'], 'scan')}: {size}")
     return figure
+
+
+def _by_axis(numbers: Sequence[float] | np.ndarray) -> str:
+    """Return three numbers as text, with two decimals at most."""
+    return " x ".join(f"{number:.2f}".rstrip("0").rstrip(".") for number in numbers)
 
 
 def _draw_rows(panels: Sequence, image: np.ndarray, label: np.ndarray, planes, spacing, grey, organs) -> None:
@@ -69,7 +76,7 @@ def _draw_rows(panels: Sequence, image: np.ndarray, label: np.ndarray, planes, s
         for ax, plane in zip(axes, planes, strict=True):
             drawing.draw_slice(ax, image, plane, spacing, grey)
             if row:
-                drawing.cover_organs(ax, label.take(plane.position, plane.axis).T, organs)
+                drawing.cover_organs(ax, plane.cut(label), organs)
             else:
                 ax.set_title(plane.title, fontsize=9)
 
@@ -86,9 +93,11 @@ def _draw_histogram(ax: Axes, image: np.ndarray, grey: tuple[float, float], unit
     ax.set_yscale("log")
     ax.set_xlim(edges[0], edges[-1])
     ax.axvspan(*grey, color="C0", alpha=0.2, linewidth=0)
-    inside: Look = {"transform": ax.get_xaxis_transform(), "fontsize": 8, "va": "top", "color": "C0"}
-    ax.text(grey[0], 0.97, f"black: {grey[0]:g} ", ha="right", **inside)
-    ax.text(grey[1], 0.97, f" white: {grey[1]:g}", ha="left", **inside)
+    # Beside the band, where it lies within the panel; the percentiles of another modality are close to its edges.
+    height, va, sides = (0.97, "top", ("right", "left")) if unit == "HU" else (1.02, "bottom", ("left", "right"))
+    for name, value, side in zip(("black", "white"), grey, sides, strict=True):
+        look: Look = {"transform": ax.get_xaxis_transform(), "fontsize": 8, "color": "C0", "ha": side, "va": va}
+        ax.text(value, height, f" {name}: {value:.4g} ", **look)
     if unit == "HU":
         for name, (hu, line) in TISSUES.items():
             side = {"fat": "right", "soft tissue": "left"}.get(name, "center")
@@ -129,7 +138,7 @@ def plot_stages(stages: Mapping[str, MetaTensor], window: Window = None) -> Figu
             drawing.draw_slice(ax, volume, plane, spacing, grey, letters=False)
             up = codes[3 - axis] if size[1] > LETTERS else ""
             drawing.mark_sides(ax, codes[0], OPPOSITE[codes[0]], OPPOSITE.get(up, ""), up)
-        shape, mm = (" x ".join(f"{n:.3g}" for n in numbers) for numbers in (volume.shape, spacing))
+        shape, mm = _by_axis(volume.shape), _by_axis(spacing)
         title = f"{name}\naxes {''.join(codes)}, {shape}\n{mm} mm"
         place = (left + width / 2) / figure.get_figwidth(), 1 - 0.03 / figure.get_figheight()
         figure.text(*place, title, fontsize=7, ha="center", va="top")
