@@ -41,7 +41,7 @@ def test_pretraining_leaves_weights_that_fine_tuning_takes(pretrained):
     assert {"task_curves.png", "reconstruction.png", "summary.json", "state.pt"} <= {f.name for f in run.iterdir()}
     executed = nbformat.read(pretrained / "out.ipynb", as_version=4)
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
     assert "Warning" not in "".join(output.get("text", "") for output in outputs)
 
     model = build_swinunetr(14, run / "ssl_pretrained_weights.pth")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -114,24 +113,6 @@ def _busiest(boxes: Sequence[np.ndarray], label: np.ndarray, axis: int) -> int:
     organs = (label > 0).sum(axis=others)
     through = [sum(box[0, axis] < i < box[1, axis] for box in boxes) for i in range(label.shape[axis])]
     return max(range(label.shape[axis]), key=lambda i: (through[i], organs[i]))
-
-
-def plot_crops(images: torch.Tensor, labels: torch.Tensor, organs: Sequence[str]) -> Figure:
-    """Show the middle axial slice of each crop with its labels.
-
-    Args:
-        images: (B, 1, X, Y, Z), 0 to 1.
-        labels: (B, 1, X, Y, Z), 0 is background; ignored voxels are not drawn.
-    """
-    figure, axes = plt.subplots(1, len(images), figsize=(2.6 * len(images), 3.0), squeeze=False)
-    drawn = drawing.organs_alone(labels.numpy(), organs)
-    plane = Plane("axial", 2, images.shape[-1] // 2)
-    for number, (ax, image, label) in enumerate(zip(axes[0], images[:, 0].numpy(), drawn[:, 0], strict=True), start=1):
-        drawing.draw_slice(ax, image, plane, (1, 1, 1), letters=False)
-        drawing.cover_organs(ax, plane.cut(label), organs)
-        ax.set_title(f"crop {number}, middle axial slice", fontsize=8)
-    drawing.add_legend(figure, drawing.organ_handles(drawn[..., plane.position], organs), 2.6 * len(images), 0.5)
-    return figure
 
 
 def plot_views(rows: dict[str, torch.Tensor]) -> Figure:

@@ -13,7 +13,6 @@ from monai.data import MetaTensor
 
 import swinunetr.results.plots.drawing as drawing
 from swinunetr.data.label_maps import to_classes
-from swinunetr.data.preprocessing import Case
 from swinunetr.results.plots.drawing import GAP, LINE, Look, Plane, Window
 from swinunetr.results.plots.fonts import shown_name
 
@@ -151,18 +150,3 @@ def _stored(stage: MetaTensor) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]
     affine = np.asarray(stage.affine, dtype=float)
     volume = stage.as_tensor().cpu().float().numpy()
     return volume.reshape(volume.shape[-3:]), nib.affines.voxel_sizes(affine), nib.aff2axcodes(affine)
-
-
-def plot_case(case: Case, organs: Sequence[str]) -> Figure:
-    """Show a preprocessed case on three planes, without and with its labels, at the slices with the most organs."""
-    image, spacing = case["image"].as_tensor()[0].float().numpy(), case["image"].pixdim.numpy()
-    label = drawing.organs_alone(case["label"].as_tensor()[0].numpy(), organs)
-    planes = drawing.fullest_planes(label, spacing)
-    shapes = drawing.shapes_of(planes, image.shape, spacing)
-    height, handles = drawing.row_height(shapes, WIDTH), drawing.organ_handles(label, organs)
-    below = drawing.legend_height(handles, WIDTH)
-    figure = drawing.new_figure(WIDTH, below + 2 * height + GAP + 1.2 * LINE)
-    panels = [drawing.row_of_panels(figure, bottom, height, shapes) for bottom in (below + height + GAP, below)]
-    _draw_rows(panels, image, label, planes, spacing, (0, 1), organs)
-    drawing.add_legend(figure, handles, WIDTH, below)
-    return figure

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, prepared, write_case
+from conftest import SMALL, write_case
 from matplotlib.colors import to_hex
 from monai.data import MetaTensor
 from monai.transforms import Compose
@@ -56,15 +56,6 @@ def fills_of(ax) -> np.ndarray:
     return np.unique(np.ma.concatenate([image.get_array().ravel() for image in ax.images[1:]]).compressed())
 
 
-def test_a_case_is_shown_on_three_planes_in_radiological_convention(small_data):
-    _, (case, _) = prepared(small_data)
-    figure = plots.plot_case(case, ORGANS)
-    titles = [ax.get_title() for ax in figure.axes[:3]]
-    assert [title.split(",")[0] for title in titles] == ["axial", "coronal", "sagittal"]
-    assert [ax.xaxis_inverted() for ax in figure.axes] == [True, True, False] * 2
-    assert legend(figure) == list(ORGANS)
-
-
 def test_outlines_are_solid_for_the_ground_truth_and_dashed_for_the_prediction(tmp_path):
     files = {key: str(tmp_path / file) for key, file in write_case(tmp_path, 1).items()}
     (case,) = prepare_cases([{"name": "img0001", **files}], SMALL, "CT")
@@ -79,12 +70,11 @@ def test_outlines_are_solid_for_the_ground_truth_and_dashed_for_the_prediction(t
 def test_ignored_voxels_are_not_drawn_as_an_organ(tmp_path):
     files = {key: str(tmp_path / file) for key, file in write_case(tmp_path, 1).items()}
     label_map = LabelMap("a", ((0, IGNORED), (1, 2), (2, IGNORED)))
-    (case,) = prepare_cases([{"name": "img0001", **files, "label_map": label_map}], SMALL, "CT")
-    crops = case["label"].as_tensor()[None, ..., :40]  # the box is in the middle slice
-    for figure in (plots.plot_case(case, ORGANS), plots.plot_crops(crops, crops, ORGANS)):
+    entry = {"name": "img0001", **files, "label_map": label_map}
+    (case,) = prepare_cases([entry], SMALL, "CT")
+    crop = [{key: case[key][..., :40] for key in ("image", "label")}]  # the box is in its middle slice
+    for figure in (plots.plot_scan(entry, ORGANS, None), plots.plot_augmentation(case, crop, crop, ORGANS)):
         assert legend(figure) == ["right box"]
-        drawn = np.ma.concatenate([image.get_array() for image in figure.axes[-1].images[1:]])
-        assert set(np.unique(drawn.compressed())) <= {2}
     figure = plots.plot_contours(case, files["label"], "right box", ORGANS, (-175, 250))
     assert not numbers(figure.axes[0])
     (number,) = numbers(figure.axes[3])  # of the ground truth: the box with id 1 in the file
@@ -261,7 +251,6 @@ def test_removed_pieces_are_shown_with_their_volume(tmp_path):
     assert legend(same)[1] == "removed: 0 pieces, 0.0 ml"
 
 
-def test_each_view_and_crop_has_a_panel():
+def test_each_view_has_a_panel():
     volumes = torch.rand(3, 1, 8, 8, 4)
     assert len(plots.plot_views({"input": volumes, "target": volumes}).axes) == 6
-    assert len(plots.plot_crops(volumes, (volumes > 0.5).byte(), ORGANS).axes) == 3
