@@ -81,12 +81,14 @@ from swinunetr.recipe import (
 from swinunetr.results import plots
 from swinunetr.results.evaluation import (
     evaluate,
+    most_changed,
     resolution_ceiling,
     score_case,
     summarise,
+    validate,
     worst_and_best,
 )
-from swinunetr.results.inference import segment_cases
+from swinunetr.results.inference import segment_cases, sliding_window
 from swinunetr.results.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
 from swinunetr.results.report import describe_scores, describe_worst_cases
 from swinunetr.threads import read_ahead

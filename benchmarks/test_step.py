@@ -48,7 +48,7 @@ def test_a_step_has_the_statements_of_the_notebooks_loop():
 
 def test_loss_and_optimizer_are_those_of_the_notebook():
     _, *found = lines_of(Training.__init__)
-    nodes = [node for name in ("network", "optimizer", "train") for node in cell(name)]
+    nodes = [node for name in ("network", "loss", "optimizer", "train") for node in cell(name)]
     names = {statement.split(" = ")[0] for statement in found}
     expected = [line for line in statements(nodes) if line.split(" = ")[0] in names]
     assert found == expected, CHANGE.format("Training.__init__")

@@ -25,7 +25,7 @@ from swinunetr.training.batches import training_batches
 from swinunetr.training.loss import class_weights
 
 LIST = "json_files/btcv_6.json"
-RECIPE = replace(DEMO, deep_supervision=0, adam_beta2=0.999)  # as when the figures in docs/checkpoints.md were measured
+RECIPE = replace(DEMO, deep_supervision=0, adam_beta2=0.999)  # as for docs/explanation/merging.md
 
 
 def fine_tune(model: SwinUNETR, cases: list[dict], hardware: Hardware) -> None:

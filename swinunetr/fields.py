@@ -108,7 +108,7 @@ class Parameter:
     name: str
     kind: Any  # its type, a key of CONVERSIONS
     optional: bool  # whether it may be None
-    default: object  # of a setting, the published one
+    default: object  # of a setting, that of the baseline
     meaning: str
     words: str  # what is expected
 

@@ -1,4 +1,4 @@
-"""Recipes, which are the settings of fine-tuning and pre-training: published values, values of the demo, and bounds."""
+"""Recipes, the settings of fine-tuning and pre-training: baselines, what differs from them in others, and bounds."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ class CommonRecipe:
     """
 
     kind: ClassVar[str]  # of the run
+    baseline: ClassVar[str]  # the recipe of the defaults
 
     max_steps: int = setting(30_000, "training steps", at_least(0), parameter=True, optional=True)
     eval_every: int = setting(100, "steps between two validations", at_least(1), parameter=True, optional=True)
@@ -138,6 +139,7 @@ class Recipe(CommonRecipe):
     """
 
     kind = "fine-tuning"
+    baseline = "published"
 
     adam_beta2: float = setting(
         0.999,
@@ -220,6 +222,7 @@ class PretrainingRecipe(CommonRecipe):
     """
 
     kind = "pre-training"
+    baseline = "standard"
 
     max_steps: int = setting(30_000, "training steps", at_least(1), parameter=True, optional=True)
     eval_every: int = another(CommonRecipe, "eval_every", 100, "steps between two evaluations on the held-out volumes")
@@ -234,7 +237,7 @@ class PretrainingRecipe(CommonRecipe):
     )
     tasks: tuple[str, ...] = setting(
         TASKS,
-        "reconstruction, optionally also rotation and contrast, with commas; published all three",
+        "reconstruction, optionally also rotation and contrast, with commas; standard all three",
         SOME_TASKS,
         parameter=True,
         optional=True,
@@ -268,8 +271,8 @@ class PretrainingRecipe(CommonRecipe):
 
 
 # What differs from the published recipe. The number is what is lost without the choice, in points of mean Dice at the
-# demo's scale: mean of three seeds by ``benchmarks.ablation`` with 480 steps (docs/results.md). The learning rate is
-# the published one, as the best one depends on the scale.
+# demo's scale: mean of three seeds by ``benchmarks.ablation`` with 480 steps (docs/explanation/results.md). The
+# learning rate is the published one, as the best one depends on the scale.
 TUNED = Recipe(
     schedule="cosine",  # 2.2, together with clip_norm
     clip_norm=1.0,
@@ -288,7 +291,7 @@ TUNED = Recipe(
 # For two CPU cores and a few minutes: a coarse grid, a small network and a high learning rate.
 DEMO_SCALE: dict[str, Any] = {
     "max_steps": 450,
-    "eval_every": 150,
+    "eval_every": 75,
     "learning_rate": 8e-3,
     "crops_per_volume": 1,
     "crop_size": (64, 32, 32),  # the width of a body, half of its depth and half of the scan's height
@@ -313,8 +316,8 @@ PRETRAINING_DEMO = PretrainingRecipe(
     window_size=DEMO.window_size,
 )
 
-RECIPES = {"published": Recipe(), "tuned": TUNED, "demo": DEMO}
-PRETRAINING_RECIPES = {"published": PretrainingRecipe(), "demo": PRETRAINING_DEMO}
+RECIPES = {Recipe.baseline: Recipe(), "tuned": TUNED, "demo": DEMO}
+PRETRAINING_RECIPES = {PretrainingRecipe.baseline: PretrainingRecipe(), "demo": PRETRAINING_DEMO}
 
 # The smallest allowed value of each setting that is a whole number; other projects import this.
 LEAST = {
@@ -334,20 +337,30 @@ def learning_rate_at(step: int, recipe: CommonRecipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (recipe.max_steps - warmup)))
 
 
-def describe_recipe(recipe: CommonRecipe) -> Table:
-    """Return a table of all settings, with the published value beside each one that differs, and what each is."""
-    rows = []
+def describe_recipe(recipe: CommonRecipe, every: bool = False) -> Table:
+    """Return a table of the settings that differ from the defaults, the values of ``recipe.baseline``.
+
+    ``every`` lists the others too.
+    """
+    rows, same = [], 0
     for field in fields(recipe):
-        value, published = getattr(recipe, field.name), field.default
-        differing = "" if value == published else as_text(published)
-        rows.append((field.name, as_text(value), differing, field.metadata["meaning"]))
-    return Table(("setting", "this run", "published, where it differs", "what it is"), rows)
+        value, default = as_text(getattr(recipe, field.name)), as_text(field.default)
+        same += value == default
+        if every or value != default:
+            rows.append((field.name, value, "" if value == default else default, field.metadata["meaning"]))
+    columns = ("setting", "this run", f"{recipe.baseline}{', where it differs' * every}", "what it is")
+    others = (
+        f"{same} settings are those of the {recipe.baseline} recipe. See them: describe_recipe(recipe, every=True)."
+    )
+    return Table(columns, rows, () if every else (others,))
 
 
 def as_text(value: object) -> str:
-    """Return the value of a setting as a reader writes it: ``96 x 96 x 96``, or names with commas between them."""
+    """Return the value of a setting as a reader writes it: ``96 x 96 x 96``, ``-175 to 250``, or names with commas."""
     if not isinstance(value, tuple):
         return str(value)
     if all(isinstance(part, str) for part in value):  # tasks or organs
         return ", ".join(value) or "none"
+    if len(value) == 2:  # a window
+        return " to ".join(f"{bound:g}" for bound in value)
     return " x ".join(map(str, value))

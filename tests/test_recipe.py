@@ -102,9 +102,15 @@ def test_a_pretraining_value_outside_its_bounds_is_refused_by_name(changes, mess
         choose_recipe("demo", PRETRAINING_RECIPES, **changes)
 
 
-def test_the_table_of_a_recipe_shows_published_values_that_differ():
-    rows = {name: values for name, *values in describe_recipe(replace(DEMO, weight_decay=1e-5)).rows}
+def test_the_table_of_a_recipe_shows_what_differs_from_the_published_one_and_the_rest_on_demand():
+    recipe = replace(DEMO, weight_decay=1e-5)
+    table = describe_recipe(recipe)
+    rows = {name: values for name, *values in table.rows}
     assert rows["max_steps"] == ["450", "30000", "training steps"]
-    assert rows["crop_size"][:2] == ["64 x 32 x 32", "96 x 96 x 96"]
-    assert rows["weight_decay"] == ["1e-05", "", "of AdamW"]
-    assert not any(published for *_, published, _ in describe_recipe(Recipe()).rows)
+    assert rows["crop_size"][:2] == ["64 x 32 x 32", "96 x 96 x 96"] and "weight_decay" not in rows
+    (note,) = table.notes
+    assert note.startswith(f"{len(fields(recipe)) - len(rows)} settings are those of the published recipe")
+    every = {name: values for name, *values in describe_recipe(recipe, every=True).rows}
+    assert len(every) == len(fields(recipe)) and every["weight_decay"] == ["1e-05", "", "of AdamW"]
+    assert every["hu_window"][0] == "-175 to 250"
+    assert describe_recipe(Recipe()).rows == []

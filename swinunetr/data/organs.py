@@ -31,24 +31,25 @@ RIGHT, LEFT = Concept("24028007", "Right"), Concept("7771000", "Left")
 KIDNEY, ADRENAL_GLAND = Concept("64033007", "Kidney"), Concept("23451007", "Adrenal gland")
 PORTAL_VEIN, SPLENIC_VEIN = Concept("32764006", "Portal vein"), Concept("35819009", "Splenic vein")
 
-# In the order of BTCV's labels. Adjacent organs differ in lightness as well as in hue, for readers who cannot
-# distinguish red from green. There is no code for one kidney or one adrenal gland, so the side is a modifier, as PS3.3,
-# C.8.20.4.1 provides. Nor is there one for the two veins together, and that of either vein would be wrong for the
-# voxels of the other: the type is Vein, and both are anatomic regions, as the same section provides.
+# In the order of BTCV's labels. Organs that touch have colours that differ for all readers, also for those who cannot
+# distinguish red from green; tests/data/test_organs.py measures by how much. There is no code for one kidney or one
+# adrenal gland, so the side is a modifier, as PS3.3, C.8.20.4.1 provides. Nor is there one for the two veins together,
+# and that of either vein would be wrong for the voxels of the other: the type is Vein, and both are anatomic regions,
+# as the same section provides.
 ORGANS = {
-    "spleen": Organ("#CC79A7", Concept("78961009", "Spleen")),
-    "right kidney": Organ("#F0E442", KIDNEY, RIGHT),
-    "left kidney": Organ("#B8860B", KIDNEY, LEFT),
-    "gallbladder": Organ("#009E73", Concept("28231008", "Gallbladder")),
-    "esophagus": Organ("#FF00FF", Concept("32849002", "Esophagus")),
-    "liver": Organ("#A6611A", Concept("10200004", "Liver")),
-    "stomach": Organ("#56B4E9", Concept("69695003", "Stomach")),
-    "aorta": Organ("#D7191C", Concept("15825003", "Aorta")),
-    "inferior vena cava": Organ("#0057B7", Concept("64131007", "Inferior vena cava")),
-    "portal and splenic veins": Organ("#00E5EE", Concept("29092000", "Vein"), regions=(PORTAL_VEIN, SPLENIC_VEIN)),
-    "pancreas": Organ("#FDAE61", Concept("15776009", "Pancreas")),
-    "right adrenal gland": Organ("#7CFC00", ADRENAL_GLAND, RIGHT),
-    "left adrenal gland": Organ("#B266FF", ADRENAL_GLAND, LEFT),
+    "spleen": Organ("#F6AA96", Concept("78961009", "Spleen")),
+    "right kidney": Organ("#7CBFFF", KIDNEY, RIGHT),
+    "left kidney": Organ("#75810E", KIDNEY, LEFT),
+    "gallbladder": Organ("#87B075", Concept("28231008", "Gallbladder")),
+    "esophagus": Organ("#41FFBF", Concept("32849002", "Esophagus")),
+    "liver": Organ("#825B01", Concept("10200004", "Liver")),
+    "stomach": Organ("#A97CF6", Concept("69695003", "Stomach")),
+    "aorta": Organ("#FF3D38", Concept("15825003", "Aorta")),
+    "inferior vena cava": Organ("#0D6EB6", Concept("64131007", "Inferior vena cava")),
+    "portal and splenic veins": Organ("#03ECFF", Concept("29092000", "Vein"), regions=(PORTAL_VEIN, SPLENIC_VEIN)),
+    "pancreas": Organ("#FFFF00", Concept("15776009", "Pancreas")),
+    "right adrenal gland": Organ("#6DE709", ADRENAL_GLAND, RIGHT),
+    "left adrenal gland": Organ("#A400F7", ADRENAL_GLAND, LEFT),
 }
 ORGAN_COLOURS = tuple(organ.colour for organ in ORGANS.values())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,23 +35,33 @@ CEILING = "dice_ceiling"  # what the resolution of the training grid allows
 COLUMNS = (*SCORES, *(f"{name}_{kind}" for name in COMPARED for kind in ("all", "largest")), CEILING)
 
 
-def evaluate(model: torch.nn.Module, cases: list[Case], recipe: Recipe, hardware: Hardware) -> np.ndarray:
-    """Return the confusion matrices of the model on labelled cases, on the training grid.
+class Validation(NamedTuple):
+    """What a network finds in the validation cases, on the training grid."""
+
+    counts: np.ndarray  # (cases, classes, classes), int64, of all ranks; see :func:`metrics.confusion_matrix`
+    labels: torch.Tensor | None  # (X, Y, Z), uint8, found in the first case of this rank; None if it has no case
+
+
+def validate(model: torch.nn.Module, cases: list[Case], recipe: Recipe, hardware: Hardware) -> Validation:
+    """Segment labelled cases on the training grid; return their confusion matrices and the labels of the first one.
 
     An ignored voxel counts as background, in the ground truth and in the prediction. With several ranks, each rank
     predicts some of the cases and all ranks return all matrices.
-
-    Returns:
-        Array (cases, classes, classes), int64; see :func:`metrics.confusion_matrix`.
     """
-    matrices = []
+    matrices, first = [], None
     for number in tqdm(hardware.share(range(len(cases))), desc="Validating", leave=False, disable=hardware.rank > 0):
         logits = predict(model, cases[number]["image"], recipe, hardware)
         truth = cases[number]["label"].as_tensor()[0].to(logits.device)
         truth, prediction = clear_ignored(cases[number].get("label_map"), truth, logits.argmax(0))
         matrices.append((number, confusion_matrix(prediction, truth, len(logits))))
+        first = prediction.to("cpu", torch.uint8) if first is None else first
     of_all_ranks = dict(hardware.gather(matrices, training=True))
-    return np.stack([of_all_ranks[number] for number in range(len(cases))])
+    return Validation(np.stack([of_all_ranks[number] for number in range(len(cases))]), first)
+
+
+def evaluate(model: torch.nn.Module, cases: list[Case], recipe: Recipe, hardware: Hardware) -> np.ndarray:
+    """Return the confusion matrices of :func:`validate` alone."""
+    return validate(model, cases, recipe, hardware).counts
 
 
 def score_case(
@@ -133,6 +144,17 @@ def worst_and_best(rows: list[dict]) -> dict[str, dict]:
     """
     present = sorted((row for row in rows if row["volume_true_ml"] > 0), key=lambda row: row["dice_own_grid"])
     return {"worst": present[0], "best": present[-1]} if present else {}
+
+
+def most_changed(rows: list[dict], organs: Sequence[str], largest_component: Sequence[str] = ()) -> dict | None:
+    """Return the row whose HD95 falls most if only the largest component of its organ is kept.
+
+    Rows of organs in ``largest_component`` are left out: their segmentations have been reduced already. None if no HD95
+    falls.
+    """
+    reduced = {organs[label - 1] for label in organ_labels(largest_component, organs, "largest_component")}
+    fallen = [row for row in rows if row["organ"] not in reduced and row["hd95_mm_largest"] < row["hd95_mm_all"]]
+    return max(fallen, key=lambda row: row["hd95_mm_all"] - row["hd95_mm_largest"], default=None)
 
 
 def resolution_ceiling(rows: list[dict], organs: Sequence[str]) -> dict[str, float]:

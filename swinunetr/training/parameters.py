@@ -113,7 +113,7 @@ class PretrainingOptions(Options):
         "", "path of weights to start from, or ssl_50k to download them; empty: random"
     )
     logdir: FilePath = setting("runs/pretrain", "folder for weights, metrics, figures and TensorBoard events")
-    recipe_name: str = setting("", "published or demo; empty: published with data_root, demo without")
+    recipe_name: str = setting("", "standard or demo; empty: standard with data_root, demo without")
     cache_dir: FilePath = setting(
         "data/cache", "folder that keeps preprocessed volumes and from which they are read in training"
     )
@@ -128,7 +128,7 @@ def read_parameters(
 ) -> tuple[Options, CommonRecipe]:
     """Return the options and the recipe that the parameters of a notebook stand for.
 
-    Without ``recipe_name`` the recipe is the published one with a ``data_root`` and the demo's without. To evaluate
+    Without ``recipe_name`` the recipe is the first one with a ``data_root`` and the demo's without. To evaluate
     (``evaluate_only``, or ``max_steps`` 0) it is the one that the weights were trained with, if they note it.
 
     Args:
@@ -160,7 +160,7 @@ def _convert(values: Mapping[str, object], recipes: Mapping[str, CommonRecipe]) 
 
 def _recipe(options: Options, changes: dict[str, Any], recipes: Mapping[str, CommonRecipe]) -> CommonRecipe:
     """Return the recipe of the options, with the settings that are changed."""
-    name = options.recipe_name or ("published" if options.data_root else "demo")
+    name = options.recipe_name or (next(iter(recipes)) if options.data_root else "demo")
     _require_known(name, recipes)
     other = {}
     trained = None

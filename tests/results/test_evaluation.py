@@ -14,10 +14,12 @@ from swinunetr.results.evaluation import (
     COLUMNS,
     case_means,
     evaluate,
+    most_changed,
     read_labels,
     resolution_ceiling,
     score_case,
     summarise,
+    validate,
     worst_and_best,
 )
 from swinunetr.results.metrics import dice_per_organ, mean_dice
@@ -38,8 +40,9 @@ def test_a_perfect_network_scores_one_and_stays_in_training_mode(small_data):
     for case in cases:
         case["image"] = (case["label"] == 1) * 0.6 + (case["label"] == 2) * 0.85 - 0.9 * (case["label"] == 0)
     model = CopiesLabels().train()
-    counts = evaluate(model, cases, SMALL, find_hardware())
-    assert mean_dice(dice_per_organ(counts)) == 1
+    counts, labels = validate(model, cases, SMALL, find_hardware())
+    assert mean_dice(dice_per_organ(counts)) == 1 and (counts == evaluate(model, cases, SMALL, find_hardware())).all()
+    assert labels.dtype == torch.uint8 and (labels == cases[0]["label"].as_tensor()[0]).all()
     assert model.training
 
 
@@ -97,6 +100,16 @@ def test_scores_with_the_largest_component_stand_beside_those_as_predicted(tmp_p
     assert left["volume_predicted_ml"] > left["volume_true_ml"] or chosen in [("Left Box",), ("all",)]
     table = str(describe_scores([left, right]))
     assert 'Without and with "largest component"' in table and "1.00" in table
+
+
+def test_the_organ_is_found_whose_distance_falls_most_with_its_largest_component(tmp_path):
+    def add_large_island(labels):
+        labels[52:64, 52:64, 52:64] = 1
+
+    rows = scored(tmp_path, add_large_island)
+    assert most_changed(rows, ("left box", "right box"))["organ"] == "left box"
+    assert most_changed(rows, ("left box", "right box"), ["all"]) is None  # nothing is left to take away
+    assert most_changed(scored(tmp_path, lambda labels: None), ("left box", "right box")) is None
 
 
 def test_organs_of_one_piece_are_not_in_the_table_of_components(tmp_path):

@@ -325,6 +325,15 @@ def test_scores_of_other_weights_than_the_best_are_not_in_the_summary(tmp_path):
         run.require_evaluation()
 
 
+def test_figures_of_several_steps_go_to_a_folder(tmp_path):
+    run, _ = run_steps(tmp_path / "run", 4)
+    run.add_figure(Figure(), "dice_curve")
+    for step in (2, 4):
+        run.add_figure(Figure(), "validations", step)
+    pictures = sorted(file.relative_to(run.path).as_posix() for file in run.path.rglob("*.png"))
+    assert pictures == ["dice_curve.png", "validations/000002.png", "validations/000004.png"]
+
+
 def test_a_removed_folder_is_not_filled_again(tmp_path):
     run, _ = run_steps(tmp_path / "run", 4)
     run.events.writer.flush()  # so that the thread of the events writes nothing while the folder is removed

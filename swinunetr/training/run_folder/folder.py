@@ -335,12 +335,18 @@ class RunFolder:
             save_label_names(folder, classes)
         return folder
 
-    def add_figure(self, figure: Figure, name: str) -> None:
-        """Write a figure to ``<name>.png``, and to TensorBoard at the current step."""
+    def add_figure(self, figure: Figure, name: str, step: int | None = None) -> None:
+        """Write a figure to ``<name>.png`` and to TensorBoard.
+
+        Figures of several steps go to a folder, as ``<name>/<step>.png``, and the one name in TensorBoard. Without a
+        step it is the last one of the run.
+        """
         if self.events:
-            with replacing(self._file(f"{name}.png")) as temporary:
-                figure.savefig(temporary, dpi=150)
-            self.events.add_figure(name, figure, self.step)
+            file = self._file(f"{name}.png" if step is None else f"{name}/{step:06}.png")
+            file.parent.mkdir(exist_ok=True)
+            with replacing(file) as temporary:
+                figure.savefig(temporary, dpi=150 if step is None else 100)
+            self.events.add_figure(name, figure, self.step if step is None else step)
 
     def write_summary(self, **results: object) -> None:
         """Write results, settings, hardware, versions and seconds to ``summary.json``; NaN becomes null.
