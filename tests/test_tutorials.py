@@ -1,27 +1,30 @@
-"""The page "Your first six CTs", typed from its first line to its last: the blocks that it shows, on small phantoms."""
+"""The tutorials of docs/: the blocks of "Your first six CTs" run from the first to the last, on small phantoms."""
 
 import csv
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import PROJECT
+from notebook_runs import NOTEBOOK, read
 
 from swinunetr.data.phantoms import make_phantom
 from swinunetr.data.phantoms.writing import write_nifti
+from swinunetr.training.parameters import read_parameters
 
 PAGE = PROJECT / "docs/tutorials/first_six_cts.md"
 # Blocks of other languages need other programs (dcm2niix), the network (pip), or show what one sees.
 TYPED = ("bash", "json")
 OF_READERS = ("ct", "data", "runs", "scans", "segmentations")  # folders that a clone does not have
 LIVER, SPLEEN = 6, 1  # in the labels of phantoms
-# What the real run takes from the page is all but its size: no GPU, no download, two steps.
+# The real run is made smaller: no download, the demo's network and grid, two steps, few windows.
 SMALLER = {
-    "-p recipe_name tuned": "-p recipe_name demo",
+    "-p recipe_name tuned": """-p recipe_name demo -p other_settings '{"overlap": 0, "calibration_cases": 0}'""",
     "-p pretrained_checkpoint ssl_50k ": "",
     "-p max_steps 5000": "-p max_steps 2",
 }
@@ -95,3 +98,15 @@ def test_the_seventh_scan_is_segmented(folder):
     assert segmentation.shape == scan.shape
     rows = list(csv.DictReader((folder / "segmentations/volumes.csv").read_text().splitlines()))
     assert [(row["scan"], row["organ"]) for row in rows] == [("patient7", "liver"), ("patient7", "spleen")]
+
+
+def test_the_page_of_colab_sets_parameters_as_the_notebook_has_them():
+    page = (PROJECT / "docs/tutorials/colab.md").read_text(encoding="utf-8")
+    cells = [cell for cell in read(NOTEBOOK).cells if "parameters" in cell.metadata.get("tags", [])]
+    declared = set(re.findall(r"^(\w+: \w+) =", cells[0].source, re.MULTILINE))
+    set_there = dict(re.findall(r"^(\w+: \w+) = (.*)$", page, re.MULTILINE))
+    assert len(set_there) == 7 and set_there.keys() <= declared
+    values = {name.split(":")[0]: literal_eval(value) for name, value in set_there.items()}
+    assert values.pop("pretrained_checkpoint") == "ssl_50k"  # which would be downloaded
+    read_parameters(values)
+    assert ".venv" not in page
