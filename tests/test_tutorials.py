@@ -11,7 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import PROJECT
+from nibabel.affines import from_matvec
 from notebook_runs import NOTEBOOK, read
+from scipy import ndimage
 
 from swinunetr.data.phantoms import make_phantom
 from swinunetr.data.phantoms.writing import write_nifti
@@ -31,14 +33,20 @@ SMALLER = {
 
 
 def write_patients(folder: Path) -> None:
-    """Write what a reader brings: six scans with the liver as 1 and the spleen as 2, and a seventh scan."""
+    """Write what a reader brings: six scans with the liver as 1 and the spleen as 2, and a seventh scan.
+
+    Scans end 6 voxels beyond the two organs, so that validation is fast.
+    """
     for number in range(1, 8):
         phantom = make_phantom(number)
+        label = (1 * (phantom.label == LIVER) + 2 * (phantom.label == SPLEEN)).astype(np.uint8)
+        (box,) = ndimage.find_objects(label.clip(max=1))
+        box = tuple(slice(max(0, side.start - 6), side.stop + 6) for side in box)
+        affine = phantom.affine @ from_matvec(np.eye(3), [side.start for side in box])
         image = folder / ("ct/images" if number < 7 else "scans") / f"patient{number}.nii.gz"
-        write_nifti(phantom.image, phantom.affine, image)
+        write_nifti(phantom.image[box], affine, image)
         if number < 7:
-            label = 1 * (phantom.label == LIVER) + 2 * (phantom.label == SPLEEN)
-            write_nifti(label.astype(np.uint8), phantom.affine, folder / "ct/labels" / image.name)
+            write_nifti(label[box], affine, folder / "ct/labels" / image.name)
 
 
 def link_project(folder: Path) -> None:
@@ -89,7 +97,7 @@ def test_the_check_shows_what_the_page_shows(folder):
 def test_the_smoke_run_learns(folder):
     rows = list(csv.DictReader((folder / "runs/smoke/metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["30", "60"]
-    assert float(rows[1]["mean_dice"]) > 0.6 and min(float(rows[1][organ]) for organ in ("liver", "spleen")) > 0.4
+    assert float(rows[1]["mean_dice"]) > 0.8 and min(float(rows[1][organ]) for organ in ("liver", "spleen")) > 0.7
 
 
 def test_the_seventh_scan_is_segmented(folder):
