@@ -85,8 +85,6 @@ def code(value: object) -> str:
     """Return a value as code; words for what stands for nothing."""
     if value is None or value == "" or value == ():
         return "none"
-    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(end, float) for end in value):
-        return "`{:g} to {:g}`".format(*value)  # a range
     return f"`{as_text(value)}`"
 
 

@@ -25,7 +25,6 @@ from swinunetr.scans.writers import WRITERS
 from swinunetr.training.parameters import PARAMETERS, PRETRAINING_PARAMETERS
 
 DOCS = PROJECT / "docs"
-TUTORIALS = DOCS / "tutorials"
 KINDS = ("tutorials", "how-to", "reference", "explanation")
 PAGES = sorted(page for kind in KINDS for page in DOCS.glob(f"{kind}/*.md"))
 NOTEBOOKS = {
@@ -60,8 +59,7 @@ def prose_of(file: Path) -> str:
 def links_in(file: Path) -> list[str]:
     """Return the links of a text to files of the project."""
     links = re.findall(r"\]\(([^)\s]+)\)", prose_of(file))
-    links = [link for link in links if not re.match(r"\w+:", link)]
-    return [link for link in links if TUTORIALS.is_dir() or "tutorials/" not in link]
+    return [link for link in links if not re.match(r"\w+:", link)]
 
 
 def anchors_in(page: Path) -> set[str]:
@@ -94,8 +92,6 @@ def test_anchors_are_those_of_github(tmp_path):
 
 @every_text
 def test_pages_that_are_named_exist(file):
-    if file in NOTEBOOKS and not TUTORIALS.is_dir():
-        pytest.skip("they name the tutorials, too")
     named = re.findall(r"`(docs/[\w/-]+\.md)`", prose_of(file))
     assert not [name for name in named if not (PROJECT / name).exists()]
 
