@@ -1,7 +1,7 @@
 """MONAI Label serves an exported bundle: its labels of a scan beside those of ``segment.py``.
 
 Run from the project's root, with trained weights and a NIfTI file:
-    .venv/bin/python -m benchmarks.monai_label runs/demo/best_model.pth data/phantoms/imagesTr/img0035.nii.gz
+    .venv/bin/python -m benchmarks.monai_label runs/finetune/best_model.pth data/phantoms/imagesTr/img0035.nii.gz
 The commands are those of the bundle's README: they make a virtual environment, install MONAI Label and start its server
 on this machine. That takes two minutes after the packages are installed, 8 GB with PyTorch for a GPU.
 ``--folder`` keeps the environment for a second run.

@@ -24,6 +24,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "swinunetr_finetune.ipynb"
 PARAMETERS = {"pretrained_checkpoint": "runs/pretrain/ssl_pretrained_weights.pth", "pretrained_decoder": "False"}
 EXECUTED = PROJECT / "docs/finetune_demo.ipynb"
+COMMENT = "# This run starts from weights of three minutes of pre-training on phantoms, made by ssl_train.ipynb."
 PROGRESS_BAR = "application/vnd.jupyter.widget-view+json"  # without a kernel it shows as a bar at 0%
 
 
@@ -64,6 +65,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.source = cell.source.rstrip()  # papermill ends the parameters' cell with a line break
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = cell.source.replace("# Parameters", COMMENT, 1)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if PROGRESS_BAR not in output.get("data", {})]
             for data in (output.data for output in cell.outputs if "image/png" in output.get("data", {})):

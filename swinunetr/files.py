@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from swinunetr.errors import InputError, WriteError
+from swinunetr.words import named
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, of which endings and the prefix of a temporary file need some
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # in file names or in tables
@@ -124,6 +125,18 @@ def walk_files(root: Path, without: Path | None = None) -> Tree:
         # A pipe, which exists and is no file, would wait for ever.
         files += [Path(path) for path in paths if os.path.isfile(path) or not os.path.exists(path)]
     return Tree(files, closed, results)
+
+
+def what_is_there(path: str | Path) -> str:
+    """Return a sentence on the folder in which a path was looked for: what it holds, or that there is none."""
+    path = Path(path).expanduser()
+    folder = path.parent
+    if not folder.is_dir():
+        return f"There is no folder '{folder}' either."
+    with suppress(OSError):
+        names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+        return f"The folder '{folder}' holds {named(names, counted=True) or 'nothing'}."
+    return ""
 
 
 def holds_results(folder: str | Path) -> bool:

@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from swinunetr.errors import InputError, WriteError
-from swinunetr.files import claim_folder, replacing, require_note, sha256, stand_in, write_csv, write_json
+from swinunetr.files import (
+    claim_folder,
+    replacing,
+    require_note,
+    sha256,
+    stand_in,
+    what_is_there,
+    write_csv,
+    write_json,
+)
 
 
 def test_folder_is_used_again_with_the_same_settings_only(tmp_path):
@@ -46,6 +55,14 @@ def test_files_without_data_are_recognised_by_their_first_bytes(tmp_path, conten
     stand = stand_in(tmp_path / "file")
     assert (stand and stand[0]) == found
     assert stand is None or stand[1]
+
+
+def test_what_lies_where_a_file_was_looked_for_is_named(tmp_path):
+    assert what_is_there(tmp_path / "ct.json") == f"The folder '{tmp_path}' holds nothing."
+    for name in ("ct.json.txt", "images", ".hidden"):
+        (tmp_path / name).touch()
+    assert what_is_there(tmp_path / "ct.json") == f"The folder '{tmp_path}' holds ct.json.txt, images."
+    assert what_is_there(tmp_path / "a/b/ct.json") == f"There is no folder '{tmp_path}/a/b' either."
 
 
 def test_file_is_complete_or_unchanged(tmp_path):

@@ -316,10 +316,16 @@ def test_setup_clones_the_project_in_colab(path, setup, tmp_path):
     git = ["git", "-C", str(tmp_path / "given"), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *command], check=True)
-    cloned = {"/content/project": str(tmp_path / "cloned")}
-    ran = setup(path, tmp_path / "work", cloned)
-    assert isinstance(ran.error_in_exec, SystemExit) and "In Colab, set project_address" in str(ran.error_in_exec)
-    assert setup(path, tmp_path / "work", cloned | {'""': f'"file://{tmp_path}/given"'}).success
+    cloned = {"/content/project": str(tmp_path / "cloned"), "https://{address}": "file://{address}"}
+
+    def started_with(address):
+        return setup(path, tmp_path / "work", cloned | {'project_address = ""': f'project_address = "{address}"'})
+
+    for address in ("", f"https:/{tmp_path}/none"):
+        ran = started_with(address)
+        assert isinstance(ran.error_in_exec, SystemExit) and "In Colab, paste its address" in str(ran.error_in_exec)
+    (tmp_path / "cloned").mkdir()  # what is left of another project
+    assert started_with(f" https://{tmp_path}/given/blob/main/swinunetr_finetune.ipynb ").success
     assert Path.cwd() == tmp_path / "cloned" and Path("ssl_helpers.py").is_file()
 
 

@@ -17,7 +17,7 @@ from swinunetr.data.folders import find_volumes, locate, set_distinct_names
 from swinunetr.data.label_maps import IGNORE, IGNORED, LabelMap, read_label_maps
 from swinunetr.data.modality import listed_modality
 from swinunetr.errors import InputError
-from swinunetr.files import folded
+from swinunetr.files import folded, what_is_there
 from swinunetr.words import short
 
 SECTIONS = ("training", "validation", "test")
@@ -82,7 +82,9 @@ def read_dataset(
     content, classes = read_datalist(json_path, ("training",) if folds else ("training", "validation"))
     root = Path(data_root).expanduser()
     if not root.is_dir():
-        raise InputError(f"data_root: no folder at '{root}'. Give the folder that contains imagesTr/ or RawData/.")
+        raise InputError(
+            f"data_root: no folder at '{root}'. Give the folder that contains imagesTr/ or RawData/. {what_is_there(root)}"
+        )
     sections = {name: [locate(entry, root) for entry in content[name]] for name in SECTIONS}
     set_distinct_names([entry for entries in sections.values() for entry in entries])
     test = [entry for entry in sections["test"] if Path(entry["image"]).is_file()]
@@ -107,7 +109,7 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
     """
     root = Path(data_root).expanduser()
     if not root.is_dir():
-        raise InputError(f"data_root: no folder at '{root}'. Give a folder of NIfTI files.")
+        raise InputError(f"data_root: no folder at '{root}'. Give a folder of NIfTI files. {what_is_there(root)}")
     if json_path:
         content = read_json(json_path)
         modality = listed_modality(content, json_path, modality)
@@ -211,7 +213,9 @@ def read_json(json_path: str | Path) -> dict:
     if json_path.is_dir():
         raise InputError(f"json_path: expected a JSON file, found the folder '{json_path}'. Give a file in it.")
     if not json_path.is_file():
-        raise InputError(f"json_path: no file at '{json_path}'. The project's own lists are in json_files/.")
+        raise InputError(
+            f"json_path: no file at '{json_path}'. {what_is_there(json_path)} The project's own lists are in json_files/."
+        )
     try:
         text = json_path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
         content = json.loads(text, object_pairs_hook=_without_repeats)

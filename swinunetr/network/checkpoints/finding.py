@@ -10,7 +10,7 @@ import torch
 from monai.apps.utils import download_url
 
 from swinunetr.errors import CheckpointError
-from swinunetr.files import sha256
+from swinunetr.files import sha256, what_is_there
 from swinunetr.network.layouts import SSL_50K, SSL_50K_FILE, refusal
 
 SSL_50K_URL = f"https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/{SSL_50K_FILE}"
@@ -47,9 +47,9 @@ def existing_file(path: str | os.PathLike) -> Path:
     file = Path(path).expanduser()
     if file.is_file():
         return file
-    present = "a folder" if file.is_dir() else "no file"
+    present = "a folder." if file.is_dir() else f"no file. {what_is_there(file)}"
     raise CheckpointError(
-        f"{file}: expected a file of weights, found {present}. Correct the path: pretrained_checkpoint of a notebook, "
+        f"{file}: expected a file of weights, found {present} Correct the path: pretrained_checkpoint of a notebook, "
         f"or the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial."
     )
 
