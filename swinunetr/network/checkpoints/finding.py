@@ -47,10 +47,11 @@ def existing_file(path: str | os.PathLike) -> Path:
     file = Path(path).expanduser()
     if file.is_file():
         return file
-    present = "a folder." if file.is_dir() else f"no file. {what_is_there(file)}"
+    present = "a folder" if file.is_dir() else "no file"
     raise CheckpointError(
-        f"{file}: expected a file of weights, found {present} Correct the path: pretrained_checkpoint of a notebook, "
-        f"or the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial."
+        f"{file}: expected a file of weights, found {present}. Correct the path: pretrained_checkpoint of a notebook, "
+        f"or the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial. "
+        f"{what_is_there(file)}"
     )
 
 
