@@ -48,6 +48,7 @@ A folder imports from those above it in this list, never from those below; data/
 # ruff: noqa: F401
 
 from swinunetr.data.checks import check_dataset
+from swinunetr.data.checks.sides import check_sides
 from swinunetr.data.folders import SYNAPSE_FOLDERS, case_name, find_volumes, locate
 from swinunetr.data.lists import NOT_A_LIST, SECTIONS, Dataset, read_dataset, read_json, read_unlabelled
 from swinunetr.data.organs import save_label_names

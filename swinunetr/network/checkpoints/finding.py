@@ -50,7 +50,7 @@ def existing_file(path: str | os.PathLike) -> Path:
     present = "a folder" if file.is_dir() else "no file"
     raise CheckpointError(
         f"{file}: expected a file of weights, found {present}. Correct the path: pretrained_checkpoint of a notebook, "
-        f"or the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads those of this tutorial. "
+        f"or the weights given to segment.py or export.py. In a notebook, {SSL_50K!r} downloads this tutorial's. "
         f"{what_is_there(file)}"
     )
 

@@ -11,5 +11,5 @@ from swinunetr.results.plots.crops import plot_augmentation, plot_views
 from swinunetr.results.plots.curves import plot_curves, plot_organ_dice, plot_tasks
 from swinunetr.results.plots.network import plot_features, plot_network
 from swinunetr.results.plots.predictions import plot_contours, plot_segmentation, plot_side_by_side, plot_validation
-from swinunetr.results.plots.scans import plot_scan, plot_stages
+from swinunetr.results.plots.scans import plot_cases, plot_scan, plot_stages
 from swinunetr.results.viewer import view_scan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -13,11 +13,13 @@ from monai.data import MetaTensor
 
 import swinunetr.results.plots.drawing as drawing
 from swinunetr.data.label_maps import to_classes
+from swinunetr.data.preprocessing import Case
 from swinunetr.results.plots.drawing import GAP, LINE, Look, Plane, Window
 from swinunetr.results.plots.fonts import shown_name
 
 WIDTH = 9.5  # inches
 MOST = 3.2  # inches of height of a row
+IN_ROW, MOST_CASES, MOST_SMALL = 6, 24, 1.6  # cases of a row and of a figure, inches of height of each
 BAR, HISTOGRAM = 0.75, 1.7  # inches of width of the colour bar with its numbers, and of height
 AIR, MOST_HU = -1100, 700  # bounds of a histogram of CT; what is outside is padding, or dense bone and metal
 TISSUES = {"air": (-1000, 0), "fat": (-100, 0), "water": (0, 1), "soft tissue": (50, 0)}  # HU, and line of the text
@@ -106,6 +108,51 @@ def _draw_histogram(ax: Axes, image: np.ndarray, grey: tuple[float, float], unit
     ax.set_xlabel(unit, fontsize=8)
     ax.set_ylabel("voxels", fontsize=8)
     ax.tick_params(labelsize=8)
+
+
+def plot_cases(cases: Sequence[Case], organs: Sequence[str]) -> Figure:
+    """Show the coronal slice with the most organs of each preprocessed case, with its organs; of many cases, some.
+
+    Args:
+        cases: Preprocessed cases with labels; ignored voxels are not drawn.
+        organs: Names of the labels from 1.
+    """
+    chosen = np.linspace(0, len(cases) - 1, min(len(cases), MOST_CASES)).round().astype(int)
+    slices = [_coronal(cases[i], organs) for i in chosen]
+    rows = [slices[first : first + IN_ROW] for first in range(0, len(slices), IN_ROW)]
+    heights = [drawing.row_height([each.shape for each in row], WIDTH, MOST_SMALL) for row in rows]
+    handles = drawing.organ_handles(np.concatenate([np.unique(each.label) for each in slices]), organs)
+    below = drawing.legend_height(handles, WIDTH)
+    figure = drawing.new_figure(WIDTH, below + sum(heights) + LINE * len(rows))
+    bottom = figure.get_figheight()
+    for row, height in zip(rows, heights, strict=True):
+        bottom -= height + LINE
+        panels = drawing.row_of_panels(figure, bottom, height, [each.shape for each in row])
+        for ax, each in zip(panels, row, strict=True):
+            drawing.draw_slice(ax, each.image, Plane("", 1, 0), each.spacing)
+            drawing.cover_organs(ax, each.label[:, 0].T, organs)
+            ax.set_title(each.name, fontsize=7, pad=2)
+    drawing.add_legend(figure, handles, WIDTH, below)
+    return figure
+
+
+class _Slice(NamedTuple):
+    """A coronal slice of a case."""
+
+    name: str
+    image: np.ndarray  # (X, 1, Z)
+    label: np.ndarray  # (X, 1, Z), organs alone
+    spacing: np.ndarray  # size of a voxel in mm
+    shape: float  # its width over its height in mm
+
+
+def _coronal(case: Case, organs: Sequence[str]) -> _Slice:
+    """Return the coronal slice of a case with the most organs."""
+    label = drawing.organs_alone(case["label"].as_tensor()[0].cpu().numpy(), organs)
+    image, spacing = case["image"].as_tensor()[0].cpu().numpy(), case["image"].pixdim.numpy()
+    at = drawing.fullest_slices(label)[1]
+    (shape,) = drawing.shapes_of([Plane("", 1, at)], label.shape, spacing)
+    return _Slice(shown_name(case["name"], "case"), image[:, at, None], label[:, at, None], spacing, shape)
 
 
 def plot_stages(stages: Mapping[str, MetaTensor], window: Window = None) -> Figure:

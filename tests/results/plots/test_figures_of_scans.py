@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, write_case
+from conftest import SMALL, prepared, write_case
 from matplotlib.colors import to_hex
 from monai.data import MetaTensor
 from monai.transforms import Compose
@@ -249,6 +249,15 @@ def test_removed_pieces_are_shown_with_their_volume(tmp_path):
     assert removed.sum() == 101 and removed[55, 55] == 1 and len(figure.axes[2].images) == 2
     same = plots.plot_components(case, entry["label"], "right box", ORGANS, None)
     assert legend(same)[1] == "removed: 0 pieces, 0.0 ml"
+
+
+def test_each_case_has_a_panel_in_radiological_convention_and_of_many_some_have(small_data):
+    _, cases = prepared(small_data)
+    figure = plots.plot_cases(cases, ORGANS)
+    assert [ax.get_title() for ax in figure.axes] == [case["name"] for case in cases]
+    assert all(ax.xaxis_inverted() for ax in figure.axes) and legend(figure) == list(ORGANS)
+    many = plots.plot_cases(list(cases) * 20, ORGANS)
+    assert len(many.axes) == 24 and many.axes[-1].get_title() == cases[-1]["name"]
 
 
 def test_each_view_has_a_panel():
