@@ -1,0 +1,1 @@
+"""From a folder of scans with labels, as it was downloaded, to a list that trains."""
