@@ -55,16 +55,17 @@ def list_volumes(root: str | Path, without: Path | None = None) -> tuple[list[di
 
 
 def locate(entry: dict | str, root: str | Path) -> dict[str, Any]:
-    """Return the case name, the file paths and the map of labels of one entry of the JSON.
+    """Return the case name, the file paths, the map of labels and the patient of one entry of the JSON.
 
-    An entry is the file name of an image, or a dictionary with ``image`` and, if labelled, ``label`` and ``label_map``.
+    An entry is the file name of an image, or a dictionary with ``image`` and, if there is one, ``label``, ``label_map``
+    and ``patient``.
     File names are absolute or relative to ``root``, also in Synapse's layout; a missing file has the path of the JSON.
     """
     entry = {"image": entry} if isinstance(entry, str) else entry
     root = Path(root).expanduser()
     files = {key: str(_first_existing(entry[key], root)) for key in ("image", "label") if key in entry}
-    mapped = {"label_map": entry["label_map"]} if "label_map" in entry else {}
-    return {"name": case_name(entry["image"]), **files, **mapped}
+    others = {key: entry[key] for key in ("label_map", "patient") if key in entry}
+    return {"name": case_name(entry["image"]), **files, **others}
 
 
 def _first_existing(file: str, root: Path) -> Path:

@@ -40,7 +40,8 @@ class Dataset:
     """Cases of a data set.
 
     Each case is a dictionary with ``name``, the path ``image`` and, if labelled, the path ``label``. A ``label_map``
-    (:class:`swinunetr.data.label_maps.LabelMap`) is there if the ids in the label file are not the classes.
+    (:class:`swinunetr.data.label_maps.LabelMap`) is there if the ids in the label file are not the classes, and a
+    ``patient`` if the JSON names one.
     """
 
     classes: tuple[str, ...]  # in order of their label ids; 0 is the background
@@ -134,20 +135,25 @@ def read_unlabelled(data_root: str | Path, json_path: str | Path = "", modality:
 def split_folds(dataset: Dataset, fold: int | None, folds: int | None) -> Dataset:
     """Return a data set that validates on one part of the training list and trains on the others.
 
-    The parts are drawn at random, always the same for a number of cases. The validation list of ``dataset`` is left
-    out; it remains for an ensemble of all folds.
+    The parts are drawn at random, always the same for a number of cases. Cases with the same ``patient`` stay in one
+    part. The validation list of ``dataset`` is left out; it remains for an ensemble of all folds.
 
     Raises:
         InputError: Only one of ``fold`` and ``folds`` is given, or they are outside their bounds.
     """
-    most = len(dataset.training)
-    if folds is None or not 2 <= folds <= most:
-        raise InputError(f"folds: expected a number of parts from 2 to {most}, the training cases, found {folds}.")
+    patients = [("patient", case["patient"]) if "patient" in case else ("", case["name"]) for case in dataset.training]
+    distinct = list(dict.fromkeys(patients))
+    if folds is None or not 2 <= folds <= len(distinct):
+        each = "training cases" if len(distinct) == len(patients) else "patients in training"
+        raise InputError(f"folds: expected a number of parts from 2 to {len(distinct)}, the {each}, found {folds}.")
     if fold is None or not 0 <= fold < folds:
         raise InputError(f"fold: expected the part to validate on, from 0 to {folds - 1}, found {fold}.")
-    held_out = set(partition_dataset(range(most), num_partitions=folds, shuffle=True, seed=0)[fold])
-    training = [case for number, case in enumerate(dataset.training) if number not in held_out]
-    return replace(dataset, training=training, validation=[dataset.training[number] for number in sorted(held_out)])
+    part = partition_dataset(range(len(distinct)), num_partitions=folds, shuffle=True, seed=0)[fold]
+    held_out = {distinct[number] for number in part}
+    lists: tuple[list, list] = [], []  # of training and of validation, in the order of the cases
+    for case, patient in zip(dataset.training, patients, strict=True):
+        lists[patient in held_out].append(case)
+    return replace(dataset, training=lists[0], validation=lists[1])
 
 
 def organ_labels(names: Sequence[str], organs: Sequence[str], parameter: str) -> list[int]:
@@ -304,6 +310,8 @@ def _entries(
             raise _not_a_list(json_path, f'Expected {what} in each case of "{section}", found {short(entry)}.')
         if "label" in case and keys.get("label_map") is not None:
             case["label_map"] = keys["label_map"]
+        if keys.get("patient") is not None:
+            case["patient"] = str(keys["patient"])
         cases.append(case)
     return cases
 

@@ -52,3 +52,26 @@ def test_with_folds_a_json_needs_no_validation_list(small_data):
     assert (len(dataset.training), len(dataset.validation)) == (2, 1)
     with pytest.raises(InputError, match='"validation".*or set fold and folds'):
         read_dataset(json_path, root)
+
+
+def test_cases_of_one_patient_stay_in_one_fold():
+    cases = [{"name": str(n), "patient": f"p{n // 2}"} if n < 6 else {"name": str(n)} for n in range(9)]
+    dataset = Dataset(("background", "liver"), "CT", cases, [], [])
+    parts = [split_folds(dataset, fold, 3) for fold in range(3)]
+    assert sorted(case["name"] for part in parts for case in part.validation) == [str(n) for n in range(9)]
+    for part in parts:
+        groups = [{case.get("patient", case["name"]) for case in cases} for cases in (part.training, part.validation)]
+        assert not groups[0] & groups[1] and len(groups[1]) == 2
+    with pytest.raises(InputError, match="from 2 to 6, the patients in training, found 7"):
+        split_folds(dataset, 0, 7)
+
+
+def test_the_json_names_patients(small_data):
+    json_path, root = small_data
+    content = json.loads(json_path.read_text())
+    content["training"] += content.pop("validation")
+    for entry, patient in zip(content["training"], (7, 7, "b"), strict=True):
+        entry["patient"] = patient
+    json_path.write_text(json.dumps(content))
+    parts = [read_dataset(json_path, root, fold, 2) for fold in (0, 1)]
+    assert sorted(len(part.validation) for part in parts) == [1, 2]

@@ -45,7 +45,7 @@ def check_intensities(path: str, modality: str, padding: Collection[float] = ())
 
     A damaged file raises an error of any type, see :func:`headers.unreadable`.
     """
-    voxels, scaling, faults = _read(path)
+    voxels, scaling, faults = read_stored(path)
     digest = blake2b(voxels.T).digest()
     if not np.isfinite([voxels.min(), voxels.max()]).all():
         faults.append(Fault("voxels are NaN or infinite", "replace them, in CT by -1000 (air)"))
@@ -68,7 +68,7 @@ def check_ids(path: str, label_map: LabelMap | None, classes: int, needed: bool)
     Without a map its ids are the classes, of which there are ``classes`` with the background. It is an error that all
     voxels are ignored if it is ``needed``.
     """
-    voxels, scaling, faults = _read(path)
+    voxels, scaling, faults = read_stored(path)
     digest, by_id = blake2b(voxels.T).digest(), count_values(voxels, *scaling)
     if fault := _id_fault(by_id, label_map, classes - 1):
         return Voxels((*faults, fault), digest, scaling, class_voxels=by_id)
@@ -81,7 +81,7 @@ def check_ids(path: str, label_map: LabelMap | None, classes: int, needed: bool)
     return Voxels(tuple(faults), digest, scaling, class_voxels=by_class)
 
 
-def _read(path: str) -> tuple[np.ndarray, tuple[float, float], list[Fault]]:
+def read_stored(path: str) -> tuple[np.ndarray, tuple[float, float], list[Fault]]:
     """Return the stored voxels of a file, slope and intercept of its values, and a warning if it holds more data."""
     with open_unpacked(path) as stream:
         proxy: Any = type(load_nifti(path)).from_stream(stream).dataobj  # of a Nifti1Image or Nifti2Image
