@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,5 +83,5 @@ def _write(content: Mapping[str, Any], path: Path, folds: int | None) -> None:
 def _command(path: Path, folds: int | None, root: Path) -> str:
     options = {"data_root": root, "json_path": os.path.abspath(path), "logdir": f"runs/{path.stem}"}
     options |= {"folds": folds, "fold": 0} if folds else {}
-    words = " ".join(f"-p {name} {value}" for name, value in options.items())
+    words = " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in options.items())
     return f".venv/bin/papermill swinunetr_finetune.ipynb runs/{path.stem}.ipynb {words}"

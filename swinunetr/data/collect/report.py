@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,24 +83,36 @@ def _classes(listed: Sequence[Listed], content: Mapping[str, Any], wanted: Seque
         if number == "0":
             continue
         cases = sum(organ in each.classes(case) for each in listed for case in each.labelled)
-        labels = {each.key: [label for label, meaning in each.known.items() if meaning == organ] for each in listed}
-        origin = "; ".join(f"{key}: {' + '.join(found)}" for key, found in labels.items() if found)
-        rows.append((number, organ, cases, origin))
+        origins = [f"{each.key}: {' + '.join(found)}" for each in listed if (found := _labels(each, organ))]
+        rows.append((number, organ, cases, "; ".join(origins)))
     notes = []
     if dropped := [organ for organ in wanted[1:] if organ not in content["labels"].values()]:
         notes.append(f"No collection labels {named(dropped, MOST_NAMES)}: the list has no such class.")
     for each in listed:
-        outside = [label for label in each.known if not each.source.is_background(label)]
-        for meaning, fate in ((BACKGROUND, "is background"), (IGNORE, "counts in no loss")):
-            if others := [each.source.names[label] for label in outside if each.known[label] == meaning]:
-                ignored = meaning == BACKGROUND and not any(each.complete.values())
-                fate = "counts in no loss" if ignored else fate
-                notes.append(f"{each.key}: outside the list, {named(others, MOST_NAMES, counted=True)} {fate}.")
-        if partial := sum(not complete for complete in each.complete.values()):
-            missing = [organ for organ in content["labels"].values() if organ not in (BACKGROUND, *each.known.values())]
-            lacking = f", which has no {named(missing, MOST_NAMES)}" if missing else ""
-            notes.append(f"{each.key}{lacking}: the background of {partial} cases is ignored; organs may lie in it.")
+        notes += _other_voxels(each, content["labels"].values())
     return Table(("id", "class", "cases", "label in the collection"), rows, notes, "Classes:")
+
+
+def _labels(listed: Listed, organ: str) -> list[str]:
+    """Return the labels that mean a class, with their names where these are others."""
+    names, labels = listed.source.names, [label for label, meaning in listed.known.items() if meaning == organ]
+    return [label if names[label] in (label, organ) else f"{label} ({names[label]})" for label in labels]
+
+
+def _other_voxels(listed: Listed, classes: Iterable[str]) -> list[str]:
+    """Return sentences on what a collection labels besides the classes, and on its background."""
+    names, sentences = listed.source.names, []
+    others = {label: meaning for label, meaning in listed.known.items() if not listed.source.is_background(label)}
+    fates = {BACKGROUND: "background" if any(listed.complete.values()) else "ignored", IGNORE: "ignored"}
+    for fate in dict.fromkeys(fates.values()):
+        if found := [names[label] for label, meaning in others.items() if fates.get(meaning) == fate]:
+            what = f"no class of the list, {fate}: {named(found, MOST_NAMES, counted=True)}"
+            sentences.append(f"{listed.key}: {what}.")
+    if partial := sum(not complete for complete in listed.complete.values()):
+        missing = [organ for organ in classes if organ not in (BACKGROUND, *listed.known.values())]
+        lacking = f"it does not label {named(missing, MOST_NAMES)}" if missing else "files of structures are missing"
+        sentences.append(f"{listed.key}: background of {partial} cases ignored, as {lacking}.")
+    return sentences
 
 
 def _lists(listed: Sequence[Listed], drawn: Drawn, content: Mapping[str, Any], root: Path) -> Table:
@@ -148,16 +160,17 @@ def _warnings(
         if content[part] and (absent := [organ for organ in organs if organ not in there]):
             warnings.append(f"no {part} case has {named(absent, MOST_NAMES)}")
     if partial := sum(not each.complete[case.name] for each in listed for case in drawn[each.key][PARTS[1]]):
-        what = "does not label all classes: false voxels in ignored background cost no Dice"
-        warnings.append(f"{partial} of {len(content['validation'])} validation cases {what}")
+        what = "validation cases label only a part of the classes: what is found in ignored background costs no Dice"
+        warnings.append(f"{partial} of {len(content['validation'])} {what}")
     for organ in organs:
         sources = [each.key for each in listed if organ in each.known.values()]
         others = [other for other in organs if other != organ and shares_words(organ, [other])]
-        if apart := [other for other in others if not any({organ, other} <= set(each.known.values()) for each in listed)]:
+        if apart := [
+            other for other in others if not any({organ, other} <= set(each.known.values()) for each in listed)
+        ]:
             warnings.append(f"'{organ}' of {named(sources)} may share voxels with {named(map(repr, apart))} of others")
         if is_finding(organ) and len(sources) > 1:
             warnings.append(f"'{organ}' is one class in {named(sources)}, whatever organ it lies in there")
     if not any(each.source.collection.modality for each in listed):
         warnings.append(f"no folder says the modality; the list says {content['modality']['0']}")
     return warnings
-

@@ -51,7 +51,7 @@ def split(
     drawn_from = [name for name in complete or collections if name not in with_own]
     patients = _patients(collections, drawn_from)
     others_train = _patients(collections, [name for name in collections if name not in drawn_from]) != []
-    held_out = _draw(patients, fraction, others_train) if drawn_from and fraction else []
+    held_out = set(_draw(patients, fraction, others_train) if drawn_from and fraction else [])
     parts: dict[str, dict[str, list[FoundCase]]] = {}
     for name, cases in collections.items():
         parts[name] = {part: [] for part in PARTS}

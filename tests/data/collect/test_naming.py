@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import PROJECT
 
-from swinunetr.data.collect.naming import class_of, shares_words, meaning_of
+from swinunetr.data.collect.naming import class_of, meaning_of, shares_words
 
 BTCV = tuple(json.loads((PROJECT / "json_files/btcv_24.json").read_text())["labels"].values())
 ORGANS = BTCV[1:]
