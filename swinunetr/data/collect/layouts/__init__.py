@@ -1,0 +1,167 @@
+"""The layout of a folder of scans with labels, recognised by the names of its files, dataset.json and meta.csv.
+
+`contents` has the files of a folder. `dataset_json`, `structures` and `pairs` hold the recognisers, `scan_names` what a
+path says, and `patients` which cases are of one patient.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from swinunetr.data.collect.cases import FoundCase, FoundCollection
+from swinunetr.data.collect.layouts.contents import Contents, Entry, Match, first_dicom, is_in, read_contents
+from swinunetr.data.collect.layouts.dataset_json import decathlon, descriptions, nnunet_2
+from swinunetr.data.collect.layouts.pairs import known_pairs, pair, plain_pairs
+from swinunetr.data.collect.layouts.patients import patients_of
+from swinunetr.data.collect.layouts.scan_names import read_name
+from swinunetr.data.collect.layouts.structures import any_structures, known_structures
+from swinunetr.errors import InputError
+from swinunetr.files import distinct_names, folded, safe_name, walk_files
+from swinunetr.words import named
+
+__all__ = ["is_dicom_tree", "recognise"]
+
+# The most specific first: each sees what the ones before it left.
+RECOGNISERS = (nnunet_2, known_structures, decathlon, known_pairs, any_structures, plain_pairs)
+MOST_NAMED = 20  # files of one folder and reason that are named one by one
+PREFERRED = "CT"  # where a folder holds several modalities
+
+
+def recognise(folder: str | Path, modality: str = "", without: Path | None = None) -> FoundCollection:
+    """Return the cases of a folder by its layout. No voxel is read, and nothing is changed.
+
+    Args:
+        folder: Folder of one collection, or the one above it, or one within it that holds images and labels.
+        modality: CT or MR, if the folder holds both; empty: CT.
+        without: Folder to leave out, such as that of joined labels; None leaves none out.
+
+    Raises:
+        InputError: The folder is missing, cannot be opened, holds no case with a label, or several collections; or a
+            file that describes it is malformed or says that the images have several channels.
+    """
+    contents = read_contents(folder, without)
+    matches: list[Match] = []
+    left = contents
+    for recogniser in RECOGNISERS:
+        for match in list(recogniser(left)):
+            matches.append(match)
+            left = left.without(match.folders)
+    if not matches:
+        raise _no_pair(contents)
+    if len(matches) > 1:
+        raise _mixture(matches)
+    match = matches[0]
+    entries, modality, notes = _of_one_modality(match, modality)
+    unpaired = (*contents.unpaired, *_unpaired(contents, match))
+    cases = _cases(contents.root, entries)
+    notes = (*contents.notes, *match.notes, *notes)
+    return FoundCollection(
+        match.layout, match.ground, contents.root, modality, cases, match.names, match.ignore, unpaired, notes
+    )
+
+
+def is_dicom_tree(folder: str | Path) -> bool:
+    """Return whether a folder holds DICOM files, which `recognise` does not take."""
+    root = Path(folder).expanduser().absolute()
+    return first_dicom(root, [os.path.relpath(file, root) for file in walk_files(root).files]) is not None
+
+
+def _of_one_modality(match: Match, wanted: str) -> tuple[list[Entry], str, tuple[str, ...]]:
+    """Return the cases of one modality, its name, and a sentence on those that are left out.
+
+    Raises:
+        InputError: No case is of the wanted modality.
+    """
+    count = Counter(entry.modality or match.modality for entry in match.entries)
+    if len(count) == 1 and not wanted:
+        return match.entries, next(iter(count)), ()
+    chosen = wanted.upper() or (PREFERRED if PREFERRED in count else count.most_common(1)[0][0])
+    if chosen not in count and set(count) != {""}:
+        raise InputError(f"modality: expected one of the folder's, {named(sorted(count))}; found {wanted}.")
+    entries = [entry for entry in match.entries if (entry.modality or match.modality) in (chosen, "")]
+    others = ", ".join(f"{number} of {name}" for name, number in count.items() if name not in (chosen, ""))
+    note = f"The cases are of several modalities: those of {chosen} are taken, and {others} left out."
+    return entries, chosen, (note,) * bool(others)
+
+
+def _cases(root: Path, entries: list[Entry]) -> tuple[FoundCase, ...]:
+    """Return cases with names that are distinct file names, in order of these."""
+    short = {entry.image: entry.name for entry in entries}
+    if len(set(map(folded, short.values()))) < len(entries):
+        short = {entry.image: (entry.path or entry.name).replace("/", "_") for entry in entries}
+    names = distinct_names({image: safe_name(name) for image, name in short.items()})
+    patients = patients_of({names[entry.image]: entry.path or entry.name for entry in entries})
+    cases = []
+    for entry in entries:
+        name, structures = names[entry.image], {key: root / file for key, file in entry.structures.items()}
+        label = root / entry.label if entry.label else None
+        cases.append(FoundCase(name, patients[name], root / entry.image, label, structures, entry.part))
+    return tuple(sorted(cases, key=lambda case: case.name))
+
+
+def _unpaired(contents: Contents, match: Match) -> list[str]:
+    """Return the scans that belong to no case, each with the reason; many of one folder and reason in one line."""
+    used = {file for entry in match.entries for file in entry.files}
+    reasons = {path: reason for path, reason in match.unpaired.items() if path not in used}
+    beside = []
+    for file in contents.scans:
+        if file in used or file in reasons:
+            continue
+        is_own = is_in(file, match.folders)
+        if is_own and match.folder_per_case:
+            beside.append(file)
+        elif is_own and match.listed_in:
+            reasons[file] = f"not listed in '{match.listed_in}'"
+        else:
+            reasons[file] = "a label without an image" if read_name(file).is_label else "an image without a label"
+    groups = defaultdict(list)
+    for file, reason in reasons.items():
+        groups[os.path.dirname(file), reason].append(file)
+    lines = []
+    for (folder, reason), files in groups.items():
+        many = f"{folder or '.'}: {len(files)} files, such as '{os.path.basename(files[0])}': {reason}"
+        lines += [many] if len(files) > MOST_NAMED else [f"{file}: {reason}" for file in files]
+    if beside:
+        lines.append(f"{beside[0]}: not used, as are {len(beside)} files in all in the folders of cases")
+    return sorted(lines)
+
+
+def _no_pair(contents: Contents) -> InputError:
+    """Return the error for scans of which none has a label."""
+    names = [read_name(file) for file in contents.scans]
+    labels = [name.file for name in names if name.is_label]
+    images = [name.file for name in names if not name.is_label]
+    found = [
+        f"{len(files)} {kind}, such as '{files[0]}'"
+        for kind, files in (("images", images), ("labels", labels))
+        if files
+    ]
+    remedy = "Give the folder that holds both, complete and unpacked"
+    if lists := [description.file for description in descriptions(contents)]:
+        remedy += f"; of the files that '{lists[0]}' names, none is a pair that is there"
+    else:
+        remedy += ", with equal names in images/ and labels/, or as x.nii.gz and x_seg.nii.gz"
+    expected = f"Expected images with labels in '{contents.root}'"
+    if reasons := pair(contents.scans).reasons:
+        file, reason = next(iter(reasons.items()))
+        return InputError(f"{expected}. '{file}': {reason}. {remedy}.")
+    return InputError(f"{expected}, found {' and '.join(found)}, and no pair of them. {remedy}.")
+
+
+def _mixture(matches: list[Match]) -> InputError:
+    """Return the error for a folder of several collections."""
+    found = "; ".join(f"{match.layout} (by {match.ground})" for match in matches)
+    folders = [_top(match) for match in matches]
+    remedy = "give their folders one by one"
+    if len(set(folders)) == len(folders) and "" not in folders:
+        remedy += f", as in collect {' '.join(folders)} LIST.json"
+    else:
+        remedy += ": collect A B LIST.json"
+    return InputError(f"Expected one collection in a folder, found {len(matches)}: {found}. Please {remedy}.")
+
+
+def _top(match: Match) -> str:
+    """Return the folder, relative, that holds all files of a collection."""
+    return os.path.commonpath([f"/{folder}" for folder in match.folders]).removeprefix("/")
