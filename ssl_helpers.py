@@ -16,6 +16,7 @@ A folder imports from those above it in this list, never from those below; data/
                  recipe, fields          settings of a run; types, bounds and meaning of settings and parameters
     data/        lists, folders          cases of a JSON, and files of a folder
                  label_maps              partial labels, and label files that number organs otherwise
+                 collect                 a list for training, of folders as they were downloaded
                  organs                  colour and DICOM code of each organ
                  checks                  all problems of headers and voxels, Hounsfield units among them, in one table
                  geometry, modality      a NIfTI file and its one affine; whether a scan is CT

@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OLD=NEW,...",
         help="names to use in place of a collection's, or for ids without names, such as '1=liver, 2=spleen'",
     )
-    parser.add_argument("--modality", default="", help="modality of the scans where the folders do not say it; else CT")
+    parser.add_argument(
+        "--modality", default="", help="modality of the scans where folders do not say it, or hold several; else CT"
+    )
     return parser
 
 

@@ -12,6 +12,7 @@ from swinunetr.data.collect.layouts import recognise
 from swinunetr.data.collect.listing import common_root, make_list
 from swinunetr.data.collect.structures import MADE_BY
 from swinunetr.data.lists import read_datalist, read_json
+from swinunetr.data.modality import dicom_modality
 from swinunetr.errors import InputError
 from swinunetr.files import replacing, what_is_there, write_json
 from swinunetr.tables import Table, Tables
@@ -37,7 +38,7 @@ def collect(
         validation: Fraction of the patients to validate on; see :func:`swinunetr.data.collect.splits.split`.
         folds: Number of folds that the list is for.
         names: Names to use in place of those of the collections, or for ids without names.
-        modality: Modality where the folders do not say it; empty: CT.
+        modality: Modality where the folders do not say it, or hold several; empty: CT.
 
     Raises:
         InputError: A folder is not recognised, labels do not fit together, or the list would replace another file.
@@ -49,7 +50,7 @@ def collect(
     for folder in folders:
         if not Path(folder).expanduser().is_dir():
             raise InputError(f"folders: no folder at '{folder}'. {what_is_there(folder)}")
-    found = [recognise(Path(folder).expanduser()) for folder in folders]
+    found = [recognise(folder, dicom_modality(modality) if modality else "") for folder in folders]
     joined = Path(labels or path.with_name(f"{path.stem}_labels")).expanduser()
     content, report = make_list(found, classes, joined, validation, folds, names, modality)
     _write(content, path, folds)

@@ -129,7 +129,10 @@ def _join(listed: Sequence[Listed], organs: Sequence[str], labels: Path | None) 
         raise InputError("labels: expected a folder for the labels that are joined of a file per structure; give one.")
     for each in listed:  # where the joined labels would be found as labels the next time
         if Path(os.path.realpath(labels)).is_relative_to(os.path.realpath(each.source.collection.root)):
-            raise InputError(f"labels: expected a folder outside '{each.source.collection.root}', found '{labels}'.")
+            raise InputError(
+                f"labels: expected a folder outside '{each.source.collection.root}' for the labels that are joined of "
+                f"a file per structure, found '{labels}'. Give another one."
+            )
     folder = claim_folder(labels, {"labels": list(organs), "made_by": MADE_BY})
     wanted = {each.key: joined_labels(each.known, organs) for each in listed}
     results = in_threads(

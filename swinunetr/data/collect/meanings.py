@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from swinunetr.data.checks.headers import check_header, unreadable
@@ -29,7 +30,7 @@ class Source:
     names: Mapping[str, str]  # of its labels; for structures that are not renamed, the label itself
     renamed: frozenset[str] = frozenset()  # labels that were given a name
 
-    @property
+    @cached_property  # as it is asked for each case
     def by_structure(self) -> bool:
         """Whether it has a file per structure."""
         return any(case.structures for case in self.collection.cases)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ def join_structures(case: FoundCase, labels: Mapping[str, int], folder: Path) ->
     """Join structures of a case into ``folder/CASE.nii.gz``, uint8, with shape and affine of the image.
 
     Where structures overlap, the smaller one wins: a small organ would lose more of itself. What is to be ignored never
-    wins over an organ. A joined file whose image header, structures and labels are the same as when it was made, by
-    their SHA-256, is used again. Files of structures without a label are not read.
+    wins over an organ. A whole joined file is used again if image header, structures and labels are those that it was
+    made of, by their SHA-256. Files of structures without a label are not read.
 
     Args:
         case: Case with ``structures``.
@@ -161,26 +162,37 @@ def _digest(case: FoundCase, wanted: Mapping[str, int]) -> str:
 
 
 def _made_earlier(path: Path, inputs: str) -> Joined | None:
-    """Return what an earlier run joined of the same inputs; None if there is no file, or one of other inputs.
+    """Return what an earlier run joined of the same inputs; None without a whole file, or if it is of other inputs.
 
     Raises:
-        InputError: The file was not made here, or changed since: a program that saves it leaves the note out.
+        InputError: The file was not made here, or its voxels were changed since.
     """
     if not path.exists():
         return None
-    try:
-        notes = [extension.get_content() for extension in load_nifti(path).header.extensions]
-        note = json.loads(notes[0].rstrip(b"\0 "))
-        if note["made_by"] != MADE_BY:
-            raise ValueError
-        overlaps = {(larger, smaller): count for larger, smaller, count in note["overlaps"]}
-        joined = Joined(path, note["voxels"], overlaps)
-    except Exception:  # a file of someone else may hold anything
+    note, voxels = _note(path), None
+    with suppress(Exception):  # a damaged file raises many types of error
+        voxels, *_ = read_stored(str(path))
+    if note is None or (voxels is not None and note["content"] != _content(voxels)):
         raise InputError(
             f"labels: expected in '{path.parent}' only labels that this command joined; '{path.name}' was not, or it "
             "was changed since. Move it away, or give another folder."
-        ) from None
-    return joined if note["inputs"] == inputs else None
+        )
+    if voxels is None or note["inputs"] != inputs:
+        return None
+    return Joined(path, note["voxels"], {(larger, smaller): count for larger, smaller, count in note["overlaps"]})
+
+
+def _note(path: Path) -> dict | None:
+    """Return what :func:`_write` noted in a file; None if it did not write it."""
+    try:
+        note = json.loads(load_nifti(path).header.extensions[0].get_content().rstrip(b"\0 "))
+    except Exception:  # a file of someone else may hold anything
+        return None
+    return note if isinstance(note, dict) and note.get("made_by") == MADE_BY else None
+
+
+def _content(voxels: np.ndarray) -> str:
+    return hashlib.blake2b(voxels.tobytes("F"), digest_size=16).hexdigest()
 
 
 def _write(voxels: np.ndarray, image: nib.Nifti1Image, joined: Joined, inputs: str) -> None:
@@ -191,7 +203,8 @@ def _write(voxels: np.ndarray, image: nib.Nifti1Image, joined: Joined, inputs: s
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0  # intensities that a viewer shows as black and white
     overlaps = [[*names, count] for names, count in joined.overlaps.items()]
-    note = {"made_by": MADE_BY, "inputs": inputs, "voxels": dict(joined.voxels), "overlaps": overlaps}
+    note: dict[str, Any] = {"made_by": MADE_BY, "inputs": inputs, "content": _content(voxels)}
+    note |= {"voxels": dict(joined.voxels), "overlaps": overlaps}
     header.extensions.append(nib.nifti1.Nifti1Extension(COMMENT, json.dumps(note).encode()))
     label = type(image)(voxels, image.affine, header)
     with replacing(joined.path) as temporary:

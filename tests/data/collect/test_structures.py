@@ -94,9 +94,21 @@ def test_a_joined_file_is_made_again_only_if_its_inputs_changed(case, tmp_path):
     assert np.count_nonzero(np.asarray(nib.load(path).dataobj) == 7) == 12
 
 
-def test_a_label_that_was_changed_by_hand_is_not_replaced(case, tmp_path):
+def test_a_damaged_joined_file_is_made_again(case, tmp_path):
     path = join_structures(case, LABELS, tmp_path).path
-    write(str(path), MASKS["liver"])
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])
+    assert join_structures(case, LABELS, tmp_path).voxels["liver"] == 800 and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("keeps_note", [True, False])
+def test_a_label_that_was_changed_by_hand_is_not_replaced(case, tmp_path, keeps_note):
+    path = join_structures(case, LABELS, tmp_path).path
+    label = nib.load(path)
+    if keeps_note:
+        nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), label.affine, label.header), path)
+    else:
+        write(str(path), MASKS["liver"])
     content = path.read_bytes()
     with pytest.raises(InputError, match="'s0001.nii.gz' was not, or it was changed since"):
         join_structures(case, LABELS, tmp_path)
