@@ -17,8 +17,9 @@ PART_WORDS = {
     **dict.fromkeys(("ts", "te", "test", "testing"), "test"),
 }
 PART = f"(?P<part>{'|'.join(PART_WORDS)})"
-LABEL_FOLDER = re.compile(rf"{LABEL}(?:[-_ ]?{PART}|[-_ ].*)?", re.IGNORECASE)
-IMAGE_FOLDER = re.compile(rf"(?:{IMAGE}|data|raw)?[-_ ]?{PART}?", re.IGNORECASE)
+LABEL_FOLDER = rf"(?:(?:gt|manual)[-_ ])?{LABEL}"
+# Words such as ct are beside the point: labels can lie in labels/ct.
+FOLDER = re.compile(rf"(?:(?P<label>{LABEL_FOLDER})|(?P<image>images?|imgs?)|{IMAGE}|data|raw)?[-_ ]?{PART}?", re.I)
 LABEL_FILE = re.compile(rf"{LABEL}|(?P<head>.+)[-_. ]{LABEL}|{LABEL}(?:[-_. ]|(?=\d))(?P<tail>.+)", re.IGNORECASE)
 IMAGE_FILE = re.compile(rf"{IMAGE}|(?P<head>.+)[-_. ]{IMAGE}|{IMAGE}(?:[-_. ]|(?=\d))(?P<tail>.+)", re.IGNORECASE)
 CHANNEL = re.compile(r"_0000$")  # of nnU-Net: the first one
@@ -77,17 +78,22 @@ def _read_folder(folder: str) -> tuple[bool, str, tuple[str, ...], str]:
     kept: list[str] = []
     names = folder.split("/") if folder else []
     for depth, name in enumerate(names):
-        match = LABEL_FOLDER.fullmatch(name)
-        of_labels = of_labels or bool(match)
-        match = match or IMAGE_FOLDER.fullmatch(name)
+        match = FOLDER.fullmatch(name)
         if match is None:
             kept.append(name)
             continue
         first = depth if first is None else first
+        of_labels = bool(match["label"]) or (of_labels and not match["image"])  # the last word counts
         if word := match["part"]:
             part = PART_WORDS[word.lower()]
             kept.append(part)
     return of_labels, "/".join(names[: len(names) - 1 if first is None else first]), tuple(kept), part
+
+
+def is_label_folder(name: str) -> bool:
+    """Return whether the name of a folder says labels."""
+    match = FOLDER.fullmatch(name)
+    return bool(match and match["label"])
 
 
 def _without(pattern: re.Pattern, stem: str) -> str:
