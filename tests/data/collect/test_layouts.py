@@ -287,6 +287,9 @@ def test_kits23(tmp_path):
         ("segmentation/images/x", "segmentation/labels/x", "x"),
         ("images/ct/x", "labels/ct/x", "x"),
         ("raw/x", "manual_masks/x", "x"),
+        ("ct_train_1001_image", "ct_train_1001_label", "ct_train_1001_image"),
+        ("p1/ct_image", "p1/ct_label", "p1"),
+        ("Patient_01/Patient_01", "Patient_01/GT", "Patient_01"),
     ],
 )
 def test_a_pair(image, label, name, tmp_path):
@@ -405,7 +408,10 @@ def refused(root: Path, message: str, **options: str) -> None:
             [*AMOS, "case_00000/imaging", "case_00000/segmentation"],
             "found 2: AMOS22 .*; KiTS23 .* give their folders one",
         ),
-        (["x/images/amos_0001", "x/labels/amos_0001", "y/a", "y/a_seg"], "AMOS22 .*; pairs .* collect x y LIST.json"),
+        (
+            ["x/images/amos_0001", "x/labels/amos_0001", "y/a", "y/a_seg"],
+            "AMOS22 .*; pairs .* collect /.*/x /.*/y LIST.json",
+        ),
         (
             ["ct/s0001/ct", "ct/s0001/segmentations/liver", "mr/s0001/mri", "mr/s0001/segmentations/liver"],
             "found 2: Total",
@@ -449,6 +455,7 @@ def test_a_faulty_folder(names, message, tmp_path):
             },
             "Expected one image per label; 'imagesTr/a.nii.gz' and 'imagesTr/b.nii.gz' both have 'labelsTr/spleen_1",
         ),
+        (SPLEEN | {"training": listed(1), "label_maps": {}}, "has label_maps: it is a list for training"),
         (SPLEEN | {"training": [{"image": "a.nii", "label": "a.nii"}]}, 'a "label" of its own in each case'),
         (SPLEEN | {"training": listed(1), "modality": "PET/CT"}, "names two modalities"),
     ],
@@ -466,7 +473,7 @@ def test_a_dataset_json_whose_files_are_all_missing(tmp_path):
 def test_two_data_sets_of_one_layout(tmp_path):
     for name in ("Task03", "Task09"):
         make(tmp_path / name, "imagesTr/spleen_1", "labelsTr/spleen_1", dataset=SPLEEN | {"training": listed(1)})
-    refused(tmp_path, "found 2: Decathlon .*Task03/dataset.json.*; Decathlon .*collect Task03 Task09 LIST.json")
+    refused(tmp_path, "found 2: Decathlon .*Task03/dataset.json.*; Decathlon .*collect /.*/Task03 /.*/Task09 LIST.json")
 
 
 def test_an_unknown_part_in_meta_csv(tmp_path):

@@ -7,6 +7,7 @@ path says, and `patients` which cases are of one patient.
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _only_match(contents: Contents) -> Match:
     if not matches:
         raise _no_pair(contents)
     if len(matches) > 1:
-        raise _mixture(matches)
+        raise _mixture(contents.root, matches)
     return matches[0]
 
 
@@ -170,13 +171,13 @@ def _no_pair(contents: Contents) -> InputError:
     return InputError(f"Expected images with labels, found no pair of them ({found}). {remedy}.")
 
 
-def _mixture(matches: list[Match]) -> InputError:
+def _mixture(root: Path, matches: list[Match]) -> InputError:
     """Return the error for a folder of several collections."""
     found = "; ".join(f"{match.layout} (by {match.ground})" for match in matches)
     folders = [_top(match) for match in matches]
     remedy = "give their folders one by one"
     if len(set(folders)) == len(folders) and "" not in folders:
-        remedy += f", as in collect {' '.join(folders)} LIST.json"
+        remedy += f", as in collect {shlex.join(str(root / folder) for folder in folders)} LIST.json"
     else:
         remedy += ": collect A B LIST.json"
     return InputError(f"Expected one collection in a folder, found {len(matches)}: {found}. Please {remedy}.")

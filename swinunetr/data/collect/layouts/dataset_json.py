@@ -96,7 +96,7 @@ def descriptions(contents: Contents) -> list[Description]:
     """Return every dataset.json with names of labels.
 
     Raises:
-        InputError: A file of this name cannot be read.
+        InputError: A file of this name cannot be read, or is a list of this project.
     """
     found = []
     for file in contents.others:
@@ -106,6 +106,11 @@ def descriptions(contents: Contents) -> list[Description]:
                 content = read_json(contents.root / file)
             except InputError as error:
                 raise InputError(str(error).removeprefix("json_path: ")) from None
+            if "label_maps" in content:
+                raise InputError(
+                    f"'{file}' has label_maps: it is a list for training, not that of a collection. Train with it, or "
+                    "move it out of the folder."
+                )
             if isinstance(content.get("labels"), dict) and content["labels"]:
                 found.append(Description(f"{folder}/" if folder else "", file, content))
     return found

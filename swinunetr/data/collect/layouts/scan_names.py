@@ -49,13 +49,13 @@ class ScanName(NamedTuple):
     def keys(self) -> tuple[str, ...]:
         """What an image and its label have in common, from the strictest to the loosest."""
         channel = CHANNEL.sub("", self.core)
-        return self.core, folded(self.core), folded(channel), folded(_without(IMAGE_FILE, channel))
+        return self.core, folded(self.core), folded(channel), folded(_without_image_words(channel))
 
     @property
     def case(self) -> str:
         """Name of an image's case: its stem without ``_0000``, or its folder where the stem is a word for images."""
         stem = CHANNEL.sub("", self.stem)
-        return stem if not self.folders or _without(IMAGE_FILE, stem) else self.folders[-1]
+        return stem if not self.folders or _without_image_words(stem) else self.folders[-1]
 
     @property
     def path(self) -> str:
@@ -94,6 +94,13 @@ def is_label_folder(name: str) -> bool:
     """Return whether the name of a folder says labels."""
     match = FOLDER.fullmatch(name)
     return bool(match and match["label"])
+
+
+def _without_image_words(stem: str) -> str:
+    """Return a stem without any words for images at its ends: ``001`` of ``ct_001_image``."""
+    while (shorter := _without(IMAGE_FILE, stem)) != stem:
+        stem = shorter
+    return stem
 
 
 def _without(pattern: re.Pattern, stem: str) -> str:
