@@ -284,6 +284,12 @@ def test_kits23(tmp_path):
         ("p1/anything", "p1/mask", "anything"),
         ("p1/ct", "p1/labels/label", "p1"),
         ("p1/x", "p1/labels/x", "x"),
+        ("segmentation/images/x", "segmentation/labels/x", "x"),
+        ("images/ct/x", "labels/ct/x", "x"),
+        ("raw/x", "manual_masks/x", "x"),
+        ("ct_train_1001_image", "ct_train_1001_label", "ct_train_1001_image"),
+        ("p1/ct_image", "p1/ct_label", "p1"),
+        ("Patient_01/Patient_01", "Patient_01/GT", "Patient_01"),
     ],
 )
 def test_a_pair(image, label, name, tmp_path):
@@ -305,6 +311,13 @@ def test_parts_and_what_has_no_partner(tmp_path):
     )
 
 
+def test_files_that_are_not_unpacked_or_not_complete_are_told(tmp_path):
+    make(tmp_path, "labelsTr/a", "imagesTr.zip", "b.nii.gz.part")
+    refused(tmp_path, r"images: none; .* Not read: imagesTr.zip: an archive; unpack it")
+    found = recognise(make(tmp_path, "imagesTr/a"))
+    assert [line.split(": ")[0] for line in found.unpaired] == ["imagesTr.zip", "b.nii.gz.part"]
+
+
 def test_an_exact_name_counts_before_a_similar_one(tmp_path):
     make(tmp_path, "images/a", "images/A", "labels/a", "labels/A", "images/b", "images/b_0000", "labels/b")
     found = recognise(tmp_path)
@@ -318,7 +331,7 @@ def test_two_candidates_are_no_pair(tmp_path):
     make(tmp_path, "images/a", "images/A", "labels/Á", "labels/a.nii", "labels/a.nii.gz", "images/b", "labels/b")
     found = recognise(tmp_path)
     assert [case.name for case in found.cases] == ["b"]
-    assert "images/a.nii.gz: 2 images and 2 labels have this name; one of each was expected" in found.unpaired[1]
+    assert found.unpaired[1] == "images/a.nii.gz: expected one image and one label of this name, found 2 and 2"
 
 
 def test_names_are_distinct_and_those_of_files(tmp_path):
@@ -372,7 +385,7 @@ def test_nothing_is_changed(tmp_path):
 def refused(root: Path, message: str, **options: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         recognise(root, **options)
-    assert len(str(caught.value)) < 700 and "\n" not in str(caught.value)
+    assert str(root) in str(caught.value) and len(str(caught.value)) < 700 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -384,15 +397,21 @@ def refused(root: Path, message: str, **options: str) -> None:
         (["Task09_Spleen.tar"], "archives, such as 'Task09_Spleen.tar'. Unpack them first"),
         (["a.nrrd", "a_seg.nrrd"], "other formats, such as 'a.nrrd'. Convert them first"),
         (["p1/1.dcm", "p1/2.dcm"], "holds DICOM, such as 'p1/1.dcm'"),
-        (["images/a", "images/b"], "found 2 images, such as 'images/a.nii.gz', and no pair"),
-        (["labels/a"], "found 1 labels, such as 'labels/a.nii.gz', and no pair"),
-        (["images/a", "labels/b"], "found 1 images, such as .* and 1 labels, such as .*, and no pair"),
-        (["images/a.nii", "images/a.nii.gz", "labels/a"], "'images/a.nii': 2 images and 1 labels have this name"),
+        (["images/a", "images/b"], "no pair of them .images: 2, such as 'images/a.nii.gz'; labels: none"),
+        (["labels/a"], "images: none; labels: 1, such as 'labels/a.nii.gz'"),
+        (["images/a", "labels/b"], "images: 1, such as .*; labels: 1, such as "),
+        (
+            ["images/a.nii", "images/a.nii.gz", "labels/a"],
+            "'images/a.nii': expected one image and one label of this name, found 2 and 1",
+        ),
         (
             [*AMOS, "case_00000/imaging", "case_00000/segmentation"],
             "found 2: AMOS22 .*; KiTS23 .* give their folders one",
         ),
-        (["x/images/amos_0001", "x/labels/amos_0001", "y/a", "y/a_seg"], "AMOS22 .*; pairs .* collect x y LIST.json"),
+        (
+            ["x/images/amos_0001", "x/labels/amos_0001", "y/a", "y/a_seg"],
+            "AMOS22 .*; pairs .* collect /.*/x /.*/y LIST.json",
+        ),
         (
             ["ct/s0001/ct", "ct/s0001/segmentations/liver", "mr/s0001/mri", "mr/s0001/segmentations/liver"],
             "found 2: Total",
@@ -421,16 +440,28 @@ def test_a_faulty_folder(names, message, tmp_path):
         (NNUNET | {"dataset": {"a": 1}}, 'expected "dataset" as'),
         ("{", "'.*dataset.json' is not valid JSON"),
         (SPLEEN | {"training": listed(1), "modality": {"0": "FLAIR", "1": "T1w"}}, "found 2: FLAIR, T1w"),
-        (SPLEEN | {"training": [1]}, 'expected "image" and "label" in each case of "training", found 1'),
+        (
+            SPLEEN | {"training": [1]},
+            'expected an "image" and a "label" of its own in each case of "training", found 1',
+        ),
         (
             SPLEEN | {"training": listed(1), "validation": listed(1)},
             "expected each image once, found 'imagesTr/spleen_1",
         ),
+        (
+            SPLEEN
+            | {
+                "training": [{"image": f"imagesTr/{name}.nii.gz", "label": "labelsTr/spleen_1.nii.gz"} for name in "ab"]
+            },
+            "Expected one image per label; 'imagesTr/a.nii.gz' and 'imagesTr/b.nii.gz' both have 'labelsTr/spleen_1",
+        ),
+        (SPLEEN | {"training": listed(1), "label_maps": {}}, "has label_maps: it is a list for training"),
+        (SPLEEN | {"training": [{"image": "a.nii", "label": "a.nii"}]}, 'a "label" of its own in each case'),
         (SPLEEN | {"training": listed(1), "modality": "PET/CT"}, "names two modalities"),
     ],
 )
 def test_a_faulty_dataset_json(content, message, tmp_path):
-    make(tmp_path, "imagesTr/spleen_1", "labelsTr/spleen_1", dataset=content)
+    make(tmp_path, "imagesTr/spleen_1", "labelsTr/spleen_1", "imagesTr/a", "imagesTr/b", dataset=content)
     refused(tmp_path, message)
 
 
@@ -442,7 +473,7 @@ def test_a_dataset_json_whose_files_are_all_missing(tmp_path):
 def test_two_data_sets_of_one_layout(tmp_path):
     for name in ("Task03", "Task09"):
         make(tmp_path / name, "imagesTr/spleen_1", "labelsTr/spleen_1", dataset=SPLEEN | {"training": listed(1)})
-    refused(tmp_path, "found 2: Decathlon .*Task03/dataset.json.*; Decathlon .*collect Task03 Task09 LIST.json")
+    refused(tmp_path, "found 2: Decathlon .*Task03/dataset.json.*; Decathlon .*collect /.*/Task03 /.*/Task09 LIST.json")
 
 
 def test_an_unknown_part_in_meta_csv(tmp_path):
@@ -452,6 +483,19 @@ def test_an_unknown_part_in_meta_csv(tmp_path):
 
 def test_a_modality_that_the_folder_lacks(tmp_path):
     refused(make(tmp_path, *AMOS), "modality: expected one of the folder's, CT; found MR", modality="MR")
+
+
+@pytest.mark.parametrize("path", [".", "../{name}", "{root}/"])
+def test_the_folder_may_be_given_in_any_form(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path, "images/a", "labels/a"))
+    found = recognise(path.format(name=tmp_path.name, root=tmp_path))
+    assert rows(found) == [("a", "images/a.nii.gz", "labels/a.nii.gz", "")] and found.cases[0].image.is_file()
+
+
+def test_paths_in_a_json_may_be_absolute(tmp_path):
+    entry = {"image": f"{tmp_path}/x/a.nii.gz", "label": f"{tmp_path}/x/b.nii.gz"}
+    make(tmp_path, "x/a", "x/b", dataset=SPLEEN | {"training": [entry]})
+    assert rows(recognise(tmp_path)) == [("a", "x/a.nii.gz", "x/b.nii.gz", "training")]
 
 
 def test_no_folder_and_a_file(tmp_path):
@@ -495,7 +539,7 @@ def test_results_and_a_folder_of_joined_labels_are_left_out(tmp_path):
 
 def test_dicom_is_known_by_its_first_bytes(tmp_path):
     make(tmp_path, "p1/readme.txt")
-    assert not is_dicom_tree(tmp_path)
+    assert not is_dicom_tree(tmp_path) and not is_dicom_tree(tmp_path / "none")
     (tmp_path / "p1/IM0001").write_bytes(b"\0" * 128 + b"DICM")
     assert is_dicom_tree(tmp_path)
     refused(tmp_path, "holds DICOM, such as 'p1/IM0001'")

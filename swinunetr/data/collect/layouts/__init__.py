@@ -7,6 +7,7 @@ path says, and `patients` which cases are of one patient.
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from swinunetr.data.collect.layouts.pairs import known_pairs, pair, plain_pairs
 from swinunetr.data.collect.layouts.patients import patients_of
 from swinunetr.data.collect.layouts.scan_names import read_name
 from swinunetr.data.collect.layouts.structures import any_structures, known_structures
+from swinunetr.data.folders import is_nifti
 from swinunetr.errors import InputError
 from swinunetr.files import distinct_names, folded, safe_name, walk_files
 from swinunetr.words import named
@@ -42,6 +44,25 @@ def recognise(folder: str | Path, modality: str = "", without: Path | None = Non
             file that describes it is malformed or says that the images have several channels.
     """
     contents = read_contents(folder, without)
+    try:
+        match = _only_match(contents)
+        entries, modality, notes = _of_one_modality(match, modality)
+        cases = _cases(contents.root, entries)
+    except InputError as error:
+        raise InputError(f"{contents.root}: {error}") from None
+    unpaired = (*contents.unpaired, *_unpaired(contents, match))
+    notes = (*contents.notes, *match.notes, *notes)
+    return FoundCollection(
+        match.layout, match.ground, contents.root, modality, cases, match.names, match.ignore, unpaired, notes
+    )
+
+
+def _only_match(contents: Contents) -> Match:
+    """Return what the recognisers find.
+
+    Raises:
+        InputError: They find nothing, or several collections.
+    """
     matches: list[Match] = []
     left = contents
     for recogniser in RECOGNISERS:
@@ -51,21 +72,15 @@ def recognise(folder: str | Path, modality: str = "", without: Path | None = Non
     if not matches:
         raise _no_pair(contents)
     if len(matches) > 1:
-        raise _mixture(matches)
-    match = matches[0]
-    entries, modality, notes = _of_one_modality(match, modality)
-    unpaired = (*contents.unpaired, *_unpaired(contents, match))
-    cases = _cases(contents.root, entries)
-    notes = (*contents.notes, *match.notes, *notes)
-    return FoundCollection(
-        match.layout, match.ground, contents.root, modality, cases, match.names, match.ignore, unpaired, notes
-    )
+        raise _mixture(contents.root, matches)
+    return matches[0]
 
 
 def is_dicom_tree(folder: str | Path) -> bool:
-    """Return whether a folder holds DICOM files, which `recognise` does not take."""
+    """Return whether a folder holds DICOM and no NIfTI file; `recognise` does not take it."""
     root = Path(folder).expanduser().absolute()
-    return first_dicom(root, [os.path.relpath(file, root) for file in walk_files(root).files]) is not None
+    files = [os.path.relpath(file, root) for file in walk_files(root).files]
+    return not any(map(is_nifti, files)) and first_dicom(root, files) is not None
 
 
 def _of_one_modality(match: Match, wanted: str) -> tuple[list[Entry], str, tuple[str, ...]]:
@@ -88,6 +103,11 @@ def _of_one_modality(match: Match, wanted: str) -> tuple[list[Entry], str, tuple
 
 def _cases(root: Path, entries: list[Entry]) -> tuple[FoundCase, ...]:
     """Return cases with names that are distinct file names, in order of these."""
+    by_label: dict[str | None, str] = {}
+    for entry in entries:
+        if entry.label and (other := by_label.setdefault(entry.label, entry.image)) != entry.image:
+            what = f"'{other}' and '{entry.image}' both have '{entry.label}'"
+            raise InputError(f"Expected one image per label; {what}. Move one of the images away, or correct the list.")
     short = {entry.image: entry.name for entry in entries}
     if len(set(map(folded, short.values()))) < len(entries):
         short = {entry.image: (entry.path or entry.name).replace("/", "_") for entry in entries}
@@ -131,32 +151,33 @@ def _unpaired(contents: Contents, match: Match) -> list[str]:
 def _no_pair(contents: Contents) -> InputError:
     """Return the error for scans of which none has a label."""
     names = [read_name(file) for file in contents.scans]
-    labels = [name.file for name in names if name.is_label]
-    images = [name.file for name in names if not name.is_label]
-    found = [
-        f"{len(files)} {kind}, such as '{files[0]}'"
-        for kind, files in (("images", images), ("labels", labels))
-        if files
-    ]
+    by_kind = {
+        "images": [name.file for name in names if not name.is_label],
+        "labels": [name.file for name in names if name.is_label],
+    }
+    found = "; ".join(
+        f"{kind}: {len(files)}, such as '{files[0]}'" if files else f"{kind}: none" for kind, files in by_kind.items()
+    )
     remedy = "Give the folder that holds both, complete and unpacked"
     if lists := [description.file for description in descriptions(contents)]:
         remedy += f"; of the files that '{lists[0]}' names, none is a pair that is there"
     else:
         remedy += ", with equal names in images/ and labels/, or as x.nii.gz and x_seg.nii.gz"
-    expected = f"Expected images with labels in '{contents.root}'"
+    if contents.unpaired:
+        remedy += f". Not read: {contents.unpaired[0]}"
     if reasons := pair(contents.scans).reasons:
         file, reason = next(iter(reasons.items()))
-        return InputError(f"{expected}. '{file}': {reason}. {remedy}.")
-    return InputError(f"{expected}, found {' and '.join(found)}, and no pair of them. {remedy}.")
+        found += f"; '{file}': {reason}"
+    return InputError(f"Expected images with labels, found no pair of them ({found}). {remedy}.")
 
 
-def _mixture(matches: list[Match]) -> InputError:
+def _mixture(root: Path, matches: list[Match]) -> InputError:
     """Return the error for a folder of several collections."""
     found = "; ".join(f"{match.layout} (by {match.ground})" for match in matches)
     folders = [_top(match) for match in matches]
     remedy = "give their folders one by one"
     if len(set(folders)) == len(folders) and "" not in folders:
-        remedy += f", as in collect {' '.join(folders)} LIST.json"
+        remedy += f", as in collect {shlex.join(str(root / folder) for folder in folders)} LIST.json"
     else:
         remedy += ": collect A B LIST.json"
     return InputError(f"Expected one collection in a folder, found {len(matches)}: {found}. Please {remedy}.")

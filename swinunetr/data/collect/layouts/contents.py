@@ -17,6 +17,7 @@ from swinunetr.files import folded, walk_files, what_is_there
 from swinunetr.words import named
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".rar", ".7z")
+INCOMPLETE = (".part", ".partial", ".crdownload", ".download", ".aria2")
 DICOM = (".dcm", ".dicom", ".ima")
 DICOM_TRIES = 20  # files without a known ending that are opened in search of DICOM
 
@@ -131,11 +132,10 @@ def read_contents(folder: str | Path, without: Path | None = None) -> Contents:
         raise InputError(f"'{path}': {reason}, or move it away. Its scans would be missing in the list.")
     start = len(str(root).rstrip("/")) + 1
     paths = sorted(str(file)[start:] for file in tree.files)
-    scans = [path for path in paths if is_nifti(path)]
-    others = [path for path in paths if not is_nifti(path)]
-    broken = [path for path in scans if not os.path.exists(root / path)]
-    missing = set(broken)
-    scans = [path for path in scans if path not in missing]
+    niftis = {path: os.path.exists(f"{root}/{path}") for path in paths if is_nifti(path)}
+    scans = [path for path, is_there in niftis.items() if is_there]
+    broken = [path for path, is_there in niftis.items() if not is_there]  # links
+    others = [path for path in paths if path not in niftis]
     if not scans:
         raise _no_scans(root, others, broken)
     notes = [f"Left out, as made_by.json marks it as results of this project: '{path}'." for path in tree.results]
@@ -144,9 +144,13 @@ def read_contents(folder: str | Path, without: Path | None = None) -> Contents:
 
 
 def _unread(others: Iterable[str]) -> list[str]:
-    """Return the volumes in other formats, and for DICOM its folders, each with the reason."""
-    reason = "another format; convert it to .nii.gz"
-    lines = [f"{path}: {reason}" for path in others if path.lower().endswith(OTHER_FORMATS)]
+    """Return files that may hold scans, and for DICOM its folders, each with the reason why they are not read."""
+    kinds = (
+        (OTHER_FORMATS, "another format; convert it to .nii.gz"),
+        (ARCHIVES, "an archive; unpack it if it holds scans or labels"),
+        (INCOMPLETE, "an incomplete download; finish it"),
+    )
+    lines = [f"{path}: {reason}" for endings, reason in kinds for path in others if path.lower().endswith(endings)]
     series = dict.fromkeys(os.path.dirname(path) for path in others if path.lower().endswith(DICOM))
     return lines + [f"{folder or '.'}: DICOM files; convert them to .nii.gz" for folder in series]
 

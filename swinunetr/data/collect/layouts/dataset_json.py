@@ -96,7 +96,7 @@ def descriptions(contents: Contents) -> list[Description]:
     """Return every dataset.json with names of labels.
 
     Raises:
-        InputError: A file of this name cannot be read.
+        InputError: A file of this name cannot be read, or is a list of this project.
     """
     found = []
     for file in contents.others:
@@ -106,6 +106,11 @@ def descriptions(contents: Contents) -> list[Description]:
                 content = read_json(contents.root / file)
             except InputError as error:
                 raise InputError(str(error).removeprefix("json_path: ")) from None
+            if "label_maps" in content:
+                raise InputError(
+                    f"'{file}' has label_maps: it is a list for training, not that of a collection. Train with it, or "
+                    "move it out of the folder."
+                )
             if isinstance(content.get("labels"), dict) and content["labels"]:
                 found.append(Description(f"{folder}/" if folder else "", file, content))
     return found
@@ -207,29 +212,29 @@ def _listed(
     """
     entries: dict[str, Entry] = {}
     unused: dict[str, str] = {}
+    where = f"'{description.file}'"
     for part, cases in sections.items():
         for case in cases if isinstance(cases, list) else [cases]:
-            image, label = _paths(case, part, description)
-            file = _file(contents, image)
-            # AMOS22 lists images without labels under "validation", and has the labels.
-            label_file = _file(contents, label or re.sub(r"images(?=\w*/[^/]+$)", "labels", image))
-            for path, found in ((image, file), (label, label_file)):
-                if path and not found:
-                    unused[path] = f"listed in '{description.file}', but not there"
-            if not file:
+            image, label = _paths(contents, description, case, part)
+            image_file = _file(contents, image)
+            label_file = _file(contents, label) if label else _unlisted_label(contents, image)
+            for path, file in ((image, image_file), (label, label_file)):
+                if path and not file:
+                    unused[path] = f"listed in {where}, but not there"
+            if not image_file:
                 continue
-            if file in entries:
-                what = f"expected each image once, found '{file}' twice"
-                raise InputError(f"'{description.file}': {what}. Remove one of the two cases there.")
-            if (label_file and label_file != file) or (part == "test" and not label):
-                name = CHANNEL.sub("", without_ending(posixpath.basename(file)))
-                entries[file] = Entry(name, file, label_file if label_file != file else None, {}, part)
+            if image_file in entries:
+                what = f"expected each image once, found '{image_file}' twice"
+                raise InputError(f"{where}: {what}. Remove one of the two cases there.")
+            if label_file or (part == "test" and not label):
+                name = CHANNEL.sub("", without_ending(posixpath.basename(image_file)))
+                entries[image_file] = Entry(name, image_file, label_file, {}, part)
             elif not label:
-                unused[file] = f"listed in '{description.file}' without a label"
+                unused[image_file] = f"listed in {where} without a label"
     return list(entries.values()), unused
 
 
-def _paths(case: object, part: str, description: Description) -> tuple[str, str | None]:
+def _paths(contents: Contents, description: Description, case: object, part: str) -> tuple[str, str | None]:
     """Return the paths of image and label of a listed case, relative to the root.
 
     Raises:
@@ -237,15 +242,22 @@ def _paths(case: object, part: str, description: Description) -> tuple[str, str 
     """
     files = {"image": case} if isinstance(case, str) else case
     image, label = (files.get("image"), files.get("label")) if isinstance(files, dict) else (None, None)
-    if not isinstance(image, str) or not isinstance(label, str | None):
-        what = f'expected "image" and "label" in each case of "{part}"'
+    if not isinstance(image, str) or not isinstance(label, str | None) or image == label:
+        what = f'expected an "image" and a "label" of its own in each case of "{part}"'
         raise InputError(f"'{description.file}': {what}, found {short(case)}. Correct it there.")
-    return (
-        posixpath.normpath(description.base + image),
-        posixpath.normpath(description.base + label) if label else None,
-    )
+
+    def relative(path: str) -> str:
+        return posixpath.normpath(posixpath.join(description.base, path)).removeprefix(f"{contents.root}/")
+
+    return relative(image), relative(label) if label else None
 
 
 def _file(contents: Contents, path: str) -> str | None:
     """Return the file of a listed name, to which nnU-Net adds ``_0000`` for an image."""
     return contents.find(path) or contents.find(f"{without_ending(path)}_0000.nii.gz")
+
+
+def _unlisted_label(contents: Contents, image: str) -> str | None:
+    """Return the label of an image that is listed without one, as those of AMOS22's validation cases are."""
+    label = re.sub(r"images(?=\w*/[^/]+$)", "labels", image)
+    return _file(contents, label) if label != image else None

@@ -52,7 +52,7 @@ def pair(scans: Sequence[str]) -> Pairing:
                 pairs.append((images[0], labels[0]))
                 paired |= {images[0].file, labels[0].file}
             elif images and labels:
-                what = f"{len(images)} images and {len(labels)} labels have this name; one of each was expected"
+                what = f"expected one image and one label of this name, found {len(images)} and {len(labels)}"
                 reasons |= {name.file: what for name in (*images, *labels)}
         names = [name for name in names if name.file not in paired]
     images = [name for name in names if not name.is_label]

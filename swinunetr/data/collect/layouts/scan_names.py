@@ -17,8 +17,9 @@ PART_WORDS = {
     **dict.fromkeys(("ts", "te", "test", "testing"), "test"),
 }
 PART = f"(?P<part>{'|'.join(PART_WORDS)})"
-LABEL_FOLDER = re.compile(rf"{LABEL}(?:[-_ ]?{PART}|[-_ ].*)?", re.IGNORECASE)
-IMAGE_FOLDER = re.compile(rf"(?:{IMAGE}|data|raw)?[-_ ]?{PART}?", re.IGNORECASE)
+LABEL_FOLDER = rf"(?:(?:gt|manual)[-_ ])?{LABEL}"
+# Words such as ct are beside the point: labels can lie in labels/ct.
+FOLDER = re.compile(rf"(?:(?P<label>{LABEL_FOLDER})|(?P<image>images?|imgs?)|{IMAGE}|data|raw)?[-_ ]?{PART}?", re.I)
 LABEL_FILE = re.compile(rf"{LABEL}|(?P<head>.+)[-_. ]{LABEL}|{LABEL}(?:[-_. ]|(?=\d))(?P<tail>.+)", re.IGNORECASE)
 IMAGE_FILE = re.compile(rf"{IMAGE}|(?P<head>.+)[-_. ]{IMAGE}|{IMAGE}(?:[-_. ]|(?=\d))(?P<tail>.+)", re.IGNORECASE)
 CHANNEL = re.compile(r"_0000$")  # of nnU-Net: the first one
@@ -48,13 +49,13 @@ class ScanName(NamedTuple):
     def keys(self) -> tuple[str, ...]:
         """What an image and its label have in common, from the strictest to the loosest."""
         channel = CHANNEL.sub("", self.core)
-        return self.core, folded(self.core), folded(channel), folded(_without(IMAGE_FILE, channel))
+        return self.core, folded(self.core), folded(channel), folded(_without_image_words(channel))
 
     @property
     def case(self) -> str:
         """Name of an image's case: its stem without ``_0000``, or its folder where the stem is a word for images."""
         stem = CHANNEL.sub("", self.stem)
-        return stem if not self.folders or _without(IMAGE_FILE, stem) else self.folders[-1]
+        return stem if not self.folders or _without_image_words(stem) else self.folders[-1]
 
     @property
     def path(self) -> str:
@@ -77,17 +78,29 @@ def _read_folder(folder: str) -> tuple[bool, str, tuple[str, ...], str]:
     kept: list[str] = []
     names = folder.split("/") if folder else []
     for depth, name in enumerate(names):
-        match = LABEL_FOLDER.fullmatch(name)
-        of_labels = of_labels or bool(match)
-        match = match or IMAGE_FOLDER.fullmatch(name)
+        match = FOLDER.fullmatch(name)
         if match is None:
             kept.append(name)
             continue
         first = depth if first is None else first
+        of_labels = bool(match["label"]) or (of_labels and not match["image"])  # the last word counts
         if word := match["part"]:
             part = PART_WORDS[word.lower()]
             kept.append(part)
     return of_labels, "/".join(names[: len(names) - 1 if first is None else first]), tuple(kept), part
+
+
+def is_label_folder(name: str) -> bool:
+    """Return whether the name of a folder says labels."""
+    match = FOLDER.fullmatch(name)
+    return bool(match and match["label"])
+
+
+def _without_image_words(stem: str) -> str:
+    """Return a stem without any words for images at its ends: ``001`` of ``ct_001_image``."""
+    while (shorter := _without(IMAGE_FILE, stem)) != stem:
+        stem = shorter
+    return stem
 
 
 def _without(pattern: re.Pattern, stem: str) -> str:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from swinunetr.data.collect.layouts.contents import Contents, Entry, Match, two_files, without_ending
-from swinunetr.data.collect.layouts.scan_names import LABEL_FOLDER, read_name
+from swinunetr.data.collect.layouts.scan_names import is_label_folder, read_name
 from swinunetr.errors import InputError
 from swinunetr.files import folded
 
@@ -60,7 +60,7 @@ def _cases(contents: Contents, pattern: re.Pattern) -> Iterator[tuple[str, str, 
     inner = defaultdict(list)  # folders of structures by the case's folder
     for folder in by_folder:
         case, name = os.path.split(folder)
-        if case and LABEL_FOLDER.fullmatch(name) and pattern.fullmatch(os.path.basename(case)):
+        if case and is_label_folder(name) and pattern.fullmatch(os.path.basename(case)):
             inner[case].append(folder)
     for case, folders in inner.items():
         images = [file for file in by_folder.get(case, []) if not read_name(file).is_label]
