@@ -84,7 +84,8 @@ def read_dataset(
     root = Path(data_root).expanduser()
     if not root.is_dir():
         raise InputError(
-            f"data_root: no folder at '{root}'. Give the folder that contains imagesTr/ or RawData/. {what_is_there(root)}"
+            f"data_root: no folder at '{root}'. Give the folder that contains imagesTr/ or RawData/. "
+            f"{what_is_there(root)}"
         )
     sections = {name: [locate(entry, root) for entry in content[name]] for name in SECTIONS}
     set_distinct_names([entry for entries in sections.values() for entry in entries])
@@ -220,7 +221,8 @@ def read_json(json_path: str | Path) -> dict:
         raise InputError(f"json_path: expected a JSON file, found the folder '{json_path}'. Give a file in it.")
     if not json_path.is_file():
         raise InputError(
-            f"json_path: no file at '{json_path}'. {what_is_there(json_path)} The project's own lists are in json_files/."
+            f"json_path: no file at '{json_path}'. {what_is_there(json_path)} The project's own lists are in "
+            "json_files/."
         )
     try:
         text = json_path.read_text(encoding="utf-8-sig")  # with or without a byte order mark

@@ -19,7 +19,7 @@ def check_sides(cases: Sequence[Case], organs: Sequence[str]) -> None:
 
     Args:
         cases: Preprocessed cases with labels.
-        organs: Names of the labels from 1. Two names that differ in right and left are a pair: right kidney, left kidney.
+        organs: Names of the labels from 1. Two that differ in right and left are a pair: right kidney, left kidney.
     """
     lines = []
     for case in cases:
@@ -48,6 +48,6 @@ def pairs_of_sides(organs: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _place(label: torch.Tensor, number: int) -> float:
-    """Return the mean position of a label in a volume (X, Y, Z) along x, to the patient's right; NaN if it is absent."""
+    """Return the mean position of a label (X, Y, Z) along x, to the patient's right; NaN if it is absent."""
     counts = (label == number).sum(dim=(1, 2)).double()
     return float((counts * torch.arange(len(counts))).sum() / counts.sum())
