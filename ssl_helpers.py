@@ -22,6 +22,7 @@ A folder imports from those above it in this list, never from those below; data/
                  geometry, modality      a NIfTI file and its one affine; whether a scan is CT
                  transforms, nifti_reader   of a case, from its files to the training grid
                  preprocessing, cache    cases on the training grid, and on disk
+                 download                public data sets by name
                  phantoms                synthetic CT where there are no data; varied ones, to measure on
     network/     layouts                 how each public checkpoint names its tensors
                  checkpoints             files of weights: found, read, recognised, loaded, saved
@@ -50,6 +51,7 @@ A folder imports from those above it in this list, never from those below; data/
 
 from swinunetr.data.checks import check_dataset
 from swinunetr.data.checks.sides import check_sides
+from swinunetr.data.download import fetch
 from swinunetr.data.folders import SYNAPSE_FOLDERS, case_name, find_volumes, locate
 from swinunetr.data.lists import NOT_A_LIST, SECTIONS, Dataset, read_dataset, read_json, read_unlabelled
 from swinunetr.data.organs import save_label_names
