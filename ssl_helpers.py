@@ -57,6 +57,7 @@ from swinunetr.data.lists import NOT_A_LIST, SECTIONS, Dataset, read_dataset, re
 from swinunetr.data.organs import save_label_names
 from swinunetr.data.phantoms import write_phantoms, write_unlabelled_phantoms
 from swinunetr.data.preprocessing import MOST_CENTRES, prepare_cases, require_organs
+from swinunetr.data.source import find_data
 from swinunetr.data.transforms import case_transforms, intensity_window, preprocessing
 from swinunetr.errors import InputError
 from swinunetr.files import claim_folder, replacing

@@ -64,9 +64,9 @@ class FinetuningOptions(Options):
     """Options of fine-tuning."""
 
     data_root: FilePath = setting(
-        "", "folder that holds imagesTr/ or BTCV's RawData/; empty: synthetic CT and the demo recipe"
+        "", "folder of scans and labels, or totalsegmentator_small to download them; empty: synthetic CT"
     )
-    json_path: FilePath = setting("json_files/btcv_6.json", "Decathlon-style list of cases and class names")
+    json_path: FilePath = setting("", "Decathlon-style list of cases and classes; empty: made of data_root")
     fold: int | None = setting(
         None, "part of the training list to validate on, from 0, in place of the validation list"
     )

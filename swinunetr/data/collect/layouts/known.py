@@ -25,12 +25,17 @@ class Known(NamedTuple):
     folder: re.Pattern | None = None  # of the folder of a case, if each has one
     alone: bool = False  # whether other pairs in the folder say that it is not this collection
     first_mr: int | None = None  # number from which cases are MR; None: all are CT
+    validation: re.Pattern | None = None  # of the stem of an image that the published split validates on
 
     def names_pair(self, image: ScanName, label: ScanName) -> bool:
         """Return whether the names of an image and its label are of this collection."""
         of_folder = self.folder is None or (image.folders and self.folder.fullmatch(image.folders[-1]))
         stems = self.image.fullmatch(image.stem) and (self.label or self.image).fullmatch(label.stem)
         return bool(of_folder and stems)
+
+    def part(self, image: ScanName) -> str:
+        """Return the part of a case by the published split, else by its folder."""
+        return "validation" if self.validation and self.validation.fullmatch(image.stem) else image.part
 
     def modality(self, stem: str) -> str:
         """Return CT or MR, by the number in the stem of an image where the collection has both."""
@@ -48,6 +53,7 @@ KNOWN = (
             *("right adrenal gland", "left adrenal gland"),
         ),
         label=re.compile(f"label{BTCV_NUMBER}", re.IGNORECASE),
+        validation=re.compile(r"img00(3[5-9]|40)", re.IGNORECASE),
         alone=True,  # since its names are used for other data too
     ),
     Known(

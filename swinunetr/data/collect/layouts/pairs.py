@@ -101,8 +101,8 @@ def plain_pairs(contents: Contents) -> Iterator[Match]:
 
 
 def _entry(image: ScanName, label: ScanName | None, known: Known | None = None) -> Entry:
-    modality = known.modality(image.stem) if known else ""
-    return Entry(image.case, image.file, label and label.file, {}, image.part, modality, image.path)
+    modality, part = (known.modality(image.stem), known.part(image)) if known else ("", image.part)
+    return Entry(image.case, image.file, label and label.file, {}, part, modality, image.path)
 
 
 def _example(pairs: list[tuple[ScanName, ScanName]]) -> str:

@@ -1,0 +1,81 @@
+"""Where the cases of a run come from: phantoms, a list, a folder as it was downloaded, or a public data set by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from swinunetr.data.collect.command import collect
+from swinunetr.data.collect.layouts import is_dicom_tree, recognise
+from swinunetr.data.download import DATA_SETS, fetch
+from swinunetr.data.lists import read_json
+from swinunetr.data.phantoms import write_phantoms
+from swinunetr.files import write_json
+from swinunetr.hardware import Hardware
+from swinunetr.tables import Tables
+
+LISTS = Path(__file__).parents[2] / "json_files"
+PHANTOM_LIST = LISTS / "btcv_6.json"
+BTCV_LIST = LISTS / "btcv_24.json"  # whose classes are looked for where there is one file per structure
+COLLECTED_LIST, COLLECTED_FROM = "cases.json", "cases_from.json"  # in logdir
+
+
+class Source(NamedTuple):
+    """The cases of a run."""
+
+    root: Path  # folder of the files
+    json_path: Path  # list of the cases
+    report: Tables = Tables([])  # on a list that was made now; empty for others
+
+
+def find_data(data_root: str, json_path: str, logdir: str | Path, hardware: Hardware) -> Source:
+    """Return the folder and the list of a run's cases.
+
+    Without ``data_root`` they are phantoms, which are made. A ``data_root`` that is no folder, but the name of a public
+    data set, is downloaded. Without ``json_path`` the list is made of the folder, and kept in ``logdir``: a later run
+    with the same ``logdir`` and ``data_root`` has the same cases, whatever was added to the folder.
+
+    Args:
+        data_root: Folder, or one of ``DATA_SETS``; empty: phantoms.
+        json_path: List of the cases; empty: it is made.
+        logdir: Folder of the run.
+        hardware: Ranks; the first one makes the list.
+
+    Raises:
+        InputError: As from :func:`write_phantoms`, :func:`fetch` and :func:`collect`. All ranks raise it.
+    """
+    if not data_root:
+        print(
+            "No data_root was given, so this run uses synthetic CT phantoms. Its scores say nothing about real scans."
+        )
+        cases = Path(json_path or PHANTOM_LIST)
+        return Source(write_phantoms(cases, "data/phantoms"), cases)
+    report, folder = Tables([]), Path(logdir).expanduser()
+    with hardware.failing_together():
+        root = _folder(data_root)
+        if not json_path and hardware.rank == 0:
+            report = _collected(root, folder)
+    return Source(root, Path(json_path) if json_path else folder / COLLECTED_LIST, report)
+
+
+def _folder(data_root: str) -> Path:
+    """Return the folder of the data, which is downloaded if it is known by name."""
+    root = Path(data_root).expanduser()
+    if root.is_dir() or data_root not in DATA_SETS:
+        return root
+    return fetch(data_root)
+
+
+def _collected(root: Path, logdir: Path) -> Tables:
+    """Make the list of a folder in ``logdir``, and return the report; if it is there, print a sentence that says so."""
+    file, origin = logdir / COLLECTED_LIST, logdir / COLLECTED_FROM
+    collected_from = {"data_root": str(root.resolve())}
+    if file.is_file() and origin.is_file() and read_json(origin) == collected_from:
+        print(f"The cases are those of '{file}'. Delete it to make the list of '{root}' again.")
+        return Tables([])
+    logdir.mkdir(parents=True, exist_ok=True)
+    # Collections with one file per structure have many that no reader wants all of.
+    many = not is_dicom_tree(root) and any(case.structures for case in recognise(root).cases)
+    report = collect([root], file, as_list=BTCV_LIST if many else "")
+    write_json(collected_from, origin)
+    return report

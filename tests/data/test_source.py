@@ -1,0 +1,67 @@
+"""The cases of a run: phantoms, a list, a folder as it was downloaded, or a public data set by name."""
+
+import json
+
+import pytest
+from conftest import PROJECT, write_case
+
+from swinunetr.data import source
+from swinunetr.data.lists import read_dataset
+from swinunetr.data.source import find_data
+from swinunetr.errors import InputError
+from swinunetr.hardware import find_hardware
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder of four labelled scans without a list."""
+    for number in range(1, 5):
+        write_case(tmp_path / "data", number)
+    return tmp_path / "data"
+
+
+def test_a_list_that_is_given_is_taken_as_it_is(folder, tmp_path):
+    found = find_data(str(folder), "own.json", tmp_path / "run", find_hardware())
+    assert (found.root, str(found.json_path)) == (folder, "own.json") and not str(found.report)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_list_one_is_made_and_kept_beside_the_results(folder, tmp_path, capsys):
+    found = find_data(str(folder), "", tmp_path / "run", find_hardware())
+    assert found.json_path == tmp_path / "run/cases.json" and "Recognised" in str(found.report)
+    dataset = read_dataset(found.json_path, found.root)
+    assert len(dataset.training) == 3 and len(dataset.validation) == 1
+    before = found.json_path.read_bytes()
+    write_case(folder, 5)
+    again = find_data(str(folder), "", tmp_path / "run", find_hardware())
+    assert again.json_path.read_bytes() == before and not str(again.report)
+    assert "Delete it to make the list" in capsys.readouterr().out
+
+
+def test_the_list_of_another_folder_is_not_taken(folder, tmp_path):
+    find_data(str(folder), "", tmp_path / "run", find_hardware())
+    folder.rename(tmp_path / "moved")
+    write_case(tmp_path / "moved", 5)
+    found = find_data(str(tmp_path / "moved"), "", tmp_path / "run", find_hardware())
+    listed = json.loads(found.json_path.read_text())
+    assert len(listed["training"]) + len(listed["validation"]) == 5
+
+
+def test_a_public_data_set_is_downloaded_unless_a_folder_has_its_name(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "fetch", lambda name: folder)
+    monkeypatch.chdir(tmp_path)
+    assert find_data("msd_spleen", "own.json", "run", find_hardware()).root == folder
+    (tmp_path / "msd_spleen").mkdir()
+    assert str(find_data("msd_spleen", "own.json", "run", find_hardware()).root) == "msd_spleen"
+
+
+def test_phantoms_are_the_cases_without_a_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(source, "write_phantoms", lambda cases, root: tmp_path)
+    found = find_data("", "", tmp_path / "run", find_hardware())
+    assert found.json_path == PROJECT / "json_files/btcv_6.json" and found.root == tmp_path
+    assert "synthetic CT phantoms" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match="none"):
+        find_data(str(tmp_path / "none"), "", tmp_path / "run", find_hardware())
