@@ -46,10 +46,10 @@ def compare_grids(dataset: Dataset, recipe: Recipe, report: DatasetReport) -> Ta
     measured = in_threads(lambda case: organs_on_grids(case, len(organs), spacings), cases)
     extents, ceilings = (organ_means(np.stack(values)) for values in zip(*measured, strict=True))
 
-    rows = [
-        (organ, *(("-",) * (1 + len(grids)) if np.isnan(extent[0]) else (_in_mm(extent), *(f"{d:.2f}" for d in dice))))
-        for organ, extent, dice in zip(organs, extents, ceilings, strict=True)
-    ]
+    rows: list[tuple[str, ...]] = []
+    for organ, extent, by_grid in zip(organs, extents, ceilings, strict=True):
+        absent = np.isnan(by_grid).all()  # in all of these cases
+        rows.append((organ, "-" if absent else _in_mm(extent), *("-" if absent else f"{dice:.2f}" for dice in by_grid)))
     what = "the ceiling is the Dice of the ground truth, resampled to the grid and back"
     notes = [f"Means of {len(cases)} training cases; {what}.", *_advice(organs, recipe, extents, ceilings[:, 0])]
     columns = ("organ", "extent, mm", *(f"ceiling, {name}" for name in grids))
