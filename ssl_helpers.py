@@ -16,7 +16,8 @@ A folder imports from those above it in this list, never from those below; data/
                  recipe, fields          settings of a run; types, bounds and meaning of settings and parameters
     data/        lists, folders          cases of a JSON, and files of a folder
                  label_maps              partial labels, and label files that number organs otherwise
-                 collect                 a list for training, of folders as they were downloaded
+                 source, collect         cases of a run; a list of folders as they were downloaded
+                 spacing                 median spacing of scans, as a training grid
                  organs                  colour and DICOM code of each organ
                  checks                  all problems of headers and voxels, Hounsfield units among them, in one table
                  geometry, modality      a NIfTI file and its one affine; whether a scan is CT
@@ -31,6 +32,7 @@ A folder imports from those above it in this list, never from those below; data/
                  supervision             a loss on coarser levels of the decoder as well
     results/     inference, resampling   sliding window over a case, and back to the scan's own grid
                  metrics, evaluation     Dice and distances; scores of cases
+                 grids                   what three training grids cost, and what they lose
                  report                  tables of the scores, with notes
                  plots, viewer           figures; scans to scroll through in the notebook
     training/    parameters, settings    parameters of a notebook as options and recipe; what identifies a run
@@ -93,6 +95,7 @@ from swinunetr.results.evaluation import (
     validate,
     worst_and_best,
 )
+from swinunetr.results.grids import compare_grids
 from swinunetr.results.inference import segment_cases, sliding_window
 from swinunetr.results.metrics import confusion_matrix, dice_per_organ, mean_dice, organ_scores
 from swinunetr.results.report import describe_scores, describe_worst_cases

@@ -34,7 +34,12 @@ class Allowed:
 
 
 def setting(
-    default: object, meaning: str, allowed: Allowed | None = None, parameter: bool = False, optional: bool = False
+    default: object,
+    meaning: str,
+    allowed: Allowed | None = None,
+    parameter: bool = False,
+    optional: bool = False,
+    word: str = "",
 ) -> Any:
     """Return the field of a setting of a recipe, or of another parameter of a notebook.
 
@@ -44,8 +49,9 @@ def setting(
         allowed: The values that it may have; None if they are checked elsewhere or all of the type may be.
         parameter: Whether a setting of a recipe is a parameter of the notebook too.
         optional: Whether that parameter may be None, which leaves the value to the recipe.
+        word: Word that the parameter may be in place of a value, from which the notebook finds one; empty: none.
     """
-    metadata = {"meaning": meaning, "allowed": allowed, "parameter": parameter, "optional": optional}
+    metadata = {"meaning": meaning, "allowed": allowed, "parameter": parameter, "optional": optional, "word": word}
     return field(default=default, metadata=metadata)
 
 
@@ -111,15 +117,18 @@ class Parameter:
     default: object  # of a setting, that of the baseline
     meaning: str
     words: str  # what is expected
+    word: str = ""  # what it may be in place of a value
 
     def convert(self, value: object) -> Any:
-        """Return a value in the parameter's type; None, or its text, stays None where that is allowed.
+        """Return a value in the parameter's type; None, or its text, stays None where that is allowed, and so its word.
 
         Raises:
             ValueError: The value cannot be converted; so do TypeError and OverflowError say.
         """
         if self.optional and (value is None or str(value).strip().lower() in ("none", "null", "")):
             return None
+        if self.word and str(value).strip().lower() == self.word:
+            return self.word
         return CONVERSIONS[self.kind][0](value)
 
 
@@ -139,9 +148,10 @@ def _parameter(owner: Any, each: Field) -> Parameter:
     """Return a field of a dataclass as a parameter."""
     hint = get_type_hints(owner)[each.name]
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
-    allowed, meaning, optional = (each.metadata[key] for key in ("allowed", "meaning", "optional"))
+    allowed, meaning, optional, word = (each.metadata[key] for key in ("allowed", "meaning", "optional", "word"))
     words = allowed.words if allowed else CONVERSIONS[kinds[0]][1]
-    return Parameter(each.name, kinds[0], optional or kinds != [hint], each.default, meaning, words)
+    words += f", or {word}" if word else ""
+    return Parameter(each.name, kinds[0], optional or kinds != [hint], each.default, meaning, words, word)
 
 
 def convert_parameters(values: Mapping[str, object], parameters: Mapping[str, Parameter]) -> dict[str, Any]:

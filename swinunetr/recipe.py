@@ -26,6 +26,7 @@ from swinunetr.tables import Table
 AXES = ("x", "y", "z")
 TASKS = ("reconstruction", "rotation", "contrast")
 SPACING_LIMITS_MM = (0.1, 20.0)  # no scan of a body is outside this range; a spacing outside it has the wrong unit
+DATA_SPACING = "data"  # as a parameter in place of numbers: the median of the training scans
 
 A_PROBABILITY = within(0, 1)
 A_CROP = Allowed(
@@ -93,10 +94,11 @@ class CommonRecipe:
     )
     spacing_mm: tuple[float, float, float] = setting(
         (1.5, 1.5, 2.0),
-        "voxel size of the training grid in mm, one number or x, y, z",
+        "voxel size of the training grid in mm, one number or x, y, z; data: median of the training scans",
         A_SPACING,
         parameter=True,
         optional=True,
+        word=DATA_SPACING,
     )
     hu_window: tuple[float, float] = setting(
         (-175.0, 250.0), "intensities of CT that become 0 and 1; includes fat and enhanced vessels", A_WINDOW

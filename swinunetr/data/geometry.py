@@ -6,6 +6,7 @@ The affine, a (4, 4) matrix from voxels to mm, is nibabel's: the sform if it is 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def load_nifti(path: str | Path) -> nib.Nifti1Image:
 def voxel_volume_mm3(affine: np.ndarray) -> float:
     """Return the volume of a voxel in mm3; it is less than the product of the spacings where axes are sheared."""
     return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3])))
+
+
+def in_body_order(values: Sequence[float] | np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return values of a file's three axes, such as its spacings, in the order x, y, z of the body."""
+    body_axes = nib.io_orientation(affine)[:, 0]  # of the file's axes
+    return np.asarray(values, dtype=float)[np.argsort(body_axes)]
 
 
 def tilt_degrees(affine: np.ndarray) -> float:

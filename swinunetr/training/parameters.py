@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from swinunetr.data.lists import read_dataset, read_unlabelled
+from swinunetr.data.spacing import median_spacing_of
 from swinunetr.errors import InputError
 from swinunetr.fields import Allowed, FilePath, check_settings, convert_parameters, parameters_of, setting
 from swinunetr.network.checkpoints import (
@@ -17,7 +19,7 @@ from swinunetr.network.checkpoints import (
     training_note,
 )
 from swinunetr.network.merging import MERGING
-from swinunetr.recipe import RECIPES, CommonRecipe, PretrainingRecipe, Recipe
+from swinunetr.recipe import DATA_SPACING, RECIPES, CommonRecipe, PretrainingRecipe, Recipe
 from swinunetr.training.settings import require_one_setup
 
 
@@ -131,6 +133,9 @@ def read_parameters(
     Without ``recipe_name`` the recipe is the first one with a ``data_root`` and the demo's without. To evaluate
     (``evaluate_only``, or ``max_steps`` 0) it is the one that the weights were trained with, if they note it.
 
+    A ``spacing_mm`` of "data" becomes the median of the training scans here, from their headers, so that a recipe has
+    numbers, which identify the run.
+
     Args:
         values: Parameters by name, as the notebook or papermill gives them; those that are left out have their
             defaults.
@@ -142,6 +147,8 @@ def read_parameters(
     """
     options, changes = _convert(values, recipes)
     options = replace(options, weights=_find_weights(options))
+    if changes.get("spacing_mm") == DATA_SPACING:
+        changes["spacing_mm"] = _median_spacing(options)
     return options, _recipe(options, changes, recipes)
 
 
@@ -156,6 +163,25 @@ def _convert(values: Mapping[str, object], recipes: Mapping[str, CommonRecipe]) 
     if not pretraining and changes.get("max_steps") == 0:
         chosen["evaluate_only"] = True
     return kind(**chosen), changes
+
+
+def _median_spacing(options: Options) -> tuple[float, float, float]:
+    """Return the median spacing of the training scans; with folds that of all parts, so that these have one grid."""
+    if not options.data_root:
+        raise InputError(
+            f'spacing_mm: expected numbers without data_root, found "{DATA_SPACING}", the median spacing of the scans '
+            "there. Set data_root, or leave spacing_mm to the recipe."
+        )
+    if isinstance(options, PretrainingOptions):
+        return median_spacing_of(read_unlabelled(options.data_root, options.json_path, options.modality).training)
+    if not isinstance(options, FinetuningOptions) or options.evaluate_only:
+        raise InputError(
+            f'spacing_mm: expected numbers with evaluate_only, found "{DATA_SPACING}". Weights belong to the grid that '
+            "they were trained on: leave spacing_mm out where they note it, as a best_model.pth does, or set its "
+            "numbers."
+        )
+    dataset = read_dataset(options.json_path, options.data_root, options.fold, options.folds)
+    return median_spacing_of(dataset.training + (dataset.validation if options.folds else []))
 
 
 def _recipe(options: Options, changes: dict[str, Any], recipes: Mapping[str, CommonRecipe]) -> CommonRecipe:

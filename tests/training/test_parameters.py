@@ -1,14 +1,17 @@
 """Options and recipe from the parameters of a notebook."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_files import noted_weights
+from conftest import write_case
 from monai.networks.nets import SwinUNETR
 
-from swinunetr.data.lists import Dataset
+from swinunetr.data.lists import Dataset, read_dataset
 from swinunetr.errors import CheckpointError, InputError
 from swinunetr.network.checkpoints import build_swinunetr, save_weights
 from swinunetr.recipe import DEMO, PRETRAINING_RECIPES, Recipe
@@ -51,6 +54,43 @@ def test_data_decide_between_the_recipes_and_a_name_overrides_them():
     assert read_parameters(NOTEBOOK | {"data_root": "/data", "recipe_name": "demo"})[1] == DEMO
     with pytest.raises(InputError, match="recipe_name: expected one of .*'demo', 'published'.*found 'best'"):
         read_parameters(NOTEBOOK | {"recipe_name": "best"})
+
+
+def spaced(folder, *spacings) -> dict:
+    """Write scans, of each spacing one, the last to validate on; return the parameters that name them."""
+    entries = [write_case(folder, number, affine=np.diag([*mm, 1.0])) for number, mm in enumerate(spacings)]
+    content = {"labels": {"0": "background", "1": "a", "2": "b"}, "training": entries[:-1], "validation": entries[-1:]}
+    (folder / "own.json").write_text(json.dumps(content))
+    return NOTEBOOK | {"data_root": str(folder), "json_path": str(folder / "own.json"), "spacing_mm": " Data "}
+
+
+def test_the_spacing_of_the_data_is_that_of_the_training_scans(tmp_path):
+    values = spaced(tmp_path, (0.7, 0.7, 3), (0.8, 0.8, 5), (0.9, 0.9, 1), (4, 4, 4))
+    options, recipe = read_parameters(values)
+    assert recipe == replace(Recipe(), spacing_mm=(0.8, 0.8, 3.0))
+    settings = run_settings(recipe, read_dataset(options.json_path, options.data_root), None)
+    assert settings["recipe"]["spacing_mm"] == (0.8, 0.8, 3.0)  # what identifies the run
+    assert {read_parameters(values | {"fold": fold, "folds": 3})[1].spacing_mm for fold in range(3)} == {(0.8, 0.8, 3)}
+
+
+def test_pretraining_takes_the_spacing_of_its_volumes(tmp_path):
+    spaced(tmp_path, (0.7, 0.7, 3), (0.8, 0.8, 5), (0.9, 0.9, 1))
+    values = {"data_root": str(tmp_path), "spacing_mm": "data"}
+    assert read_parameters(values, PRETRAINING_RECIPES)[1].spacing_mm == (0.85, 0.85, 3)  # one is held out
+
+
+def test_the_spacing_of_the_data_needs_data_and_training(tmp_path):
+    with pytest.raises(InputError, match='spacing_mm: expected numbers without data_root, found "data"'):
+        read_parameters(NOTEBOOK | {"spacing_mm": "data"})
+    save_weights(build_swinunetr(3, feature_size=24, window_size=4), tmp_path / "weights.pth")
+    values = spaced(tmp_path, (1, 1, 1), (1, 1, 1)) | {"pretrained_checkpoint": str(tmp_path / "weights.pth")}
+    for change in ({"max_steps": 0}, {"evaluate_only": True}):
+        with pytest.raises(InputError, match="spacing_mm: expected numbers with evaluate_only"):
+            read_parameters(values | change)
+    with pytest.raises(
+        InputError, match="spacing_mm: expected one or three numbers from 0.1 to 20 mm, or data, found 'date'"
+    ):
+        read_parameters(values | {"spacing_mm": "date"})
 
 
 def test_folds_are_options():

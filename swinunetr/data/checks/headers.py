@@ -7,7 +7,7 @@ import itertools
 import os
 import unicodedata
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -20,6 +20,7 @@ from swinunetr.data.geometry import (
     REVERSED_DEGREES,
     TILT_DEGREES,
     TURNED_DEGREES,
+    in_body_order,
     other_spacing,
     tilt_degrees,
     turned_degrees,
@@ -48,9 +49,19 @@ class Header:
         return nib.affines.voxel_sizes(self.affine)
 
     @property
+    def body_spacing(self) -> np.ndarray:
+        """Voxel spacing in mm, along x, y, z of the body."""
+        return in_body_order(self.spacing, self.affine)
+
+    @property
     def orientation(self) -> str:
         """Directions of the file's axes, such as ``LAS``."""
         return "".join(nib.aff2axcodes(self.affine))
+
+    def voxels_on_grid(self, spacing_mm: Sequence[float]) -> int:
+        """Return the number of voxels on a training grid, before the scan is cropped to the body."""
+        steps = (in_body_order(self.shape[:3], self.affine) - 1) * self.body_spacing / np.array(spacing_mm)
+        return int(np.prod(np.round(steps + 1)))
 
 
 def check_header(path: str) -> Header:

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import nibabel as nib
 import numpy as np
 
 from swinunetr.data.checks.files import CheckedFile, fingerprints, read_fingerprint
-from swinunetr.data.checks.headers import Header
 from swinunetr.data.geometry import voxel_volume_mm3
 from swinunetr.data.label_maps import LabelMap, merged_ids, unlabelled_organs
 from swinunetr.data.lists import Dataset
@@ -81,7 +79,7 @@ class DatasetReport(Shown):
 def make_report(files: Sequence[CheckedFile], dataset: Dataset, spacing_mm: Sequence[float]) -> DatasetReport:
     """Return the contents of a data set, from its files without errors; ``spacing_mm`` is of the training grid."""
     images = [file for file in files if file.kind == "image"]
-    cache_bytes = CACHED_BYTES * sum(_training_voxels(i.header, spacing_mm) for i in images if i.split != "test")
+    cache_bytes = CACHED_BYTES * sum(i.header.voxels_on_grid(spacing_mm) for i in images if i.split != "test")
     memory_bytes = available_memory()
 
     warnings = [f"{case} {file}: {what}; {remedy}" for case, file, what, remedy in _rows(files, stops=False)]
@@ -192,10 +190,3 @@ def _organ_volumes(files: Sequence[CheckedFile], classes: tuple[str, ...]) -> di
         for number, organ in enumerate(classes)
         if number
     }
-
-
-def _training_voxels(header: Header, spacing_mm: Sequence[float]) -> int:
-    """Return the number of voxels of a scan on the training grid, before it is cropped to the body."""
-    axes = nib.io_orientation(header.affine)[:, 0].astype(int)  # for each file axis: 0, 1 or 2 for x, y or z
-    steps = (np.array(header.shape[:3]) - 1) * header.spacing / np.array(spacing_mm)[axes]
-    return int(np.prod(np.round(steps) + 1))
