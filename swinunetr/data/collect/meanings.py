@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,11 @@ def name_labels(collections: Sequence[FoundCollection], names: Mapping[str, str]
             renamed[str(collection.ignore)] = IGNORE
         sources.append(Source(key, collection, labels | renamed, frozenset(renamed)))
     if unused := [name for name in names if name not in used]:
-        every = dict.fromkeys(label for source in sources for label in source.names)
+        every = dict.fromkeys(
+            label if source.is_plain else name
+            for source, labels in zip(sources, known, strict=True)
+            for label, name in labels.items()
+        )
         raise InputError(
             f"names: expected labels of the collections, found {named(map(repr, unused))}. The labels are "
             f"{named(every, 40)}."
@@ -88,7 +93,7 @@ def _keys(collections: Sequence[FoundCollection]) -> list[str]:
         key if plain.count(key) == 1 else f"{key}_{safe_name(collection.root.name)}"
         for key, collection in zip(plain, collections, strict=True)
     ]
-    roots = [str(collection.root) for collection in collections]
+    roots = [os.path.realpath(collection.root) for collection in collections]
     if repeated := [root for root in roots if roots.count(root) > 1]:
         raise InputError(f"folders: expected each folder once, found '{repeated[0]}' twice. Leave one out.")
     return list(distinct_names(dict(zip(roots, with_folder, strict=True))).values())

@@ -235,7 +235,11 @@ def test_what_does_not_fit_together_is_an_error(tmp_path):
             {"names": {"3": "liver"}},
             "names: expected labels of the collections, found '3'. The labels are 0, 1",
         ),
-        ([kits], {"names": {"tumor": "x"}}, "names: expected labels .*found 'tumor'"),
+        (
+            [kits],
+            {"names": {"tumor": "x"}},
+            "names: expected labels .*found 'tumor'. The labels are background, kidney, tumour",
+        ),
         (
             [kits],
             {"classes": BTCV, "names": {"kidney": "lung"}},
