@@ -48,7 +48,7 @@ def collect(
     _check_replaceable(path)
     classes = read_datalist(as_list, needed=())[1] if as_list else None
     for folder in folders:
-        if not Path(folder).expanduser().is_dir():
+        if not str(folder).strip() or not Path(folder).expanduser().is_dir():
             raise InputError(f"folders: no folder at '{folder}'. {what_is_there(folder)}")
     found = [recognise(folder, dicom_modality(modality) if modality else "") for folder in folders]
     joined = Path(labels or path.with_name(f"{path.stem}_labels")).expanduser()

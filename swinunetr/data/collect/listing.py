@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swinunetr.data.checks.headers import unreadable
 from swinunetr.data.collect.cases import PARTS, FoundCase, FoundCollection
 from swinunetr.data.collect.meanings import Source, classes_of, joined_labels, label_map, meanings, name_labels
 from swinunetr.data.collect.report import Listed, report
 from swinunetr.data.collect.splits import split
 from swinunetr.data.collect.structures import MADE_BY, Joined, join_structures
 from swinunetr.data.modality import dicom_modality
-from swinunetr.errors import DatasetError, InputError
-from swinunetr.files import claim_folder
+from swinunetr.errors import DatasetError, Fault, InputError
+from swinunetr.files import claim_folder, stand_in
 from swinunetr.machine import most_workers
 from swinunetr.tables import Table, Tables
 from swinunetr.threads import in_threads
@@ -49,7 +50,7 @@ def make_list(
 
     Raises:
         InputError: The labels do not fit together, or to the classes; see the rooms of each step.
-        DatasetError: Files of structures cannot be joined; the message is a table of all of them.
+        DatasetError: Files cannot be opened or joined; the message is a table of all of them.
         WriteError: A joined label could not be written.
     """
     sources = name_labels(collections, names or {})
@@ -63,8 +64,9 @@ def make_list(
     }
     complete = [each.key for each in listed if all(each.complete.values())]
     drawn = split({each.key: each.labelled for each in listed}, validation, folds, complete)
+    _check_files(listed)
     joined = _join(listed, organs, labels)
-    root = root or common_root(collections)
+    root = Path(os.path.abspath(root)) if root else common_root(collections)
     maps: dict[str, dict[str, str]] = {}
     sections: dict[str, list[dict]] = {section: [] for section in PARTS}
     for each in listed:
@@ -120,6 +122,36 @@ def _listed(source: Source, organs: Sequence[str]) -> Listed:
     return Listed(source, known, labelled, without_label, complete)
 
 
+def _check_files(listed: Sequence[Listed]) -> None:
+    """Check that the files of all cases can be opened and are not what a broken download leaves; no header is read."""
+    pairs = [
+        (case, file)
+        for each in listed
+        for case in each.labelled
+        for file in (case.image, *filter(None, [case.label]), *map(case.structures.get, each.source.labels_of(case)))
+        if file is not None
+    ]
+    faults = in_threads(lambda pair: _opening_fault(pair[1]), pairs)
+    _stop_at_faults([(*pair, fault) for pair, fault in zip(pairs, faults, strict=True) if fault])
+
+
+def _opening_fault(file: Path) -> Fault | None:
+    try:
+        other = stand_in(file)
+    except OSError as error:
+        return unreadable(str(file), error)
+    return Fault(f"{other[0]}, not a scan", other[1]) if other else None
+
+
+def _stop_at_faults(faults: Sequence[tuple[FoundCase, Path, Fault]]) -> None:
+    """Raise one error for all faulty files, if there are some."""
+    rows = [(case.name, str(file), fault.what, fault.remedy) for case, file, fault in faults]
+    if rows:
+        more = [f"... and {len(rows) - MOST_FAULTS} more."] if len(rows) > MOST_FAULTS else []
+        title = f"{len(rows)} file{'s' * (len(rows) > 1)} cannot be used:"
+        raise DatasetError(repr(Table(("case", "file", "problem", "what to do"), rows[:MOST_FAULTS], more, title)))
+
+
 def _join(listed: Sequence[Listed], organs: Sequence[str], labels: Path | None) -> dict[Path, Joined]:
     """Join the structures of all cases that have some, and return what was joined by the image."""
     cases = [(each, case) for each in listed for case in each.labelled if case.structures]
@@ -141,16 +173,9 @@ def _join(listed: Sequence[Listed], organs: Sequence[str], labels: Path | None) 
         "Joining structures",
         most_workers(JOINING_BYTES),
     )
-    rows = [
-        (case.name, str(file), fault.what, fault.remedy)
-        for (_, case), result in zip(cases, results, strict=True)
-        for file, fault in result.faults
-    ]
-    if rows:
-        more = [f"... and {len(rows) - MOST_FAULTS} more."] if len(rows) > MOST_FAULTS else []
-        title = f"{len(rows)} problem{'s' * (len(rows) > 1)} in the files of structures:"
-        raise DatasetError(repr(Table(("case", "file", "problem", "what to do"), rows[:MOST_FAULTS], more, title)))
-    return {case.image: result for (_, case), result in zip(cases, results, strict=True)}
+    joined = {case.image: result for (_, case), result in zip(cases, results, strict=True)}
+    _stop_at_faults([(case, *fault) for _, case in cases for fault in joined[case.image].faults])
+    return joined
 
 
 def _entries(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from swinunetr.data.checks.headers import check_header, unreadable
 from swinunetr.data.checks.voxels import count_values, read_stored
 from swinunetr.data.collect.cases import FoundCase, FoundCollection
-from swinunetr.data.collect.naming import BACKGROUND, class_of, meaning_of
+from swinunetr.data.collect.naming import BACKGROUND, class_of, meaning_of, shares_words
 from swinunetr.data.label_maps import IGNORE, IGNORED, LAST_ID
 from swinunetr.errors import Fault, InputError
 from swinunetr.files import distinct_names, safe_name
@@ -73,7 +74,11 @@ def name_labels(collections: Sequence[FoundCollection], names: Mapping[str, str]
             renamed[str(collection.ignore)] = IGNORE
         sources.append(Source(key, collection, labels | renamed, frozenset(renamed)))
     if unused := [name for name in names if name not in used]:
-        every = dict.fromkeys(label for source in sources for label in source.names)
+        every = dict.fromkeys(
+            label if source.is_plain else name
+            for source, labels in zip(sources, known, strict=True)
+            for label, name in labels.items()
+        )
         raise InputError(
             f"names: expected labels of the collections, found {named(map(repr, unused))}. The labels are "
             f"{named(every, 40)}."
@@ -88,7 +93,7 @@ def _keys(collections: Sequence[FoundCollection]) -> list[str]:
         key if plain.count(key) == 1 else f"{key}_{safe_name(collection.root.name)}"
         for key, collection in zip(plain, collections, strict=True)
     ]
-    roots = [str(collection.root) for collection in collections]
+    roots = [os.path.realpath(collection.root) for collection in collections]
     if repeated := [root for root in roots if roots.count(root) > 1]:
         raise InputError(f"folders: expected each folder once, found '{repeated[0]}' twice. Leave one out.")
     return list(distinct_names(dict(zip(roots, with_folder, strict=True))).values())
@@ -155,7 +160,7 @@ def classes_of(sources: Sequence[Source], wanted: Sequence[str] | None) -> tuple
             label for label in hits if hits[label] is None and (source.is_plain or label in source.renamed)
         ]:
             what = f"expected a class of the list for each of the labels {named(missed)} in '{source.collection.root}'"
-            example = f"--names '{missed[0]}={organs[0]}'"
+            example = f"--names '{missed[0]}=CLASS'"
             raise InputError(
                 f"names: {what}, as in {example}. The classes are {named(organs, 40)}, background and ignore."
             )
@@ -172,12 +177,15 @@ def classes_of(sources: Sequence[Source], wanted: Sequence[str] | None) -> tuple
 
 def _no_class(source: Source, labels: Sequence[str], organs: Sequence[str]) -> str:
     """Return the error that a collection labels none of the organs of a list."""
-    if not organs:
-        return f"'{source.collection.root}': no label file holds an organ. Give labelled cases."
-    what = f"'{source.collection.root}' ({source.collection.layout}) labels no class of the list ({named(organs, 40)})"
-    example = f"--names '{labels[0]}={organs[0]}'" if labels else "--names"
-    own = named((source.names[label] for label in labels), 40) or "none"
-    return f"{what}. Its own names: {own}. Leave it out, or say what they mean, as in {example}."
+    root, own = source.collection.root, [source.names[label] for label in labels]
+    if not own:
+        return f"'{root}': no label file holds an organ. Give labelled cases."
+    what = (
+        f"'{root}' ({source.collection.layout}) labels no class of the list ({named(organs, 40)}), but {named(own, 40)}"
+    )
+    alike = {name: [organ for organ in organs if shares_words(name, [organ])] for name in own}
+    others = "".join(f" '{name}' is not one of {named(found)}." for name, found in alike.items() if found)
+    return f"{what}.{others} Leave it out, or say what its names mean, as in --names '{own[0]}=CLASS'."
 
 
 def _check_one_each(source: Source, hits: Mapping[str, str | None]) -> None:

@@ -220,18 +220,26 @@ def test_what_does_not_fit_together_is_an_error(tmp_path):
     for collections, options, message in (
         ([ct_scans, mr_scans], {}, "modality: expected one for all scans, found CT of '.*a', MRI of '.*b'"),
         ([mr_scans], {"modality": "CT"}, "modality: expected one"),
-        ([kits], {"classes": BTCV}, "labels no class of the list .*Its own names: kidney, tumour.*--names '1=spleen'"),
+        (
+            [kits],
+            {"classes": BTCV},
+            "labels no class of the list .*but kidney, tumour. 'kidney' is not one of right kidney, left kidney",
+        ),
         (
             [plain],
             {"classes": BTCV},
-            "expected a class of the list for each of the labels 1 in '.*d'.*--names '1=spleen'",
+            "expected a class of the list for each of the labels 1 in '.*d'.*--names '1=CLASS'",
         ),
         (
             [plain],
             {"names": {"3": "liver"}},
             "names: expected labels of the collections, found '3'. The labels are 0, 1",
         ),
-        ([kits], {"names": {"tumor": "x"}}, "names: expected labels .*found 'tumor'"),
+        (
+            [kits],
+            {"names": {"tumor": "x"}},
+            "names: expected labels .*found 'tumor'. The labels are background, kidney, tumour",
+        ),
         (
             [kits],
             {"classes": BTCV, "names": {"kidney": "lung"}},
@@ -262,13 +270,31 @@ def test_all_faulty_structures_and_label_files_are_named(tmp_path):
     found = structured(tmp_path / "total", 3, ["spleen"])
     for case in found.cases[1:]:
         case.structures["spleen"].write_bytes(b"<html>")
-    with pytest.raises(DatasetError, match=r"2 problems(.|\n)*s0001.*a web page(.|\n)*s0002.*a web page"):
+    with pytest.raises(DatasetError, match=r"2 files cannot be used(.|\n)*s0001.*a web page(.|\n)*s0002.*a web page"):
+        make_list([found], labels=tmp_path / "joined")
+    for case in found.cases:
+        write(str(case.structures["spleen"]), np.ones((16, 16, 15), np.uint8))
+    with pytest.raises(DatasetError, match=r"3 files(.|\n)*s0002.*shape 16 x 16 x 15, its image has 16 x 16 x 16"):
         make_list([found], labels=tmp_path / "joined")
     plain = labelled(tmp_path / "plain", "plain pairs", 3, (1,))
     for case in plain.cases[1:]:
         write(str(case.label), np.full(SHAPE, 0.5, np.float32))
     with pytest.raises(InputError, match=r"2 of 3 label files(.|\n)*_1_seg.nii.gz': label ids 0.5(.|\n)*_2_seg"):
         make_list([plain])
+
+
+def test_files_that_a_broken_download_leaves_are_named_before_work(tmp_path):
+    found = labelled(tmp_path / "a", "Decathlon", 4, (1,), {0: "background", 1: "liver"})
+    found.cases[0].image.write_bytes(b"")
+    found.cases[1].label.unlink()
+    found.cases[1].label.symlink_to(tmp_path / "gone.nii.gz")
+    found.cases[2].label.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DatasetError) as caught:
+        make_list([found])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "3 files cannot be used:" and len(lines) == 5
+    for line, words in zip(lines[2:], ("an empty file", "cannot be read", "a Git LFS pointer"), strict=True):
+        assert words in line
 
 
 def test_joined_labels_stay_outside_the_collection_and_apart_from_those_of_other_classes(tmp_path):
