@@ -94,7 +94,7 @@ class CommonRecipe:
     )
     spacing_mm: tuple[float, float, float] = setting(
         (1.5, 1.5, 2.0),
-        "voxel size of the training grid in mm, one number or x, y, z; data: median of the training scans",
+        "voxel of the training grid in mm; data: median of the scans",
         A_SPACING,
         parameter=True,
         optional=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from swinunetr.data.lists import read_json
 from swinunetr.data.phantoms import write_phantoms
 from swinunetr.files import write_json
 from swinunetr.hardware import Hardware
-from swinunetr.tables import Tables
 
 LISTS = Path(__file__).parents[2] / "json_files"
 PHANTOM_LIST = LISTS / "btcv_6.json"
@@ -25,11 +25,10 @@ class Source(NamedTuple):
 
     root: Path  # folder of the files
     json_path: Path  # list of the cases
-    report: Tables = Tables([])  # on a list that was made now; empty for others
 
 
-def find_data(data_root: str, json_path: str, logdir: str | Path, hardware: Hardware) -> Source:
-    """Return the folder and the list of a run's cases.
+def find_data(data_root: str, json_path: str, logdir: str | Path, hardware: Hardware | None = None) -> Source:
+    """Return the folder and the list of a run's cases; print what a reader should know of them.
 
     Without ``data_root`` they are phantoms, which are made. A ``data_root`` that is no folder, but the name of a public
     data set, is downloaded. Without ``json_path`` the list is made of the folder, and kept in ``logdir``: a later run
@@ -39,7 +38,7 @@ def find_data(data_root: str, json_path: str, logdir: str | Path, hardware: Hard
         data_root: Folder, or one of ``DATA_SETS``; empty: phantoms.
         json_path: List of the cases; empty: it is made.
         logdir: Folder of the run.
-        hardware: Ranks; the first one makes the list.
+        hardware: Ranks, of which the first makes the list. None: each process that calls this does.
 
     Raises:
         InputError: As from :func:`write_phantoms`, :func:`fetch` and :func:`collect`. All ranks raise it.
@@ -50,12 +49,12 @@ def find_data(data_root: str, json_path: str, logdir: str | Path, hardware: Hard
         )
         cases = Path(json_path or PHANTOM_LIST)
         return Source(write_phantoms(cases, "data/phantoms"), cases)
-    report, folder = Tables([]), Path(logdir).expanduser()
-    with hardware.failing_together():
+    folder = Path(logdir).expanduser()
+    with hardware.failing_together() if hardware else nullcontext():
         root = _folder(data_root)
-        if not json_path and hardware.rank == 0:
-            report = _collected(root, folder)
-    return Source(root, Path(json_path) if json_path else folder / COLLECTED_LIST, report)
+        if not json_path and (hardware is None or hardware.rank == 0):
+            _make_list(root, folder)
+    return Source(root, Path(json_path) if json_path else folder / COLLECTED_LIST)
 
 
 def _folder(data_root: str) -> Path:
@@ -66,16 +65,15 @@ def _folder(data_root: str) -> Path:
     return fetch(data_root)
 
 
-def _collected(root: Path, logdir: Path) -> Tables:
-    """Make the list of a folder in ``logdir``, and return the report; if it is there, print a sentence that says so."""
+def _make_list(root: Path, logdir: Path) -> None:
+    """Make the list of a folder in ``logdir``, and print the report; if it is there, a sentence that says so."""
     file, origin = logdir / COLLECTED_LIST, logdir / COLLECTED_FROM
     collected_from = {"data_root": str(root.resolve())}
     if file.is_file() and origin.is_file() and read_json(origin) == collected_from:
         print(f"The cases are those of '{file}'. Delete it to make the list of '{root}' again.")
-        return Tables([])
+        return
     logdir.mkdir(parents=True, exist_ok=True)
     # Collections with one file per structure have many that no reader wants all of.
     many = not is_dicom_tree(root) and any(case.structures for case in recognise(root).cases)
-    report = collect([root], file, as_list=BTCV_LIST if many else "")
+    print(collect([root], file, as_list=BTCV_LIST if many else ""))
     write_json(collected_from, origin)
-    return report

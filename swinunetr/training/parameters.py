@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swinunetr.data.lists import read_dataset, read_unlabelled
+from swinunetr.data.source import find_data
 from swinunetr.data.spacing import median_spacing_of
 from swinunetr.errors import InputError
 from swinunetr.fields import Allowed, FilePath, check_settings, convert_parameters, parameters_of, setting
@@ -180,7 +181,8 @@ def _median_spacing(options: Options) -> tuple[float, float, float]:
             "they were trained on: leave spacing_mm out where they note it, as a best_model.pth does, or set its "
             "numbers."
         )
-    dataset = read_dataset(options.json_path, options.data_root, options.fold, options.folds)
+    source = find_data(options.data_root, options.json_path, options.logdir)
+    dataset = read_dataset(source.json_path, source.root, options.fold, options.folds)
     return median_spacing_of(dataset.training + (dataset.validation if options.folds else []))
 
 

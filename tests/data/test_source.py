@@ -20,22 +20,23 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def test_a_list_that_is_given_is_taken_as_it_is(folder, tmp_path):
+def test_a_list_that_is_given_is_taken_as_it_is(folder, tmp_path, capsys):
     found = find_data(str(folder), "own.json", tmp_path / "run", find_hardware())
-    assert (found.root, str(found.json_path)) == (folder, "own.json") and not str(found.report)
+    assert (found.root, str(found.json_path)) == (folder, "own.json") and not capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
 def test_without_a_list_one_is_made_and_kept_beside_the_results(folder, tmp_path, capsys):
     found = find_data(str(folder), "", tmp_path / "run", find_hardware())
-    assert found.json_path == tmp_path / "run/cases.json" and "Recognised" in str(found.report)
+    assert found.json_path == tmp_path / "run/cases.json" and "Recognised" in capsys.readouterr().out
     dataset = read_dataset(found.json_path, found.root)
     assert len(dataset.training) == 3 and len(dataset.validation) == 1
     before = found.json_path.read_bytes()
     write_case(folder, 5)
     again = find_data(str(folder), "", tmp_path / "run", find_hardware())
-    assert again.json_path.read_bytes() == before and not str(again.report)
-    assert "Delete it to make the list" in capsys.readouterr().out
+    assert again.json_path.read_bytes() == before
+    said = capsys.readouterr().out
+    assert "Delete it to make the list" in said and "Recognised" not in said
 
 
 def test_the_list_of_another_folder_is_not_taken(folder, tmp_path):
