@@ -20,7 +20,7 @@ from conftest import PROJECT
 from torch.distributed.run import get_args_parser
 
 from swinunetr.fields import convert_parameters
-from swinunetr.recipe import PRETRAINING_RECIPES, RECIPES
+from swinunetr.recipe import DATA_SPACING, PRETRAINING_RECIPES, RECIPES
 from swinunetr.scans.writers import WRITERS
 from swinunetr.training.parameters import PARAMETERS, PRETRAINING_PARAMETERS
 
@@ -176,7 +176,7 @@ def given_parameters(words: list[str]) -> dict[str, str]:
 def require_parameters(given: dict[str, str], notebook: Path, page: Path) -> None:
     """Check that a notebook takes parameters, that its recipe allows them, and that their lists exist."""
     parameters, recipes = NOTEBOOKS[notebook]
-    values = convert_parameters(given, parameters)
+    values = {name: value for name, value in convert_parameters(given, parameters).items() if value != DATA_SPACING}
     recipe = recipes[values.get("recipe_name") or next(iter(recipes))]
     settings = {name: values[name] for name in values if name in {field.name for field in fields(recipe)}}
     replace(recipe, **settings | values.get("other_settings", {}))
