@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,11 @@ def make_list(
         "labels": {str(number): organ for number, organ in enumerate(organs)},
     }
     complete = [each.key for each in listed if all(each.complete.values())]
-    drawn = split({each.key: each.labelled for each in listed}, validation, folds, complete)
+    split({each.key: each.labelled for each in listed}, validation, folds, complete)  # raises before the long work
     _check_files(listed)
     joined = _join(listed, organs, labels)
+    listed = [_in_view(each, joined) for each in listed]
+    drawn = split({each.key: each.labelled for each in listed}, validation, folds, complete)
     root = Path(os.path.abspath(root)) if root else common_root(collections)
     maps: dict[str, dict[str, str]] = {}
     sections: dict[str, list[dict]] = {section: [] for section in PARTS}
@@ -150,6 +153,21 @@ def _stop_at_faults(faults: Sequence[tuple[FoundCase, Path, Fault]]) -> None:
         more = [f"... and {len(rows) - MOST_FAULTS} more."] if len(rows) > MOST_FAULTS else []
         title = f"{len(rows)} file{'s' * (len(rows) > 1)} cannot be used:"
         raise DatasetError(repr(Table(("case", "file", "problem", "what to do"), rows[:MOST_FAULTS], more, title)))
+
+
+def _in_view(listed: Listed, joined: Mapping[Path, Joined]) -> Listed:
+    """Return a collection without the cases whose structures have no voxel of any class: their organs are not in view.
+
+    Raises:
+        InputError: No case is left.
+    """
+    empty = [case for case in listed.labelled if case.image in joined and not any(joined[case.image].voxels.values())]
+    if len(empty) == len(listed.labelled):
+        raise InputError(
+            f"'{listed.source.collection.root}' ({listed.source.collection.layout}): expected voxels of the classes in "
+            f"some cases, found none in {len(empty)}. Choose other classes, or look at the files of the structures."
+        )
+    return replace(listed, labelled=[case for case in listed.labelled if case not in empty], out_of_view=empty)
 
 
 def _join(listed: Sequence[Listed], organs: Sequence[str], labels: Path | None) -> dict[Path, Joined]:

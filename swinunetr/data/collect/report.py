@@ -31,15 +31,21 @@ class Listed:
     labelled: Sequence[FoundCase]  # that label a class
     without_label: Sequence[FoundCase]
     complete: Mapping[str, bool]  # whether a labelled case labels all classes, by the name of the case
+    out_of_view: Sequence[FoundCase] = ()  # that label classes, and have no voxel of any: they are in no list
 
     @property
     def key(self) -> str:
         """Name of the collection in the list."""
         return self.source.key
 
-    def classes(self, case: FoundCase) -> set[str]:
-        """Return what the labels of a case mean, background and ignored labels included."""
-        return {self.known[label] for label in self.source.labels_of(case)}
+    def classes(self, case: FoundCase, joined: Mapping[Path, Joined]) -> set[str]:
+        """Return what the labels of a case mean, background and ignored labels included.
+
+        Of structures that were joined, these are the ones that have voxels.
+        """
+        voxels = joined[case.image].voxels if case.image in joined else None
+        labels = self.source.labels_of(case) if voxels is None else [name for name, n in voxels.items() if n]
+        return {self.known[label] for label in labels}
 
 
 def report(
@@ -60,7 +66,7 @@ def report(
         wanted: Classes of the list whose classes were asked for; empty: none was.
         root: Folder that file names are relative to.
     """
-    tables = [_recognised(listed), _classes(listed, content, wanted), _lists(listed, drawn, content, root)]
+    tables = [_recognised(listed), _classes(listed, joined, content, wanted), _lists(listed, drawn, content, root)]
     tables += [_unpaired(listed), _overlaps(joined)]
     warnings = [f"warning: {warning}." for warning in _warnings(listed, drawn, joined, content)]
     return Tables([table for table in (*tables, Table((), (), warnings)) if table.rows or table.notes])
@@ -76,13 +82,15 @@ def _recognised(listed: Sequence[Listed]) -> Table:
     return Table(("collection", "layout", "labelled cases", "folder"), rows, notes, "Recognised:")
 
 
-def _classes(listed: Sequence[Listed], content: Mapping[str, Any], wanted: Sequence[str]) -> Table:
+def _classes(
+    listed: Sequence[Listed], joined: Mapping[Path, Joined], content: Mapping[str, Any], wanted: Sequence[str]
+) -> Table:
     """Return where each class comes from and in how many cases, and what happens to other labels."""
     rows = []
     for number, organ in content["labels"].items():
         if number == "0":
             continue
-        cases = sum(organ in each.classes(case) for each in listed for case in each.labelled)
+        cases = sum(organ in each.classes(case, joined) for each in listed for case in each.labelled)
         origins = [f"{each.key}: {' + '.join(found)}" for each in listed if (found := _labels(each, organ))]
         rows.append((number, organ, cases, "; ".join(origins)))
     notes = []
@@ -129,6 +137,7 @@ def _unpaired(listed: Sequence[Listed]) -> Table:
     for each in listed:
         alone = [case for case in each.without_label if case.part != "test"]
         rows += [(each.key, f"{case.image}: it has no label of the list's classes") for case in alone]
+        rows += [(each.key, f"{case.image}: none of the classes has a voxel in it") for case in each.out_of_view]
     more = [f"... and {len(rows) - MOST_ROWS} more."] if len(rows) > MOST_ROWS else []
     return Table(("collection", "file"), rows[:MOST_ROWS], more, f"In no list, {len(rows)} files:")
 
@@ -154,9 +163,7 @@ def _warnings(
         there: set[str] = set()
         for each in listed:
             for case in drawn[each.key][part]:
-                voxels = joined[case.image].voxels if case.image in joined else None
-                labels = each.source.labels_of(case) if voxels is None else [name for name, n in voxels.items() if n]
-                there |= {each.known[label] for label in labels}
+                there |= each.classes(case, joined)
         if content[part] and (absent := [organ for organ in organs if organ not in there]):
             warnings.append(f"no {part} case has {named(absent, MOST_NAMES)}")
     if partial := sum(not each.complete[case.name] for each in listed for case in drawn[each.key][PARTS[1]]):

@@ -139,6 +139,26 @@ def test_structures_are_joined_with_the_ids_of_the_list(tmp_path):
     assert make_list([found], BTCV, tmp_path / "joined")[0] == content
 
 
+def test_a_case_in_which_no_class_is_in_view_is_left_out_and_named(tmp_path):
+    found = structured(tmp_path / "total", 4, ["liver", "spleen", "heart"])
+    for name in ("liver", "spleen"):
+        write(str(found.cases[1].structures[name]), np.zeros(SHAPE, np.uint8))
+    write(str(found.cases[2].structures["spleen"]), np.zeros(SHAPE, np.uint8))
+    content, report = make_list([found], BTCV, tmp_path / "joined")
+    listed = [entry["image"] for part in ("training", "validation") for entry in content[part]]
+    assert sorted(listed) == ["s0000/ct.nii.gz", "s0002/ct.nii.gz", "s0003/ct.nii.gz"]
+    assert "s0001/ct.nii.gz: none of the classes has a voxel in it" in str(report)
+    assert [row[1:3] for table in report.tables() for row in table.rows if row[1] in ("spleen", "liver")] == [
+        ("spleen", 2),
+        ("liver", 3),
+    ]
+    for case in found.cases:
+        write(str(case.structures["liver"]), np.zeros(SHAPE, np.uint8))
+        write(str(case.structures["spleen"]), np.zeros(SHAPE, np.uint8))
+    with pytest.raises(InputError, match="expected voxels of the classes in some cases, found none in 4"):
+        make_list([found], BTCV, tmp_path / "joined")
+
+
 def test_a_case_that_lacks_a_structure_ignores_its_background(tmp_path):
     found = structured(tmp_path / "total", 4, ["liver", "spleen"])
     del found.cases[1].structures["liver"]
