@@ -11,8 +11,10 @@ from swinunetr.data.collect.layouts import is_dicom_tree, recognise
 from swinunetr.data.download import DATA_SETS, fetch
 from swinunetr.data.lists import read_json
 from swinunetr.data.phantoms import write_phantoms
-from swinunetr.files import write_json
+from swinunetr.errors import InputError
+from swinunetr.files import what_is_there, write_json
 from swinunetr.hardware import Hardware
+from swinunetr.words import named
 
 LISTS = Path(__file__).parents[2] / "json_files"
 PHANTOM_LIST = LISTS / "btcv_6.json"
@@ -60,9 +62,14 @@ def find_data(data_root: str, json_path: str, logdir: str | Path, hardware: Hard
 def _folder(data_root: str) -> Path:
     """Return the folder of the data, which is downloaded if it is known by name."""
     root = Path(data_root).expanduser()
-    if root.is_dir() or data_root not in DATA_SETS:
+    if root.is_dir():
         return root
-    return fetch(data_root)
+    if data_root in DATA_SETS:
+        return fetch(data_root)
+    raise InputError(
+        f"data_root: no folder at '{root}', and no public data set of this name ({named(DATA_SETS)}). Give the folder "
+        f"of the scans. {what_is_there(root)}"
+    )
 
 
 def _make_list(root: Path, logdir: Path) -> None:

@@ -64,5 +64,5 @@ def test_phantoms_are_the_cases_without_a_folder(monkeypatch, tmp_path, capsys):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match="none"):
+    with pytest.raises(InputError, match="data_root: no folder at '.*none', and no public data set of this name"):
         find_data(str(tmp_path / "none"), "", tmp_path / "run", find_hardware())
