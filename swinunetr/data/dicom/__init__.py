@@ -5,8 +5,8 @@ series, and `geometry` whether their slices are a volume. `series` joins these f
 file, and `voxels` those of a series. `sources` has the headers to which a segmentation of a series refers.
 """
 
-from swinunetr.scans.dicom.series import LeftOut, Series, find_series, fingerprint
-from swinunetr.scans.dicom.sources import read_sources
-from swinunetr.scans.dicom.voxels import write_nifti
+from swinunetr.data.dicom.series import LeftOut, Series, find_series, fingerprint
+from swinunetr.data.dicom.sources import read_sources
+from swinunetr.data.dicom.voxels import write_nifti
 
 __all__ = ["LeftOut", "Series", "find_series", "fingerprint", "read_sources", "write_nifti"]

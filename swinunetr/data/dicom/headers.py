@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 
-from swinunetr.scans.dicom.geometry import Plane
+from swinunetr.data.dicom.geometry import Plane
 
 UNIT_TOLERANCE = 1e-3  # of the length of the orientation vectors, and of their angle in rad
 

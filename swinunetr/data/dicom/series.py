@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from swinunetr.data.dicom.geometry import plane_problem, position_problem, slice_axes, volume_affine
+from swinunetr.data.dicom.grouping import group_instances
+from swinunetr.data.dicom.headers import LIST_ONLY, Instance
+from swinunetr.data.dicom.reading import read_instances
 from swinunetr.data.modality import dicom_modality
 from swinunetr.errors import InputError
 from swinunetr.files import safe_name, sha256, walk_files
-from swinunetr.scans.dicom.geometry import plane_problem, position_problem, slice_axes, volume_affine
-from swinunetr.scans.dicom.grouping import group_instances
-from swinunetr.scans.dicom.headers import LIST_ONLY, Instance
-from swinunetr.scans.dicom.reading import read_instances
 from swinunetr.threads import in_threads
 
 HIGHEST_HU = 3071  # of 12 bits; padding above it would look like metal
