@@ -106,7 +106,7 @@ def _write_structures(case: DicomCase) -> dict[str, str]:
     structures = {name: f"{STRUCTURES}/{file}.nii.gz" for name, file in files.items()}
 
     def write(name: str) -> None:
-        image = nib.Nifti1Image(masks[name](name).astype(np.uint8), case.grid.affine)
+        image = nib.Nifti1Image(masks[name](name).view(np.uint8), case.grid.affine)
         image.set_qform(image.affine, code=1)
         image.set_sform(image.affine, code=1)
         image.header.set_xyzt_units("mm")

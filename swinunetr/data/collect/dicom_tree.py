@@ -19,6 +19,7 @@ from swinunetr.data.collect.cases import FoundCase, FoundCollection
 from swinunetr.data.collect.dicom_files import DicomCase, require_own, write_case
 from swinunetr.data.collect.dicom_labels import labels_beside
 from swinunetr.data.dicom import Grid, LeftOut, Segmentation, Series, find_series, place, read_segmentation
+from swinunetr.data.dicom.headers import A_SEGMENTATION
 from swinunetr.data.modality import dicom_modality
 from swinunetr.errors import InputError, WriteError
 from swinunetr.files import distinct_names, folded, safe_name, sha256
@@ -73,7 +74,7 @@ def collect_dicom(folder: Path, to: Path, modality: str = "CT") -> FoundCollecti
     if pairs and labels:
         labels, beside = {}, beside | dict.fromkeys(labels.values(), IDS_ONLY)
     reasons |= apart | beside
-    unpaired = [f"{other.name}: {other.reason}" for other in left_out if not other.segmentations] + failed
+    unpaired = [f"{other.name}: {other.reason}" for other in left_out if other.reason != A_SEGMENTATION] + failed
     unpaired += [f"{_below(file, folder)}: {reason}" for file, reason in reasons.items()]
     patients, notes = _patients(scans)
     cases = []

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,7 +198,8 @@ def read_masks(segmentation: Segmentation, places: np.ndarray, shape: Sequence[i
     if unknown := sorted(found.difference(*segments.values())):
         raise _unusable(segmentation, f"it does not describe its segments {named(unknown)}; export it again")
     if segmentation.kind == LABEL_MAP:
-        return lambda name: np.isin(labels, segments[name])
+        # np.isin would change the order in memory, which makes writing slow.
+        return lambda name: reduce(np.logical_or, (labels == number for number in segments[name]))
     return lambda name: _paint(
         segmentation,
         header,
