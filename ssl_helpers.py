@@ -21,6 +21,7 @@ A folder imports from those above it in this list, never from those below; data/
                  organs                  colour and DICOM code of each organ
                  checks                  all problems of headers and voxels, Hounsfield units among them, in one table
                  geometry, modality      a NIfTI file and its one affine; whether a scan is CT
+                 dicom                   DICOM series: found, and their voxels
                  transforms, nifti_reader   of a case, from its files to the training grid
                  preprocessing, cache    cases on the training grid, and on disk
                  download                public data sets by name
@@ -45,7 +46,7 @@ A folder imports from those above it in this list, never from those below; data/
     scans/       segmentation, finding   any folder of scans, with trained weights
                  writers                 what is written for each scan: objects, pictures, uncertainty
                  results_folder          what the folder of the results has already
-                 dicom, dicom_seg        DICOM series in, segmentation objects out
+                 dicom_seg               DICOM segmentation objects
                  bundle                  a MONAI bundle of a trained model, which plain MONAI runs
 """
 

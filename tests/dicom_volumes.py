@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from dicom_files import stored_voxels
 
-from swinunetr.scans.dicom import find_series, write_nifti
+from swinunetr.data.dicom import find_series, write_nifti
 
 VOXELS = stored_voxels().astype(np.int16) - 1024  # (slice, row, column), with the rescale of the files
 AFFINE = [[-0.8, 0, 0, 10], [0, -0.7, 0, 20], [0, 0, 2.5, 30], [0, 0, 0, 1]]

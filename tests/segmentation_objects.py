@@ -10,8 +10,8 @@ from nibabel.affines import from_matvec
 from pydicom import Dataset, FileMetaDataset, dcmread
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from swinunetr.data.dicom import Series
 from swinunetr.data.organs import ORGANS
-from swinunetr.scans.dicom import Series
 from swinunetr.scans.dicom_seg import Origin
 
 CLASSES = ("background", *ORGANS)

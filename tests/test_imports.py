@@ -24,7 +24,7 @@ BELOW = {
 
 
 def room_of(file: Path) -> str:
-    """Return the name of a module below the package: `files`, `data.lists`, `scans.dicom` for its __init__.py."""
+    """Return the name of a module below the package: `files`, `data.lists`, `data.dicom` for its __init__.py."""
     return ".".join(part for part in file.relative_to(PACKAGE).with_suffix("").parts if part != "__init__")
 
 
@@ -64,8 +64,8 @@ def circles(below: dict[str, set[str]]) -> list[str]:
 
 
 def test_rooms_are_those_of_packages_too():
-    assert {"errors", "data.lists", "scans.dicom", "scans.dicom.headers"} <= ROOMS.keys()
-    assert "scans.dicom.voxels" in rooms_below("scans.dicom") and "scans.dicom" in rooms_below("scans.segmentation")
+    assert {"errors", "data.lists", "data.dicom", "data.dicom.headers"} <= ROOMS.keys()
+    assert "data.dicom.voxels" in rooms_below("data.dicom") and "data.dicom" in rooms_below("scans.segmentation")
 
 
 def test_a_circle_is_found():

@@ -20,10 +20,10 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import Code, codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
+from swinunetr.data.dicom import Series, read_sources
 from swinunetr.data.organs import ORGANS, Concept, organ_colours
 from swinunetr.errors import InputError
 from swinunetr.files import replacing
-from swinunetr.scans.dicom import Series, read_sources
 
 # What most viewers open. LABELMAP: the common toolkits read RLE, and OHIF writes its own label maps with it; a scan of
 # 300 slices takes 2 MB instead of 79. BINARY: viewers read no RLE or JPEG of one bit per pixel, and several viewers and

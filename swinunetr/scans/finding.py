@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swinunetr.data.checks import check_headers, check_image, describe_images, fingerprints
+from swinunetr.data.dicom import LeftOut, Series, find_series, fingerprint
 from swinunetr.data.folders import case_name, is_nifti, list_volumes
 from swinunetr.errors import Fault, InputError
 from swinunetr.files import distinct_names, holds_results
-from swinunetr.scans.dicom import LeftOut, Series, find_series, fingerprint
 from swinunetr.tables import Table
 
 

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from swinunetr.data.checks import image_faults
+from swinunetr.data.dicom import write_nifti
 from swinunetr.data.geometry import voxel_volume_mm3
 from swinunetr.data.lists import organ_labels
 from swinunetr.data.modality import dicom_modality
@@ -29,7 +30,6 @@ from swinunetr.network.placement import place_network
 from swinunetr.recipe import Recipe
 from swinunetr.results.inference import Labelled, label_case, largest_components, save_prediction
 from swinunetr.results.metrics import organ_volumes
-from swinunetr.scans.dicom import write_nifti
 from swinunetr.scans.dicom_seg import Origin
 from swinunetr.scans.finding import Scan, find_scans, read_content
 from swinunetr.scans.results_folder import Results

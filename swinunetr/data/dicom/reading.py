@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import pydicom
 
-from swinunetr.scans.dicom.headers import (
+from swinunetr.data.dicom.headers import (
     DEFLATED,
     HEADER,
     TRUNCATED,

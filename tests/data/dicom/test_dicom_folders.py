@@ -12,8 +12,8 @@ import pytest
 from dicom_files import add_pixels, base, item, save, slice_positions, stored_voxels, write_enhanced, write_series
 from dicom_volumes import VOXELS, only_reason, only_series, written
 
+from swinunetr.data.dicom import find_series
 from swinunetr.errors import InputError
-from swinunetr.scans.dicom import find_series
 
 
 def test_a_tree_of_five_series_and_many_other_things(tmp_path):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from swinunetr.data.dicom.decoding import decode, quiet_decoding
+from swinunetr.data.dicom.geometry import LEAST_SLICES, plane_problem
+from swinunetr.data.dicom.headers import Instance
 from swinunetr.errors import WriteError
 from swinunetr.files import sha256
-from swinunetr.scans.dicom.decoding import decode, quiet_decoding
-from swinunetr.scans.dicom.geometry import LEAST_SLICES, plane_problem
-from swinunetr.scans.dicom.headers import Instance
 
 
 def group_instances(instances: Sequence[Instance]) -> list[list[Instance]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pydicom
 
-from swinunetr.scans.dicom.geometry import Plane
+from swinunetr.data.dicom.geometry import Plane
 
 UNIT_TOLERANCE = 1e-3  # of the length of the orientation vectors, and of their angle in rad
 
@@ -42,6 +42,7 @@ HEADER = (  # elements that are read of each file
 )
 TRUNCATED = "has a header that cannot be read (truncated or damaged); copy it again"
 CUT = "ends before its last pixel (truncated); copy it again"
+A_SEGMENTATION = "a segmentation or structure set, not a scan"
 LIST_ONLY = "a DICOMDIR, which only lists files; give the folder that holds them, or copy them beside it"
 
 
@@ -103,7 +104,7 @@ def describe(unread: Instance, header: pydicom.Dataset, pixels: str, marked: boo
     # What it shows, and where.
     if other := _other(header, kind, pixels != "none", modality):
         return replace(instance, other=other)
-    planes, values = _planes(header), _values(header, modality)
+    planes, values = planes_of(header), _values(header, modality)
     if isinstance(planes, str):
         return replace(instance, fault=planes)
     if isinstance(values, str):
@@ -136,6 +137,33 @@ def transformations(header: pydicom.Dataset) -> list[pydicom.Dataset]:
     return [functional_group(header, frame, "PixelValueTransformationSequence") or header for frame in frames]
 
 
+def planes_of(header: pydicom.Dataset) -> tuple[Plane, ...] | str:
+    """Return the plane of each frame, or what is wrong with one."""
+    frames = header.get(GROUPS[1])
+    count = int(text_of(header, "NumberOfFrames") or 1)
+    if count != (described := len(frames) if frames else 1):
+        return f"has {count} frames and positions of {described}; export the series as single slices"
+    groups = [header] * 3
+    planes = []
+    for frame in range(count):
+        if frames:
+            names = "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"
+            groups = [functional_group(header, frame, name) for name in names]
+        position = _numbers(groups[0], "ImagePositionPatient", 3)
+        orientation = _numbers(groups[1], "ImageOrientationPatient", 6)
+        spacing = _numbers(groups[2], "PixelSpacing", 2)
+        if position is None or orientation is None:
+            return "has no position or orientation in the patient; export the original series"
+        if spacing is None or min(spacing) <= 0:
+            return "has no valid pixel spacing; export the original series"
+        row, column = np.reshape(orientation, (2, 3))
+        lengths = np.linalg.norm([row, column], axis=1)
+        if max(abs(lengths - 1)) > UNIT_TOLERANCE or abs(row @ column) > UNIT_TOLERANCE:
+            return "has an orientation that is not two perpendicular unit vectors; export the original series"
+        planes.append(Plane(position, orientation, spacing, (int(header.Rows), int(header.Columns))))
+    return tuple(planes)
+
+
 def text_of(dataset: pydicom.Dataset, name: str) -> str:
     """Return a value as text, empty if it is missing."""
     value = dataset.get(name)
@@ -163,7 +191,7 @@ def _other(header: pydicom.Dataset, kind: str, pixels: bool, modality: str) -> s
     """Return what an instance is if it is no slice of the modality, else an empty text."""
     noted = text_of(header, "Modality").upper()
     if any(part in kind for part in SEGMENTATIONS) or noted in ("SEG", "RTSTRUCT"):
-        return "a segmentation or structure set, not a scan"
+        return A_SEGMENTATION
     if not pixels:
         return "a report or another object without pixels"
     grey = text_of(header, "SamplesPerPixel") in ("", "1")
@@ -225,33 +253,6 @@ def _padding(header: pydicom.Dataset) -> tuple[int, int] | None:
         return None
     first, last = sorted((value - lowest) % 2**bits + lowest for value in (first, last))
     return first, last
-
-
-def _planes(header: pydicom.Dataset) -> tuple[Plane, ...] | str:
-    """Return the plane of each frame, or what is wrong with one."""
-    frames = header.get(GROUPS[1])
-    count = int(text_of(header, "NumberOfFrames") or 1)
-    if count != (described := len(frames) if frames else 1):
-        return f"has {count} frames and positions of {described}; export the series as single slices"
-    groups = [header] * 3
-    planes = []
-    for frame in range(count):
-        if frames:
-            names = "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"
-            groups = [functional_group(header, frame, name) for name in names]
-        position = _numbers(groups[0], "ImagePositionPatient", 3)
-        orientation = _numbers(groups[1], "ImageOrientationPatient", 6)
-        spacing = _numbers(groups[2], "PixelSpacing", 2)
-        if position is None or orientation is None:
-            return "has no position or orientation in the patient; export the original series"
-        if spacing is None or min(spacing) <= 0:
-            return "has no valid pixel spacing; export the original series"
-        row, column = np.reshape(orientation, (2, 3))
-        lengths = np.linalg.norm([row, column], axis=1)
-        if max(abs(lengths - 1)) > UNIT_TOLERANCE or abs(row @ column) > UNIT_TOLERANCE:
-            return "has an orientation that is not two perpendicular unit vectors; export the original series"
-        planes.append(Plane(position, orientation, spacing, (int(header.Rows), int(header.Columns))))
-    return tuple(planes)
 
 
 def _numbers(dataset: pydicom.Dataset, name: str, count: int) -> tuple[float, ...] | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from swinunetr.data.dicom.decoding import DECODED, compact, decode, noted_syntax, quiet_decoding
+from swinunetr.data.dicom.series import HIGHEST_HU, PADDED_HU, Series
 from swinunetr.errors import InputError, WriteError
 from swinunetr.files import not_written
-from swinunetr.scans.dicom.decoding import DECODED, compact, decode, noted_syntax, quiet_decoding
-from swinunetr.scans.dicom.series import HIGHEST_HU, PADDED_HU, Series
 from swinunetr.threads import in_threads
 
 AIR, WATER, BONE, METAL = (-1100, -850), (-150, 150), (150, 850), (850, 1200)  # ranges in HU

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from swinunetr.data.dicom.geometry import plane_problem, position_problem, slice_axes, volume_affine
+from swinunetr.data.dicom.grouping import group_instances
+from swinunetr.data.dicom.headers import A_SEGMENTATION, LIST_ONLY, Instance
+from swinunetr.data.dicom.reading import read_instances
 from swinunetr.data.modality import dicom_modality
 from swinunetr.errors import InputError
 from swinunetr.files import safe_name, sha256, walk_files
-from swinunetr.scans.dicom.geometry import plane_problem, position_problem, slice_axes, volume_affine
-from swinunetr.scans.dicom.grouping import group_instances
-from swinunetr.scans.dicom.headers import LIST_ONLY, Instance
-from swinunetr.scans.dicom.reading import read_instances
 from swinunetr.threads import in_threads
 
 HIGHEST_HU = 3071  # of 12 bits; padding above it would look like metal
@@ -40,6 +40,7 @@ class Series:
     padding: tuple[float, ...] = field(default=(), repr=False)  # values of the NIfTI file outside the field of view
     calibrated: bool = True  # whether the headers say how stored values become those of the modality
     distinct: bool = True  # whether no other series that was found has images of the same UIDs and other content
+    images: frozenset[str] = field(default=frozenset(), repr=False)  # SOP instance UIDs
     notes: tuple[str, ...] = ()  # what a user should know of it
 
 
@@ -48,6 +49,7 @@ class LeftOut(NamedTuple):
 
     name: str
     reason: str
+    segmentations: tuple[Path, ...] = ()  # files of segmentation objects or structure sets, if it is of these
 
 
 def find_series(root: Path, modality: str = "CT", without: Path | None = None) -> tuple[list[Series], list[LeftOut]]:
@@ -81,7 +83,8 @@ def find_series(root: Path, modality: str = "CT", without: Path | None = None) -
     for name, group in sorted(zip(_names(groups, folder), groups, strict=True), key=lambda pair: pair[0]):
         volume = _volume(name, group)
         if isinstance(volume, str):
-            left_out.append(LeftOut(name, volume))
+            segmentations = tuple(instance.file for instance in group if instance.other == A_SEGMENTATION)
+            left_out.append(LeftOut(name, volume, segmentations))
             continue
         if any(shared[instance.identity[0]] > 1 for instance in group):
             note = "another series here has images of the same UIDs and other content"
@@ -155,6 +158,7 @@ def _volume(name: str, group: Sequence[Instance]) -> Series | str:
         affine=volume_affine(planes[order[0]], axes, slice_spacing),
         padding=_padding(slices),
         calibrated=slices[0].values.calibrated,
+        images=frozenset(instance.identity[0] for instance in slices),
         notes=_notes(slices),
     )
 

@@ -14,8 +14,8 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 
+from swinunetr.data.dicom.headers import UNCOMPRESSED, text_of, transfer_syntax, transformations
 from swinunetr.files import not_written
-from swinunetr.scans.dicom.headers import UNCOMPRESSED, text_of, transfer_syntax, transformations
 
 DECODED = re.compile(r"1\.2\.840\.10008\.1\.2(\.1|\.1\.99|\.2|\.5|\.4\.(50|51|57|70|80|81|90|91))?")  # by GDCM
 JPEG_12_BIT = "1.2.840.10008.1.2.4.51"

@@ -12,8 +12,8 @@ from dicom_files import write_enhanced, write_series
 from dicom_volumes import damage, only_reason, only_series, written
 from pydicom.data import get_testdata_file
 
+from swinunetr.data.dicom import find_series, fingerprint, write_nifti
 from swinunetr.errors import InputError, WriteError
-from swinunetr.scans.dicom import find_series, fingerprint, write_nifti
 
 
 @pytest.mark.parametrize("rle", [False, True])

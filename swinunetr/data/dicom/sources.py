@@ -11,8 +11,8 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VM, keyword_for_tag
 from pydicom.uid import generate_uid
 from pydicom.valuerep import validate_regex, validate_value
 
+from swinunetr.data.dicom.series import Series
 from swinunetr.errors import InputError
-from swinunetr.scans.dicom.series import Series
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
 MAY_BE_EMPTY = (  # the standard allows these to be empty, and some files lack them

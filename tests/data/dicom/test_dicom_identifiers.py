@@ -9,7 +9,7 @@ import pytest
 from dicom_files import add_pixels, save, slice_positions, stored_voxels, write_series
 from dicom_volumes import VOXELS, damage, only_reason, only_series, written
 
-from swinunetr.scans.dicom import find_series
+from swinunetr.data.dicom import find_series
 
 ONE_UID = {"SOPInstanceUID": "1.2.3.4.5"}  # of all files
 
