@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swinunetr.data.collect.layouts import recognise
+from swinunetr.data.collect.cases import FoundCollection
+from swinunetr.data.collect.dicom_tree import collect_dicom
+from swinunetr.data.collect.layouts import is_dicom_tree, recognise
 from swinunetr.data.collect.listing import common_root, make_list
 from swinunetr.data.collect.structures import MADE_BY
 from swinunetr.data.lists import read_datalist, read_json
 from swinunetr.data.modality import dicom_modality
 from swinunetr.errors import InputError
-from swinunetr.files import replacing, what_is_there, write_json
+from swinunetr.files import replacing, safe_name, what_is_there, write_json
 from swinunetr.tables import Table, Tables
 
 
@@ -50,13 +52,21 @@ def collect(
     for folder in folders:
         if not str(folder).strip() or not Path(folder).expanduser().is_dir():
             raise InputError(f"folders: no folder at '{folder}'. {what_is_there(folder)}")
-    found = [recognise(folder, dicom_modality(modality) if modality else "") for folder in folders]
     joined = Path(labels or path.with_name(f"{path.stem}_labels")).expanduser()
-    content, report = make_list(found, classes, joined, validation, folds, names, modality)
+    found = [_find(Path(folder).expanduser(), path, joined, modality) for folder in folders]
+    # Of one folder, names are relative to it; what was made of it lies elsewhere.
+    root = Path(os.path.abspath(Path(folders[0]).expanduser())) if len(folders) == 1 else common_root(found)
+    content, report = make_list(found, classes, joined, validation, folds, names, modality, root)
     _write(content, path, folds)
-    return Tables(
-        [*report.tables(), Table((), (), [f"Written: {path}", f"Train: {_command(path, folds, common_root(found))}"])]
-    )
+    return Tables([*report.tables(), Table((), (), [f"Written: {path}", f"Train: {_command(path, folds, root)}"])])
+
+
+def _find(folder: Path, path: Path, joined: Path, modality: str) -> FoundCollection:
+    """Return the cases of a folder; of DICOM, as NIfTI in a folder beside the list."""
+    if is_dicom_tree(folder):
+        scans = path.with_name(f"{path.stem}_scans") / safe_name(folder.resolve().name)
+        return collect_dicom(folder, scans, modality or "CT")
+    return recognise(folder, dicom_modality(modality) if modality else "", joined)
 
 
 def _check_replaceable(path: Path) -> None:

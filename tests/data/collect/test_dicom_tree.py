@@ -1,6 +1,7 @@
 """A tree of DICOM as a collection: images, labels of both kinds, patients, and what is left out."""
 
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -24,7 +25,10 @@ from segmentation_objects import (
     write_series,
 )
 
+from swinunetr.data.collect.command import collect
 from swinunetr.data.collect.dicom_tree import collect_dicom
+from swinunetr.data.label_maps import to_classes
+from swinunetr.data.lists import read_dataset
 from swinunetr.errors import InputError
 from swinunetr.files import sha256, stamp
 from swinunetr.scans.dicom_seg import write_segmentation
@@ -39,6 +43,21 @@ def write_patient(folder, number=1, kind="BINARY", labels=None, classes=CLASSES,
     series = write_series(folder / "scan", orientation, **HU, **uids)
     write_segmentation(some_labels() if labels is None else labels, series, classes, folder / "seg.dcm", ORIGIN, kind)
     return series
+
+
+def test_a_tree_becomes_a_list_of_what_is_written_beside_it(tmp_path):
+    for number in (1, 2):
+        write_patient(tmp_path / f"dicom/patient{number}", number)
+    before = content(tmp_path / "dicom")
+    report = collect([tmp_path / "dicom"], tmp_path / "lists/own.json")
+    assert content(tmp_path / "dicom") == before and "DICOM" in str(report)
+    dataset = read_dataset(tmp_path / "lists/own.json", tmp_path / "dicom")  # as the notebook does
+    assert set(dataset.classes) == set(CLASSES) and (len(dataset.training), len(dataset.validation)) == (1, 1)
+    for case in dataset.training + dataset.validation:
+        label = to_classes(np.asarray(nib.load(case["label"]).dataobj), case.get("label_map"))
+        for number, name in enumerate(CLASSES):
+            assert (label == dataset.classes.index(name)).sum() == (some_labels() == number).sum()
+        assert Path(case["image"]).is_relative_to(tmp_path / "lists/own_scans/dicom")
 
 
 def content(folder):

@@ -77,10 +77,11 @@ def _only_match(contents: Contents) -> Match:
 
 
 def is_dicom_tree(folder: str | Path) -> bool:
-    """Return whether a folder holds DICOM and no NIfTI file; `recognise` does not take it."""
+    """Return whether a folder holds DICOM and no image in NIfTI; `recognise` does not take it."""
     root = Path(folder).expanduser().absolute()
     files = [os.path.relpath(file, root) for file in walk_files(root).files]
-    return not any(map(is_nifti, files)) and first_dicom(root, files) is not None
+    images = [file for file in files if is_nifti(file) and not read_name(file).is_label]
+    return not images and first_dicom(root, files) is not None
 
 
 def _of_one_modality(match: Match, wanted: str) -> tuple[list[Entry], str, tuple[str, ...]]:
