@@ -11,6 +11,7 @@ from swinunetr.data.collect.layouts import is_dicom_tree, recognise
 from swinunetr.data.download import DATA_SETS, fetch
 from swinunetr.data.lists import read_json
 from swinunetr.data.phantoms import write_phantoms
+from swinunetr.errors import InputError
 from swinunetr.files import write_json
 from swinunetr.hardware import Hardware
 
@@ -18,6 +19,7 @@ LISTS = Path(__file__).parents[2] / "json_files"
 PHANTOM_LIST = LISTS / "btcv_6.json"
 BTCV_LIST = LISTS / "btcv_24.json"  # whose classes are looked for where there is one file per structure
 COLLECTED_LIST, COLLECTED_FROM = "cases.json", "cases_from.json"  # in logdir
+RUN_NOTE = "settings.json"  # in logdir, once a run has started
 
 
 class Source(NamedTuple):
@@ -69,9 +71,13 @@ def _make_list(root: Path, logdir: Path) -> None:
     """Make the list of a folder in ``logdir``, and print the report; if it is there, a sentence that says so."""
     file, origin = logdir / COLLECTED_LIST, logdir / COLLECTED_FROM
     collected_from = {"data_root": str(root.resolve())}
-    if file.is_file() and origin.is_file() and read_json(origin) == collected_from:
-        print(f"The cases are those of '{file}'. Delete it to make the list of '{root}' again.")
-        return
+    if file.is_file() and origin.is_file():
+        if (earlier := read_json(origin)) == collected_from:
+            print(f"The cases are those of '{file}'. Delete it to make the list of '{root}' again.")
+            return
+        if (logdir / RUN_NOTE).is_file():
+            what = f"'{logdir}' holds a run on the cases of '{earlier.get('data_root')}', not of '{root}'"
+            raise InputError(f"logdir: {what}. Choose another logdir, or delete '{file}' if the folder was only moved.")
     logdir.mkdir(parents=True, exist_ok=True)
     # Collections with one file per structure have many that no reader wants all of.
     many = not is_dicom_tree(root) and any(case.structures for case in recognise(root).cases)
