@@ -261,7 +261,10 @@ def claim_folder(folder: str | Path, settings: Mapping, as_now: Callable[[dict],
         noted = as_json(as_now(noted))
         differing = [key for key in settings | noted if settings.get(key) != noted.get(key)]
     else:
-        differing = ["all"] if any(not file.name.startswith(".") for file in folder.rglob("*.nii.gz")) else []
+        try:
+            differing = ["all"] if any(not file.name.startswith(".") for file in folder.rglob("*.nii.gz")) else []
+        except OSError as error:  # in a closed folder, or with a long name
+            raise not_written(note, error) from None
     if differing:
         raise InputError(
             f"'{folder}' holds results of other settings ({', '.join(differing)}; see made_by.json there). "

@@ -32,6 +32,11 @@ def test_folder_is_used_again_with_the_same_settings_only(tmp_path):
         claim_folder(folder, {"seed": 2, "split": ("a", "b")})
 
 
+def test_folder_with_a_name_that_is_too_long_is_an_error(tmp_path):
+    with pytest.raises(WriteError, match="Choose a shorter path"):
+        claim_folder(tmp_path / ("x" * 300), {})
+
+
 def test_folder_with_unknown_predictions_is_an_error(tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"somebody's")
     with pytest.raises(InputError, match="holds results"):

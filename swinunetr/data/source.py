@@ -14,12 +14,14 @@ from swinunetr.data.phantoms import write_phantoms
 from swinunetr.errors import InputError
 from swinunetr.files import what_is_there, write_json
 from swinunetr.hardware import Hardware
+from swinunetr.tables import Tables
 from swinunetr.words import named
 
 LISTS = Path(__file__).parents[2] / "json_files"
 PHANTOM_LIST = LISTS / "btcv_6.json"
 BTCV_LIST = LISTS / "btcv_24.json"  # whose classes are looked for where there is one file per structure
 COLLECTED_LIST, COLLECTED_FROM = "cases.json", "cases_from.json"  # in logdir
+RUN_NOTE = "settings.json"  # in logdir, once a run has started
 
 
 class Source(NamedTuple):
@@ -68,7 +70,7 @@ def _folder(data_root: str) -> Path:
         return fetch(data_root)
     raise InputError(
         f"data_root: no folder at '{root}', and no public data set of this name ({named(DATA_SETS)}). Give the folder "
-        f"of the scans. {what_is_there(root)}"
+        "of the scans; python -m swinunetr.data.collect makes one list of several folders. " + what_is_there(root)
     )
 
 
@@ -76,11 +78,16 @@ def _make_list(root: Path, logdir: Path) -> None:
     """Make the list of a folder in ``logdir``, and print the report; if it is there, a sentence that says so."""
     file, origin = logdir / COLLECTED_LIST, logdir / COLLECTED_FROM
     collected_from = {"data_root": str(root.resolve())}
-    if file.is_file() and origin.is_file() and read_json(origin) == collected_from:
-        print(f"The cases are those of '{file}'. Delete it to make the list of '{root}' again.")
-        return
+    if file.is_file() and origin.is_file():
+        if (earlier := read_json(origin)) == collected_from:
+            print(f"The cases are those of '{file}'. Delete it to make the list of '{root}' again.")
+            return
+        if (logdir / RUN_NOTE).is_file():
+            what = f"'{logdir}' holds a run on the cases of '{earlier.get('data_root')}', not of '{root}'"
+            raise InputError(f"logdir: {what}. Choose another logdir, or delete '{file}' if the folder was only moved.")
     logdir.mkdir(parents=True, exist_ok=True)
     # Collections with one file per structure have many that no reader wants all of.
     many = not is_dicom_tree(root) and any(case.structures for case in recognise(root).cases)
-    print(collect([root], file, as_list=BTCV_LIST if many else ""))
+    report = collect([root], file, as_list=BTCV_LIST if many else "")
+    print(Tables(report.parts[:-1]))  # the last one says how to train, which this notebook does
     write_json(collected_from, origin)

@@ -48,6 +48,16 @@ def test_the_list_of_another_folder_is_not_taken(folder, tmp_path):
     assert len(listed["training"]) + len(listed["validation"]) == 5
 
 
+def test_the_list_of_a_run_is_not_replaced_by_that_of_another_folder(folder, tmp_path):
+    found = find_data(str(folder), "", tmp_path / "run", find_hardware())
+    before = found.json_path.read_bytes()
+    (tmp_path / "run/settings.json").write_text("{}")
+    write_case(tmp_path / "other", 7)
+    with pytest.raises(InputError, match=r"logdir: .*run' holds a run on the cases of '.*data', not of '.*other'"):
+        find_data(str(tmp_path / "other"), "", tmp_path / "run", find_hardware())
+    assert found.json_path.read_bytes() == before
+
+
 def test_a_public_data_set_is_downloaded_unless_a_folder_has_its_name(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(source, "fetch", lambda name: folder)
     monkeypatch.chdir(tmp_path)

@@ -115,6 +115,8 @@ def unreadable(path: str, error: Exception) -> Fault:
     if other:
         what, remedy = other
         return Fault(f"{what}, not a scan", remedy)
+    if isinstance(error, FileNotFoundError) and start:  # by nibabel, which knows .nii and .NII, but not .Nii
+        return Fault("the ending of its name has capitals and small letters", "rename it to .nii.gz or .nii")
     if isinstance(error, OSError) and (error.errno or not start):  # of the operating system, not of nibabel or gzip
         return Fault(f"cannot be read ({error.strerror or _first_line(error)})", again)
     if isinstance(error, MemoryError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,11 +15,13 @@ from swinunetr.data.collect.dicom_tree import collect_dicom
 from swinunetr.data.collect.layouts import is_dicom_tree, recognise
 from swinunetr.data.collect.listing import common_root, make_list
 from swinunetr.data.collect.structures import MADE_BY
-from swinunetr.data.lists import read_datalist, read_json
+from swinunetr.data.lists import NOT_A_LIST, read_datalist, read_json
 from swinunetr.data.modality import dicom_modality
 from swinunetr.errors import InputError
-from swinunetr.files import replacing, safe_name, what_is_there, write_json
+from swinunetr.files import replacing, safe_name, what_is_there
 from swinunetr.tables import Table, Tables
+
+DIGEST = "sha256"  # key of a list: hash of all else in it, by which a change by hand is seen
 
 
 def collect(
@@ -32,9 +36,11 @@ def collect(
 ) -> Tables:
     """Write a list of the cases in folders of collections, and return a report on it. No folder is changed.
 
+    The last part of the report says where the list is, and the command that trains.
+
     Args:
         folders: Folders, each of one collection.
-        list_path: JSON to write; one that this command wrote earlier is replaced.
+        list_path: JSON to write; one that this command wrote earlier is replaced if it was not changed since.
         as_list: JSON whose classes the labels are to mean, by their names; empty: classes are the labels' own names.
         labels: Folder for labels that are joined of one file per structure; empty: beside the list.
         validation: Fraction of the patients to validate on; see :func:`swinunetr.data.collect.splits.split`.
@@ -46,16 +52,14 @@ def collect(
         InputError: A folder is not recognised, labels do not fit together, or the list would replace another file.
         WriteError: The list or a joined label could not be written.
     """
-    path = Path(list_path).expanduser()
+    path = _expanded(list_path, "list_path")
     _check_replaceable(path)
-    classes = read_datalist(as_list, needed=())[1] if as_list else None
-    for folder in folders:
-        if not str(folder).strip() or not Path(folder).expanduser().is_dir():
-            raise InputError(f"folders: no folder at '{folder}'. {what_is_there(folder)}")
-    joined = Path(labels or path.with_name(f"{path.stem}_labels")).expanduser()
-    found = [_find(Path(folder).expanduser(), path, joined, modality) for folder in folders]
+    joined = _expanded(labels, "labels") if labels else path.with_name(f"{path.stem}_labels")
+    classes = _classes(as_list) if as_list else None
+    roots = [_folder(folder) for folder in folders]
+    found = [_find(root, path, joined, modality) for root in roots]
     # Of one folder, names are relative to it; what was made of it lies elsewhere.
-    root = Path(os.path.abspath(Path(folders[0]).expanduser())) if len(folders) == 1 else common_root(found)
+    root = Path(os.path.abspath(roots[0])) if len(roots) == 1 else common_root(found)
     content, report = make_list(found, classes, joined, validation, folds, names, modality, root)
     _write(content, path, folds)
     return Tables([*report.tables(), Table((), (), [f"Written: {path}", f"Train: {_command(path, folds, root)}"])])
@@ -69,26 +73,72 @@ def _find(folder: Path, path: Path, joined: Path, modality: str) -> FoundCollect
     return recognise(folder, dicom_modality(modality) if modality else "", joined)
 
 
+def _expanded(path: str | Path, parameter: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{parameter}: '{path}' starts with ~, but there is no such user. Write it out.") from None
+
+
+def _folder(folder: str | Path) -> Path:
+    root = _expanded(folder, "folders")
+    if not str(folder).strip() or not os.path.isdir(root):  # unlike Path.is_dir, without an error in a closed folder
+        found = f"'{folder}' is a file. Unpack it if it is an archive; else give the folder above it."
+        raise InputError(
+            f"folders: expected folders, and the list last; {found}"
+            if os.path.isfile(root)
+            else f"folders: no folder at '{folder}'. {what_is_there(folder)}"
+        )
+    return root
+
+
+def _classes(as_list: str | Path) -> tuple[str, ...]:
+    try:
+        return read_datalist(_expanded(as_list, "as_list"), needed=())[1]
+    except InputError as error:
+        raise InputError(str(error).replace("json_path:", "as_list:", 1)) from None
+
+
 def _check_replaceable(path: Path) -> None:
     """Check before the work that a list may be written: never over a file of someone else."""
     if path.suffix != ".json":
         raise InputError(
             f"list_path: expected the name of a JSON as the last argument, found '{path}'. End it in .json."
         )
-    if path.exists() and (path.is_dir() or read_json(path).get("made_by") != MADE_BY):
-        raise InputError(f"list_path: '{path}' is there and was not written by this command. Choose another name.")
+    if os.path.lexists(path) and not _is_own(path):
+        raise InputError(
+            f"list_path: '{path}' is there and was not written by this command, or it was changed since. Move it away, "
+            "or choose another name."
+        )
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file is a list as this command wrote it."""
+    try:
+        content = read_json(path)
+    except InputError:
+        return False
+    noted = content.pop(DIGEST, None)
+    return content.get("made_by") == MADE_BY and noted == _digest(content)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _write(content: Mapping[str, Any], path: Path, folds: int | None) -> None:
     """Write a list if it can be read as one; it is not written again if it is the same."""
-    if path.exists() and read_json(path) == content:
+    content = {**content, DIGEST: _digest(content)}
+    if os.path.exists(path) and read_json(path) == content:
         return
     with replacing(path) as temporary:
-        write_json(content, temporary)
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         try:
             read_datalist(temporary, ("training",) if folds else ("training", "validation"))
         except InputError as error:
-            raise InputError(str(error).replace(str(temporary), str(path))) from None
+            problem = str(error).removeprefix(NOT_A_LIST.format(temporary)).replace(str(temporary), str(path))
+            what = f"'{path}' was not written, as it could not be read again: {problem}"
+            raise InputError(f"{what} A class is renamed by --names 'OLD=NEW'.") from None
 
 
 def _command(path: Path, folds: int | None, root: Path) -> str:

@@ -13,7 +13,7 @@ from swinunetr.data.checks.headers import unreadable
 from swinunetr.data.collect.cases import PARTS, FoundCase, FoundCollection
 from swinunetr.data.collect.meanings import Source, classes_of, joined_labels, label_map, meanings, name_labels
 from swinunetr.data.collect.report import Listed, report
-from swinunetr.data.collect.splits import split
+from swinunetr.data.collect.splits import check_options, split
 from swinunetr.data.collect.structures import MADE_BY, Joined, join_structures
 from swinunetr.data.modality import dicom_modality
 from swinunetr.errors import DatasetError, Fault, InputError
@@ -21,6 +21,7 @@ from swinunetr.files import claim_folder, stand_in
 from swinunetr.machine import most_workers
 from swinunetr.tables import Table, Tables
 from swinunetr.threads import in_threads
+from swinunetr.words import named
 
 JOINING_BYTES = 2e9  # of memory for one case: a structure of 512 x 512 x 600 voxels as read, and labels
 MOST_FAULTS = 40  # in one message
@@ -54,6 +55,10 @@ def make_list(
         DatasetError: Files cannot be opened or joined; the message is a table of all of them.
         WriteError: A joined label could not be written.
     """
+    check_options(validation, folds)
+    _check_once(collections)
+    paired = [case for collection in collections for case in collection.cases if case.label]
+    _check_files([(case, file) for case in paired for file in (case.image, case.label) if file])
     sources = name_labels(collections, names or {})
     organs = classes_of(sources, classes)
     listed = [_listed(source, organs) for source in sources]
@@ -64,11 +69,10 @@ def make_list(
         "labels": {str(number): organ for number, organ in enumerate(organs)},
     }
     complete = [each.key for each in listed if all(each.complete.values())]
-    split({each.key: each.labelled for each in listed}, validation, folds, complete)  # raises before the long work
-    _check_files(listed)
+    _split(listed, validation, folds, complete)  # raises before the long work
     joined = _join(listed, organs, labels)
     listed = [_in_view(each, joined) for each in listed]
-    drawn = split({each.key: each.labelled for each in listed}, validation, folds, complete)
+    drawn = _split(listed, validation, folds, complete)
     root = Path(os.path.abspath(root)) if root else common_root(collections)
     maps: dict[str, dict[str, str]] = {}
     sections: dict[str, list[dict]] = {section: [] for section in PARTS}
@@ -125,15 +129,36 @@ def _listed(source: Source, organs: Sequence[str]) -> Listed:
     return Listed(source, known, labelled, without_label, complete)
 
 
-def _check_files(listed: Sequence[Listed]) -> None:
-    """Check that the files of all cases can be opened and are not what a broken download leaves; no header is read."""
-    pairs = [
-        (case, file)
-        for each in listed
-        for case in each.labelled
-        for file in (case.image, *filter(None, [case.label]), *map(case.structures.get, each.source.labels_of(case)))
-        if file is not None
-    ]
+def _split(
+    listed: Sequence[Listed], validation: float | None, folds: int | None, complete: Sequence[str]
+) -> dict[str, dict[str, list[FoundCase]]]:
+    """Return the cases of each part by collection; if they are too few, the error names the files of no case."""
+    try:
+        return split({each.key: each.labelled for each in listed}, validation, folds, complete)
+    except InputError as error:
+        lost = [f"'{case.image}': no label of the classes" for each in listed for case in each.without_label]
+        lost += [file for each in listed for file in each.source.collection.unpaired]
+        raise InputError(f"{error} In no list: {named(lost, 4, counted=True)}." if lost else str(error)) from None
+
+
+def _check_once(collections: Sequence[FoundCollection]) -> None:
+    """Check that no scan is in two labelled cases, as it would be if one folder lies in another."""
+    roots = [os.path.realpath(collection.root) for collection in collections]
+    if repeated := [root for root in roots if roots.count(root) > 1]:
+        raise InputError(f"folders: expected each folder once, found '{repeated[0]}' twice. Leave one out.")
+    first: dict[str, Path] = {}
+    cases = [case for collection in collections for case in collection.cases if case.label or case.structures]
+    for image in (case.image for case in cases):
+        if (other := first.setdefault(os.path.realpath(image), image)) is not image:
+            both = f"'{image}' twice" if image == other else f"'{other}' and '{image}', which are one file"
+            raise InputError(
+                f"folders: expected each scan once, found {both}. Give folders that do not lie in each other, and "
+                "without links to each other's files."
+            )
+
+
+def _check_files(pairs: Sequence[tuple[FoundCase, Path]]) -> None:
+    """Check that files of cases can be opened and are not what a broken download leaves; no header is read."""
     faults = in_threads(lambda pair: _opening_fault(pair[1]), pairs)
     _stop_at_faults([(*pair, fault) for pair, fault in zip(pairs, faults, strict=True) if fault])
 
@@ -175,6 +200,13 @@ def _join(listed: Sequence[Listed], organs: Sequence[str], labels: Path | None) 
     cases = [(each, case) for each in listed for case in each.labelled if case.structures]
     if not cases:
         return {}
+    _check_files(
+        [
+            (case, file)
+            for each, case in cases
+            for file in (case.image, *(case.structures[name] for name in each.source.labels_of(case)))
+        ]
+    )
     if labels is None:
         raise InputError("labels: expected a folder for the labels that are joined of a file per structure; give one.")
     for each in listed:  # where the joined labels would be found as labels the next time

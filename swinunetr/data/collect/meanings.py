@@ -94,8 +94,6 @@ def _keys(collections: Sequence[FoundCollection]) -> list[str]:
         for key, collection in zip(plain, collections, strict=True)
     ]
     roots = [os.path.realpath(collection.root) for collection in collections]
-    if repeated := [root for root in roots if roots.count(root) > 1]:
-        raise InputError(f"folders: expected each folder once, found '{repeated[0]}' twice. Leave one out.")
     return list(distinct_names(dict(zip(roots, with_folder, strict=True))).values())
 
 

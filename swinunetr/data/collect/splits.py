@@ -38,16 +38,9 @@ def split(
     Raises:
         InputError: ``validation`` or ``folds`` is outside its bounds, both are given, or there are too few patients.
     """
-    if validation is not None and folds is not None:
-        raise InputError(
-            "validation, folds: expected one of them, found both. Folds validate on parts of the training list."
-        )
-    if validation is not None and not 0 < validation < 1:
-        raise InputError(
-            f"validation: expected a fraction between 0 and 1, such as {VALIDATION}, found {validation:g}."
-        )
+    check_options(validation, folds)
     with_own = [name for name, cases in collections.items() if has_own_split(cases)]
-    fraction = (0 if folds or with_own else VALIDATION) if validation is None else validation
+    fraction = (0 if folds is not None or with_own else VALIDATION) if validation is None else validation
     drawn_from = [name for name in complete or collections if name not in with_own]
     patients = _patients(collections, drawn_from)
     others_train = _patients(collections, [name for name in collections if name not in drawn_from]) != []
@@ -61,6 +54,22 @@ def split(
     if folds is not None:
         _check_folds(parts, folds)
     return parts
+
+
+def check_options(validation: float | None, folds: int | None) -> None:
+    """Check what needs no cases of the options of :func:`split`.
+
+    Raises:
+        InputError: ``validation`` is outside its bounds, or both are given.
+    """
+    if validation is not None and folds is not None:
+        raise InputError(
+            "validation, folds: expected one of them, found both. Folds validate on parts of the training list."
+        )
+    if validation is not None and not 0 < validation < 1:
+        raise InputError(
+            f"validation: expected a fraction between 0 and 1, such as {VALIDATION}, found {validation:g}."
+        )
 
 
 def _patients(collections: Mapping[str, Sequence[FoundCase]], names: Sequence[str]) -> list[tuple[str, str]]:

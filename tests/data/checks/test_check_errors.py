@@ -176,6 +176,13 @@ def test_file_names_of_windows_and_other_endings_are_named(good, tmp_path):
     assert "write / between the folders in the JSON" in error and "the name does not end in .nii or .nii.gz" in error
 
 
+def test_an_ending_of_capitals_and_small_letters_is_named(good):
+    path = Path(good.training[0]["image"])
+    good.training[0]["image"] = str(path.rename(path.with_name("img0001.Nii.Gz")))
+    with pytest.raises(DatasetError, match="the ending of its name has capitals"):
+        check_dataset(good, SPACING)
+
+
 def test_a_name_in_another_unicode_form_is_named_as_one(good, tmp_path):
     good.training[0]["image"] = str(tmp_path / unicodedata.normalize("NFC", "Jürgen.nii.gz"))
     write(str(tmp_path / unicodedata.normalize("NFD", "Jürgen.nii.gz")), ct(1))

@@ -1,5 +1,6 @@
 """The command: from folders to a list in a file, with exit status and short messages."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -110,11 +111,77 @@ def test_a_list_of_someone_else_is_not_replaced(decathlon, tmp_path):
     assert len(json.loads(path.read_text())["validation"]) == 2
 
 
+@pytest.mark.parametrize("content", ["", "[1]", "{", None], ids=["empty", "a list", "broken", "edited"])
+def test_a_list_that_was_changed_is_not_replaced(decathlon, tmp_path, content):
+    path = tmp_path / "list.json"
+    collect([decathlon], path)
+    path.write_text(path.read_text().replace("liver_0", "liver_1") if content is None else content)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"^list_path: .*list.json' is there and .* or it was changed since"):
+        collect([decathlon], path)
+    assert path.read_bytes() == before
+
+
+def test_a_list_in_the_folder_is_not_taken_for_that_of_a_collection(tmp_path):
+    for n in range(3):
+        for part, voxels in (("images", ct(seed=n)), ("labels", organs())):
+            (tmp_path / part).mkdir(exist_ok=True)
+            write(str(tmp_path / part / f"p{n}.nii.gz"), voxels)
+    path = tmp_path / "dataset.json"
+    collect([tmp_path], path)
+    before = path.read_bytes()
+    assert "pairs of image and label" in str(collect([tmp_path], path)) and path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folders": ["{}/dataset.json"]}, "^folders: .*dataset.json' is a file"),
+        ({"folders": ["{}", "{}/imagesTr/.."]}, "^folders: expected each folder once"),
+        ({"folders": ["~no_such_user/x"]}, "^folders: '~no_such_user/x' starts with ~"),
+        ({"folders": ["x" * 300]}, "^folders: no folder at 'xxx"),
+        ({"list_path": "~no_such_user/x.json"}, "^list_path: .* starts with ~"),
+        ({"list_path": f"{'x' * 300}.json"}, "could not be written .*Choose a shorter path"),
+        ({"labels": "~no_such_user/x"}, "^labels: .* starts with ~"),
+        ({"as_list": "none.json"}, "^as_list: no file at 'none.json'"),
+    ],
+)
+def test_paths_that_cannot_be_used_are_named_with_the_parameter(decathlon, tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    changes = {
+        key: [v.format(decathlon) for v in value] if key == "folders" else value for key, value in changes.items()
+    }
+    with pytest.raises(InputError, match=message):
+        collect(**{"folders": [decathlon], "list_path": "list.json"} | changes)
+
+
+def test_a_list_that_cannot_be_written_is_named(decathlon, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=r"/list.json' could not be written \(No space"):
+        collect([decathlon], tmp_path / "list.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_folder_in_another_one_gives_no_scan_twice(tmp_path):
+    """Else the same scan would train and validate."""
+    for folder in (tmp_path, tmp_path / "inner"):
+        for n in range(2):
+            for part, voxels in (("images", ct(seed=n)), ("labels", organs())):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+                write(str(folder / part / f"{folder.name}{n}.nii.gz"), voxels)
+    with pytest.raises(InputError, match="expected each scan once, found .*inner0.nii.gz' twice"):
+        collect([tmp_path, tmp_path / "inner"], tmp_path / "list.json")
+
+
 def test_a_list_that_cannot_be_read_is_not_written(decathlon, tmp_path):
     path = tmp_path / "list.json"
     with pytest.raises(InputError, match="'all' means every organ") as caught:
         collect([decathlon], path, names={"liver": "all"})
     assert str(path) in str(caught.value) and not path.exists() and not list(tmp_path.glob(".*"))
+    assert "json_path" not in str(caught.value)
 
 
 def test_help_needs_no_packages():

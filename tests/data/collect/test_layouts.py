@@ -563,6 +563,14 @@ def test_names_of_kits_in_other_folders(tmp_path):
     assert (recognise(tmp_path).layout, recognise(tmp_path).names) == ("pairs of image and label", {})
 
 
+@pytest.mark.parametrize("labels", [{"0": "none", "1": "liver"}, {"none": 0, "liver": 1}])
+def test_the_id_0_is_the_background_whatever_its_name(labels, tmp_path):
+    """Else all that is no organ would be learned as one."""
+    found = recognise(make(tmp_path, "imagesTr/a_0000", "labelsTr/a", dataset=NNUNET | {"labels": labels}))
+    assert found.names == {0: "background", 1: "liver"}
+    assert found.notes == ("'dataset.json': the id 0, 'none', is taken for the background.",)
+
+
 def test_a_dataset_json_without_lists_names_the_ids(tmp_path):
     make(tmp_path, "imagesTr/word_0002", "labelsTr/word_0002", dataset={"labels": {"0": "background", "1": "organ"}})
     found = recognise(tmp_path)

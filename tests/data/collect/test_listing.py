@@ -317,6 +317,22 @@ def test_files_that_a_broken_download_leaves_are_named_before_work(tmp_path):
         assert words in line
 
 
+def test_broken_images_and_labels_without_names_are_named_together(tmp_path):
+    found = labelled(tmp_path / "a", "pairs", 4, (1,))
+    found.cases[0].image.write_bytes(b"<html>")
+    found.cases[1].label.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"2 files cannot be used:(.|\n)*a web page(.|\n)*an empty file"):
+        make_list([found])
+
+
+def test_too_few_patients_name_the_files_that_are_in_no_case(tmp_path):
+    found = labelled(tmp_path / "a", "Decathlon", 1, (1,), {0: "background", 1: "liver"}, unpaired=("b.nii.gz: alone",))
+    with pytest.raises(InputError, match="at least 2 patients, found 1.* In no list: b.nii.gz: alone"):
+        make_list([found])
+    with pytest.raises(InputError, match="found 2.$"):  # which files do not help
+        make_list([found], validation=2)
+
+
 def test_joined_labels_stay_outside_the_collection_and_apart_from_those_of_other_classes(tmp_path):
     found = structured(tmp_path / "total", 2, ["spleen", "liver"])
     with pytest.raises(InputError, match="labels: expected a folder outside"):

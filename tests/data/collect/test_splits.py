@@ -72,6 +72,7 @@ def test_folds_leave_all_in_training():
         (1.0, None, "validation: expected a fraction"),
         (float("nan"), None, "validation: expected a fraction"),
         (0.2, 5, "validation, folds: expected one of them"),
+        (None, 0, "folds: expected a number of parts from 2 to 3, the patients"),
         (None, 1, "folds: expected a number of parts from 2 to 3, the patients"),
         (None, 4, "folds: .*found 4"),
     ],

@@ -139,7 +139,10 @@ def read_contents(folder: str | Path, without: Path | None = None) -> Contents:
     if not scans:
         raise _no_scans(root, others, broken)
     notes = [f"Left out, as made_by.json marks it as results of this project: '{path}'." for path in tree.results]
-    unpaired = [f"{path}: a link to a missing file" for path in broken]
+    unpaired = [
+        f"{path}: {'a link to a missing file' if os.path.islink(root / path) else 'no permission to open it'}"
+        for path in broken
+    ]
     return Contents(root, tuple(scans), tuple(others), (*unpaired, *_unread(others)), tuple(notes))
 
 

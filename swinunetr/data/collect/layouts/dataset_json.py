@@ -11,6 +11,8 @@ from swinunetr.data.collect.cases import PARTS
 from swinunetr.data.collect.layouts.contents import Contents, Entry, Match, without_ending
 from swinunetr.data.collect.layouts.known import known_by
 from swinunetr.data.collect.layouts.scan_names import CHANNEL
+from swinunetr.data.collect.naming import class_of
+from swinunetr.data.collect.structures import MADE_BY
 from swinunetr.data.folders import is_nifti
 from swinunetr.data.lists import read_json
 from swinunetr.data.modality import OTHERS, dicom_modality, is_ct
@@ -70,7 +72,18 @@ class Description(NamedTuple):
             by_id[int(i)] = name
         ignored = [i for i, name in by_id.items() if name.strip().lower() == IGNORE]
         classes = {0: BACKGROUND} | {i: name for i, name in sorted(by_id.items()) if i not in ignored}
+        if not any(class_of(name, (BACKGROUND,)) for name in classes.values()):
+            classes[0] = BACKGROUND  # else a model would learn all that is no organ as one
         return classes, ignored[0] if ignored else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentence on the id 0 if its name is none of a background."""
+        labels = self.content["labels"]
+        given = labels.get("0") or next((name for name, i in labels.items() if i in (0, "0")), BACKGROUND)
+        if self.names[0][0] == given:
+            return ()
+        return (f"'{self.file}': the id 0, '{given}', is taken for the background.",)
 
     @property
     def modality(self) -> str:
@@ -106,12 +119,13 @@ def descriptions(contents: Contents) -> list[Description]:
                 content = read_json(contents.root / file)
             except InputError as error:
                 raise InputError(str(error).removeprefix("json_path: ")) from None
-            if "label_maps" in content:
+            if "label_maps" in content and content.get("made_by") != MADE_BY:
                 raise InputError(
                     f"'{file}' has label_maps: it is a list for training, not that of a collection. Train with it, or "
                     "move it out of the folder."
                 )
-            if isinstance(content.get("labels"), dict) and content["labels"]:
+            own = content.get("made_by") == MADE_BY  # a list for training that was put in the folder
+            if not own and isinstance(content.get("labels"), dict) and content["labels"]:
                 found.append(Description(f"{folder}/" if folder else "", file, content))
     return found
 
@@ -147,7 +161,7 @@ def nnunet_2(contents: Contents) -> Iterator[Match]:
         note = f"'{description.file}' gives numTraining as {given}; {number} cases with a label are there."
         if labelled:
             ground = f"'{description.file}' with channel_names or file_ending"
-            notes = (note,) * differs
+            notes = (*description.notes, *(note,) * differs)
             source = description.file if listed else ""
             yield Match("nnU-Net 2 raw", ground, entries, names, ignore, modality, source, unused, notes=notes)
 
@@ -199,7 +213,7 @@ def decathlon(contents: Contents) -> Iterator[Match]:
             entries = [
                 entry._replace(modality=known.modality(stem)) for entry, stem in zip(entries, stems, strict=True)
             ]
-        yield Match(layout, ground, entries, names, ignore, modality, description.file, unused)
+        yield Match(layout, ground, entries, names, ignore, modality, description.file, unused, notes=description.notes)
 
 
 def _listed(
