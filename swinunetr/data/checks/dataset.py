@@ -17,7 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from swinunetr.data.checks.files import CheckedFile, check_voxels, list_files
-from swinunetr.data.checks.headers import Header, check_header, compare_grids, unreadable
+from swinunetr.data.checks.headers import compare_grids, read_header, unreadable
 from swinunetr.data.checks.hounsfield import STEPS, WHOLE_RANGE
 from swinunetr.data.checks.report import DatasetReport, error_table, make_report
 from swinunetr.data.checks.voxels import Voxels
@@ -105,10 +105,7 @@ def check_headers(cases: Sequence[dict[str, str]]) -> list[CheckedFile]:
 
 
 def _with_header(file: CheckedFile) -> CheckedFile:
-    try:
-        header = check_header(file.path)
-    except Exception as error:  # damaged files raise many types of error
-        header = Header((unreadable(file.path, error),))
+    header = read_header(file.path)
     return replace(file, header=header, faults=header.faults)
 
 

@@ -101,6 +101,14 @@ def compare_grids(label: Header, image: Header) -> Fault | None:
     return Fault(what, "export the label with the image's affine", stops=bool(apart > 0.1 * label.spacing.min()))
 
 
+def read_header(path: str | Path) -> Header:
+    """Return the result of :func:`check_header`; of a file that cannot be read, a header with that fault alone."""
+    try:
+        return check_header(str(path))
+    except Exception as error:  # damaged files raise many types of error
+        return Header((unreadable(str(path), error),))
+
+
 def unreadable(path: str, error: Exception) -> Fault:
     """Return why a file cannot be read, given the error that reading it raised."""
     again = "copy or download it again"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from swinunetr.data.checks.headers import Header, check_header, compare_grids, unreadable
+from swinunetr.data.checks.headers import Header, check_header, compare_grids, read_header
 from swinunetr.data.collect.layouts.scan_names import read_name
 from swinunetr.data.dicom import Series
 from swinunetr.data.folders import is_nifti
@@ -35,7 +35,7 @@ def labels_beside(folder: Path, images: Mapping[Path, Series]) -> tuple[dict[Pat
         if not beside:
             reasons[file] = NOT_BESIDE
             continue
-        label = _header(file)
+        label = read_header(file)
         faults = {image: _fault(label, headers[image]) for image in beside}
         fits = [image for image in beside if not faults[image]]
         if len(fits) == 1:
@@ -57,13 +57,6 @@ def _is_beside(file: Path, series: Series) -> bool:
     if file.parent == folder:
         return name.is_label or name.stem == folder.name
     return file.parent == folder.parent and (name.core if name.is_label else name.stem or ".") in ("", folder.name)
-
-
-def _header(file: Path) -> Header:
-    try:
-        return check_header(str(file))
-    except Exception as error:  # damaged files raise many types of error
-        return Header((unreadable(str(file), error),))
 
 
 def _fault(label: Header, image: Header) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from swinunetr.data.checks.headers import Header, check_header, compare_grids, unreadable
+from swinunetr.data.checks.headers import Header, compare_grids, read_header, unreadable
 from swinunetr.data.checks.voxels import count_values, read_stored
 from swinunetr.data.collect.cases import FoundCase
 from swinunetr.data.geometry import load_nifti
@@ -68,7 +68,7 @@ def join_structures(case: FoundCase, labels: Mapping[str, int], folder: Path) ->
     """
     path = folder / f"{case.name}.nii.gz"
     wanted = {name: labels[name] for name in sorted(case.structures) if name in labels}
-    image, *structures = (_header(file) for file in (case.image, *(case.structures[name] for name in wanted)))
+    image, *structures = (read_header(file) for file in (case.image, *(case.structures[name] for name in wanted)))
     faults = [(case.image, fault) for fault in image.faults if fault.stops]
     for name, header in zip(wanted, structures, strict=True):
         faults += [(case.structures[name], fault) for fault in _mask_faults(header, image)]
@@ -90,13 +90,6 @@ def join_structures(case: FoundCase, labels: Mapping[str, int], folder: Path) ->
     joined = Joined(path, {mask.name: mask.voxels for mask in masks}, overlaps)
     _write(voxels, load_nifti(case.image), joined, inputs)
     return joined
-
-
-def _header(file: Path) -> Header:
-    try:
-        return check_header(str(file))
-    except Exception as error:  # damaged files raise many types of error
-        return Header((unreadable(str(file), error),))
 
 
 def _mask_faults(header: Header, image: Header) -> list[Fault]:
