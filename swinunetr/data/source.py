@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from swinunetr.data.collect.command import collect
-from swinunetr.data.collect.layouts import is_dicom_tree, recognise
 from swinunetr.data.download import DATA_SETS, fetch
 from swinunetr.data.lists import read_json
 from swinunetr.data.phantoms import write_phantoms
@@ -87,7 +86,6 @@ def _make_list(root: Path, logdir: Path) -> None:
             raise InputError(f"logdir: {what}. Choose another logdir, or delete '{file}' if the folder was only moved.")
     logdir.mkdir(parents=True, exist_ok=True)
     # Collections with one file per structure have many that no reader wants all of.
-    many = not is_dicom_tree(root) and any(case.structures for case in recognise(root).cases)
-    report = collect([root], file, as_list=BTCV_LIST if many else "")
+    report = collect([root], file, structures_as=BTCV_LIST)
     print(Tables(report.parts[:-1]))  # the last one says how to train, which this notebook does
     write_json(collected_from, origin)

@@ -1,7 +1,10 @@
 """The cases of a run: phantoms, a list, a folder as it was downloaded, or a public data set by name."""
 
 import json
+import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 from conftest import PROJECT, write_case
 
@@ -37,6 +40,20 @@ def test_without_a_list_one_is_made_and_kept_beside_the_results(folder, tmp_path
     assert again.json_path.read_bytes() == before
     said = capsys.readouterr().out
     assert "Delete it to make the list" in said and "Recognised" not in said
+
+
+def test_structures_become_the_classes_of_btcv(tmp_path):
+    for number in (1, 2):
+        files = write_case(tmp_path / "written", number)
+        case = tmp_path / f"data/s{number:04}"
+        (case / "segmentations").mkdir(parents=True)
+        shutil.copy(tmp_path / "written" / files["image"], case / "ct.nii.gz")
+        label = nib.load(tmp_path / "written" / files["label"])
+        for i, name in enumerate(("liver", "kidney_left", "femur_left"), start=1):
+            mask = nib.Nifti1Image((np.asarray(label.dataobj) == i).astype(np.uint8), label.affine)
+            nib.save(mask, case / f"segmentations/{name}.nii.gz")
+    found = find_data(str(tmp_path / "data"), "", tmp_path / "run", find_hardware())
+    assert read_dataset(found.json_path, found.root).classes == ("background", "left kidney", "liver")
 
 
 def test_the_list_of_another_folder_is_not_taken(folder, tmp_path):

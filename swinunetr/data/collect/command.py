@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swinunetr.data.collect.cases import FoundCollection
+from swinunetr.data.collect.dicom_tree import LAYOUT as DICOM
 from swinunetr.data.collect.dicom_tree import collect_dicom
 from swinunetr.data.collect.layouts import is_dicom_tree, recognise
 from swinunetr.data.collect.listing import common_root, make_list
@@ -33,6 +34,7 @@ def collect(
     folds: int | None = None,
     names: Mapping[str, str] | None = None,
     modality: str = "",
+    structures_as: str | Path = "",
 ) -> Tables:
     """Write a list of the cases in folders of collections, and return a report on it. No folder is changed.
 
@@ -47,6 +49,7 @@ def collect(
         folds: Number of folds that the list is for.
         names: Names to use in place of those of the collections, or for ids without names.
         modality: Modality where the folders do not say it, or hold several; empty: CT.
+        structures_as: As ``as_list``, but only where NIfTI folders have one file per structure.
 
     Raises:
         InputError: A folder is not recognised, labels do not fit together, or the list would replace another file.
@@ -58,6 +61,8 @@ def collect(
     classes = _classes(as_list) if as_list else None
     roots = [_folder(folder) for folder in folders]
     found = [_find(root, path, joined, modality) for root in roots]
+    if structures_as and not classes and any(map(_by_structure, found)):
+        classes = _classes(structures_as)
     # Of one folder, names are relative to it; what was made of it lies elsewhere.
     root = Path(os.path.abspath(roots[0])) if len(roots) == 1 else common_root(found)
     content, report = make_list(found, classes, joined, validation, folds, names, modality, root)
@@ -71,6 +76,10 @@ def _find(folder: Path, path: Path, joined: Path, modality: str) -> FoundCollect
         scans = path.with_name(f"{path.stem}_scans") / safe_name(folder.resolve().name)
         return collect_dicom(folder, scans, modality or "CT")
     return recognise(folder, dicom_modality(modality) if modality else "", joined)
+
+
+def _by_structure(collection: FoundCollection) -> bool:
+    return collection.layout != DICOM and any(case.structures for case in collection.cases)
 
 
 def _expanded(path: str | Path, parameter: str) -> Path:
